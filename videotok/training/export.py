@@ -1,0 +1,27 @@
+"""A finished run -> half-precision weights that can ship."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+
+from codec import replacing
+
+
+def export(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
+    """Writes the best weights of `run` to `folder` in float16, with the run's record beside them; returns their bytes.
+
+    Raises:
+        FileNotFoundError: `run` has validated nothing yet.
+    """
+    if not (run / "best" / "config.json").is_file():
+        raise FileNotFoundError(f"{run} has no weights yet; they appear at the first validation of a training run")
+    model = model_class.from_pretrained(run / "best").to(torch.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    record = json.loads((run / "run.json").read_text())
+    with replacing(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+

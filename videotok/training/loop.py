@@ -1,0 +1,171 @@
+"""The training loop that all three models share.
+
+What a step does depends on the seed and the step alone (data, noise, dropout are seeded by step), so a run that was
+killed and resumed ends where an unbroken one would have, and a checkpoint needs no random-number state.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import ModelMixin
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+
+from codec import replacing
+from videotok.training.batches import Batches
+from videotok.training.checkpoint import load_checkpoint, save_checkpoint
+
+Batch = dict[str, torch.Tensor]
+
+
+class Task(Protocol):
+    """What a room teaches its model; a plain class beside the model."""
+
+    model: ModelMixin
+
+    def prepare(self, items: list[dict[str, np.ndarray]], rng: np.random.Generator) -> Batch:
+        """Augments items of the cache and stacks them."""
+        ...
+
+    def initialise(self, batches: Iterable[Batch]) -> None:
+        """Called once before the first step of a new run: starting values that come from data (PCA, k-means)."""
+        ...
+
+    def loss(self, batch: Batch, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss [] of a batch and figures to show; `progress` goes from 0 to 1 over the run."""
+        ...
+
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Figures of the model in eval mode; `psnr` (dB, higher is better) decides which weights are kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run's result, beside the data and the code."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    gradient_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    average_decay: float = 0.999
+    """Of the exponential moving average of the weights, which is what is validated and kept."""
+    precision: Literal["no", "bf16"] = "no"
+    """Of the forward pass (autocast); weights stay float32."""
+    seed: int = 0
+    save_every: int = 500
+    """Steps between checkpoints; validation happens there too."""
+
+
+def train(
+    task: Task,
+    batches: Batches,
+    validation: list[Batch],
+    plan: Plan,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    facts: dict | None = None,
+    report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+) -> dict:
+    """Runs `plan` and returns what is written to `out/run.json`.
+
+    Writes below `out`: `best/` (the averaged weights with the highest validation PSNR, as save_pretrained writes them),
+    `checkpoint.safetensors` (everything a resumed run needs) and `run.json` (plan, data, validation history).
+    `report(step, figures)` is called every step with loss and figures, and with `validation …` figures where validated.
+
+    Raises:
+        FileExistsError: `out` holds a run and `resume` is False.
+        ValueError: the checkpoint was made by another plan.
+    """
+    checkpoint = out / "checkpoint.safetensors"
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(f"{out} already holds a run; go on with --resume, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=plan.precision)
+    model = task.model.to(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        _groups(model, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.98), fused=True
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.steps)
+    start, record = 0, {"plan": asdict(plan), "data": facts or {}, "parameters": _count(model), "validation": []}
+    if checkpoint.exists():
+        average = EMAModel(model.parameters(), decay=plan.average_decay, use_ema_warmup=True, power=0.75)
+        start, record = load_checkpoint(checkpoint, model, optimizer, schedule, average, record)
+    else:
+        torch.manual_seed(plan.seed)
+        task.initialise(_on(batch, accelerator.device) for batch in batches.from_step(0, 0))
+        average = EMAModel(model.parameters(), decay=plan.average_decay, use_ema_warmup=True, power=0.75)
+
+    began = time.monotonic() - record.get("seconds", 0.0)
+    for step, batch in enumerate(batches.from_step(start, workers), start):
+        torch.manual_seed(plan.seed * 1_000_003 + step)
+        model.train()
+        with accelerator.autocast():
+            loss, figures = task.loss(_on(batch, accelerator.device), step / plan.steps)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), plan.gradient_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"loss {loss.item()} at step {step} has no finite gradient; lower the learning rate")
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.step(model.parameters())
+        figures = {"loss": loss.item(), **figures}
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+            found = _validate(task, model, average, validation, accelerator, out, record)
+            record["validation"].append({"step": step + 1, "loss": figures["loss"], **found})
+            record["seconds"] = time.monotonic() - began
+            save_checkpoint(checkpoint, step + 1, model, optimizer, average, record)
+            _write_json(out / "run.json", record)
+            figures |= {f"validation {name}": value for name, value in found.items()}
+        report(step + 1, figures)
+    return record
+
+
+def _validate(
+    task: Task, model: ModelMixin, average: EMAModel, batches: list[Batch], accelerator: Accelerator, out: Path, record: dict
+) -> dict[str, float]:
+    """Figures of the averaged weights; keeps them if they are the best so far."""
+    average.store(model.parameters())
+    average.copy_to(model.parameters())
+    model.eval()
+    with torch.no_grad():
+        found = task.validate(_on(batch, accelerator.device) for batch in batches)
+    if found["psnr"] >= max((entry["psnr"] for entry in record["validation"]), default=float("-inf")):
+        model.save_pretrained(out / "best")
+    average.restore(model.parameters())
+    return found
+
+
+def _groups(model: ModelMixin, weight_decay: float) -> list[dict]:
+    """Weight decay is for matrices and kernels: biases, norms and embeddings of one row keep their size."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _count(model: ModelMixin) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _write_json(path: Path, record: dict) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
