@@ -1,7 +1,21 @@
 """Video files in, clips out: keyframes and motion fields from the stream's own vectors."""
 
 from codec.atomic import replacing
+from codec.clips import iter_clips
 from codec.errors import MediaError
+from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec, MotionField, MotionSource
+from codec.writer import VideoWriter
 
-__all__ = ["Clip", "ClipSpec", "MediaError", "MotionField", "MotionSource", "replacing"]
+__all__ = [
+    "Clip",
+    "ClipSpec",
+    "MediaError",
+    "MediaInfo",
+    "MotionField",
+    "MotionSource",
+    "VideoWriter",
+    "iter_clips",
+    "probe",
+    "replacing",
+]
