@@ -1,0 +1,195 @@
+"""VideoTokens and .vtok files: what goes in comes out, and nothing else gets in."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from codec import ClipSpec
+from videotok import TokensError, VideoTokens
+from videotok.tokens import ModelIdentity, SourceFacts
+from videotok.vtok import ARRAYS, FORMAT, digest
+
+CODEBOOKS = {"visual": 16384, "motion": 1024, "camera": 1024}
+SOURCE = SourceFacts("clip.mp4", 12345, "h264", 640, 360, 90, 5.5, Fraction(30000, 1001))
+MODELS = {"keyframes": ModelIdentity("shipped", "a" * 64), "motion": ModelIdentity("shipped", "b" * 64)}
+
+
+def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, seed: int = 0) -> VideoTokens:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((clips, patches)) < 0.5
+    counts = mask.sum(axis=1)
+    num_frames = np.full(clips, 24, np.int32)
+    num_frames[-1] = 7
+    return VideoTokens(
+        spec=ClipSpec(),
+        source=SOURCE,
+        motion_source="native",
+        models=MODELS,
+        codebooks=CODEBOOKS,
+        visual_ids=rng.integers(0, CODEBOOKS["visual"], counts.sum(), np.int32),
+        visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
+        keep_mask=mask,
+        motion_ids=rng.integers(0, CODEBOOKS["motion"], (clips, levels, 135), np.int32),
+        camera_ids=rng.integers(0, CODEBOOKS["camera"], (clips, camera), np.int32),
+        num_frames=num_frames,
+        pts_seconds=np.arange(clips) * 2.0 + 1 / 3,
+        start_seconds=1.5,
+    )
+
+
+def assert_same(a: VideoTokens, b: VideoTokens) -> None:
+    assert a.facts() == b.facts()
+    for name in (*ARRAYS, "visual_counts"):
+        left, right = getattr(a, name), getattr(b, name)
+        assert left.dtype == right.dtype, name
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(0, 3), st.integers(0, 4), st.integers(0, 99))
+def test_round_trip(tmp_path_factory, clips, patches, levels, camera, seed):
+    path = tmp_path_factory.mktemp("tokens") / "clip.vtok"
+    tokens = made(clips, patches, levels, camera, seed)
+    tokens.save(path)
+    assert_same(tokens, VideoTokens.load(path))
+
+
+def test_equal_tokens_give_equal_bytes(tmp_path):
+    made().save(tmp_path / "a.vtok")
+    made().save(tmp_path / "b.vtok")
+    assert (tmp_path / "a.vtok").read_bytes() == (tmp_path / "b.vtok").read_bytes()
+
+
+def test_file_is_compact(tmp_path):
+    made().save(tmp_path / "a.vtok")
+    with safe_open(tmp_path / "a.vtok", framework="numpy") as file:
+        assert file.get_tensor("visual_ids").dtype == np.uint16
+        assert file.get_tensor("motion_ids").dtype == np.uint16
+        assert file.get_tensor("keep_mask").shape == (3, 2)  # 13 patches in 2 bytes
+
+
+def test_counts():
+    tokens = made()
+    assert tokens.num_clips == 3
+    assert tokens.motion_tokens_per_clip == 5 + 2 * 135
+    assert tokens.num_tokens == len(tokens.visual_ids) + 3 * 275
+    assert tokens.duration_seconds == pytest.approx((24 + 24 + 7) / 12)
+    assert tokens.tokens_per_second == pytest.approx(tokens.num_tokens / tokens.duration_seconds)
+    np.testing.assert_array_equal(np.concatenate([tokens.visual_ids_of(i) for i in range(3)]), tokens.visual_ids)
+
+
+def test_levels_are_nested():
+    tokens = made(levels=3)
+    coarse = tokens.first_levels(1)
+    np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
+    assert coarse.num_tokens == tokens.num_tokens - 3 * 2 * 135
+    with pytest.raises(ValueError, match="between 0 and 3"):
+        tokens.first_levels(4)
+
+
+def test_repr_prints_no_data():
+    assert repr(made()) == f"VideoTokens(clip.mp4, clips=3, visual={len(made().visual_ids)}, motion=3x275, 4.58 s)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("visual_ids", np.zeros(3, np.int64), r"`visual_ids` must be int32 \[any\], got int64 \[3\]"),
+        ("visual_ids", np.zeros(1, np.int32), "number of visual ids"),
+        ("keep_mask", np.ones((3, 13), np.bool_), "as many ids as `keep_mask`"),
+        ("motion_ids", np.full((3, 2, 135), 1024, np.int32), "from 1024 to 1024, their codebook from 0 to 1023"),
+        ("camera_ids", np.full((3, 5), -1, np.int32), "from -1 to -1"),
+        ("num_frames", np.array([24, 25, 1], np.int32), "between 1 and 24"),
+        ("num_frames", np.array([24, 0, 1], np.int32), "between 1 and 24"),
+        ("pts_seconds", np.array([0.0, 2.0, 1.0]), "rise"),
+        ("pts_seconds", np.array([0.0, np.nan, 1.0]), "finite"),
+        ("motion_source", "guess", "native or reencode"),
+        ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
+    ],
+)
+def test_contradictions_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(made(), **{name: value})
+
+
+def rewritten(path: Path, header: dict | None = None, **arrays: np.ndarray) -> Path:
+    """The file at `path` with some entries of its header or some arrays changed, and a hash that fits."""
+    with safe_open(path, framework="numpy") as file:
+        old = json.loads(file.metadata()["videotok"])
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    new, arrays = old | (header or {}), kept | arrays
+    new["sha256"] = digest(new, arrays)
+    save_file(arrays, path, {"videotok": json.dumps(new)})
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path):
+    made().save(tmp_path / "clip.vtok")
+    return tmp_path / "clip.vtok"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(TokensError) as caught:
+        VideoTokens.load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_newer_format_names_both(saved):
+    message = refusal(rewritten(saved, {"format": FORMAT + 1}))
+    assert f"has format {FORMAT + 1}" in message
+    assert f"reads format {FORMAT}" in message
+
+
+def test_damage_names_both_hashes(saved):
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1  # still a valid id, most likely: only the hash can tell
+    saved.write_bytes(data)
+    assert "its header says" in refusal(saved)
+
+
+def test_changed_facts_are_found(saved):
+    assert "damaged" in refusal(rewritten(saved, {"codebooks": CODEBOOKS | {"motion": 4}}))
+    assert "damaged" in refusal(rewritten(saved, {"spec": {"frames": 24, "fps": "0", "grid": [20, 36]}}))
+    assert "damaged" in refusal(rewritten(saved, {"source": None}))
+
+
+def test_missing_and_foreign_arrays_are_found(saved):
+    assert "surplus" in refusal(rewritten(saved, surplus=np.zeros(1)))
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_truncated_file(saved, length):
+    saved.write_bytes(saved.read_bytes()[:length])
+    assert "cut short or damaged" in refusal(saved)
+
+
+def test_no_byte_breaks_unnoticed(saved):
+    intact = saved.read_bytes()
+    for place in range(0, len(intact), 5):
+        data = bytearray(intact)
+        data[place] ^= 0x15
+        saved.write_bytes(data)
+        refusal(saved)
+
+
+def test_not_a_token_file(tmp_path):
+    text = tmp_path / "text.vtok"
+    text.write_text("hello")
+    assert "not a .vtok file" in refusal(text)
+    other = tmp_path / "other.vtok"
+    save_file({"x": np.zeros(3)}, other)
+    assert "not a .vtok" in refusal(other)
+    assert "no such file" in refusal(tmp_path / "missing.vtok")
+    refusal(tmp_path)

@@ -1,0 +1,237 @@
+"""VideoTokens: a video as integers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import ClipSpec, MediaInfo, MotionSource
+
+TOKENIZERS = ("keyframes", "motion")
+"""The models that give ids their meaning. The detokenizer may be exchanged freely: it only reads what they decode."""
+CODEBOOKS = ("visual", "motion", "camera")
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What the video said about itself when it was encoded."""
+
+    file: str
+    """Name, without its folder."""
+    size_bytes: int
+    codec: str
+    width: int
+    """As displayed: rotation applied, square pixels."""
+    height: int
+    rotation_degrees: int
+    duration_seconds: float | None
+    """None where the file does not say."""
+    average_fps: Fraction | None
+
+    @classmethod
+    def of(cls, path: Path, info: MediaInfo) -> "SourceFacts":
+        """The facts of a file that was just probed."""
+        return cls(
+            file=path.name,
+            size_bytes=path.stat().st_size,
+            codec=info.codec,
+            width=info.width,
+            height=info.height,
+            rotation_degrees=info.rotation_degrees,
+            duration_seconds=info.duration_seconds,
+            average_fps=info.average_fps,
+        )
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights gave the ids."""
+
+    name: str
+    """Where the user found them: `shipped`, a folder's name or a hub id. For people; not compared."""
+    sha256: str
+    """Of the weight file: what decides whether ids can be decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTokens:
+    """A video as visual ids a keyframe and motion ids a clip, with everything that is needed to decode them.
+
+        visual_ids    |--- clip 0 ---|-- clip 1 --|---- clip 2 ----|   visual_offsets = [0, 95, 182, 290]
+        motion_ids    [clips, levels, 135], the first n levels are a coarser motion
+        camera_ids    [clips, K], the motion of the camera, before any level
+
+    Checks itself.
+
+    Raises:
+        ValueError: arrays whose shapes, types or ranges contradict each other or the models' codebooks.
+    """
+
+    spec: ClipSpec
+    source: SourceFacts
+    motion_source: MotionSource
+    models: Mapping[str, ModelIdentity]
+    """`keyframes` and `motion`."""
+    codebooks: Mapping[str, int]
+    """Words of each codebook, `visual`, `motion` and `camera`: ids are integers from 0 below these."""
+    visual_ids: np.ndarray = field(repr=False)
+    """int32 [sum of n_i]: ids of all keyframes, one keyframe after another, patches in reading order."""
+    visual_offsets: np.ndarray = field(repr=False)
+    """int64 [clips + 1]: clip i's visual ids are visual_ids[visual_offsets[i] : visual_offsets[i + 1]]."""
+    keep_mask: np.ndarray = field(repr=False)
+    """bool [clips, patches]: where on the patch grid, in reading order, the visual ids stand."""
+    motion_ids: np.ndarray = field(repr=False)
+    """int32 [clips, levels, ids a level]."""
+    camera_ids: np.ndarray = field(repr=False)
+    """int32 [clips, K]; K may be 0."""
+    num_frames: np.ndarray = field(repr=False)
+    """int32 [clips]: true frames of each clip; less than spec.frames where the video ends."""
+    pts_seconds: np.ndarray = field(repr=False)
+    """float64 [clips]: time of each keyframe in the source."""
+    start_seconds: float = 0.0
+    """Where encoding began, counted from the video's first frame."""
+
+    def __post_init__(self) -> None:
+        clips = len(self.num_frames)
+        _check_array("visual_ids", self.visual_ids, np.int32, (None,))
+        _check_array("visual_offsets", self.visual_offsets, np.int64, (clips + 1,))
+        _check_array("keep_mask", self.keep_mask, np.bool_, (clips, None))
+        _check_array("motion_ids", self.motion_ids, np.int32, (clips, None, None))
+        _check_array("camera_ids", self.camera_ids, np.int32, (clips, None))
+        _check_array("num_frames", self.num_frames, np.int32, (clips,))
+        _check_array("pts_seconds", self.pts_seconds, np.float64, (clips,))
+        if clips == 0:
+            raise ValueError("`num_frames` is empty: there must be at least one clip")
+        if self.motion_source not in ("native", "reencode"):
+            raise ValueError(f"`motion_source` (={self.motion_source!r}) must be native or reencode")
+        for name, given, wanted in (("models", self.models, TOKENIZERS), ("codebooks", self.codebooks, CODEBOOKS)):
+            if set(given) != set(wanted):
+                raise ValueError(f"`{name}` (={sorted(given)}) must name {', '.join(wanted)}")
+        if self.num_frames.min() < 1 or self.num_frames.max() > self.spec.frames:
+            raise ValueError(f"`num_frames` must be between 1 and {self.spec.frames}, the frames of a clip")
+        if not np.isfinite(self.pts_seconds).all() or (np.diff(self.pts_seconds) <= 0).any():
+            raise ValueError("`pts_seconds` must be finite and rise from clip to clip")
+        if self.visual_offsets[0] != 0 or self.visual_offsets[-1] != len(self.visual_ids):
+            raise ValueError(f"`visual_offsets` must run from 0 to the number of visual ids (={len(self.visual_ids)})")
+        if not np.array_equal(np.diff(self.visual_offsets), self.keep_mask.sum(axis=1)):
+            raise ValueError("`visual_offsets` must give each clip as many ids as `keep_mask` keeps patches")
+        for name, ids in (("visual", self.visual_ids), ("motion", self.motion_ids), ("camera", self.camera_ids)):
+            if ids.size and not 0 <= ids.min() <= ids.max() < self.codebooks[name]:
+                raise ValueError(
+                    f"`{name}_ids` run from {ids.min()} to {ids.max()}, "
+                    f"their codebook from 0 to {self.codebooks[name] - 1}"
+                )
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.num_frames)
+
+    @property
+    def num_motion_levels(self) -> int:
+        return self.motion_ids.shape[1]
+
+    @property
+    def visual_counts(self) -> np.ndarray:
+        """int64 [clips]: visual ids of each keyframe."""
+        return np.diff(self.visual_offsets)
+
+    @property
+    def motion_tokens_per_clip(self) -> int:
+        """Camera ids and the ids of all levels."""
+        return self.camera_ids.shape[1] + self.motion_ids[0].size
+
+    @property
+    def num_tokens(self) -> int:
+        """Visual, motion and camera ids together."""
+        return len(self.visual_ids) + self.num_clips * self.motion_tokens_per_clip
+
+    @property
+    def duration_seconds(self) -> float:
+        """Of the encoded part, on the spec's clock."""
+        return float(int(self.num_frames.sum()) / self.spec.fps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Per second of video."""
+        return self.num_tokens / self.duration_seconds
+
+    def visual_ids_of(self, clip: int) -> np.ndarray:
+        """int32 [n]: the visual ids of one clip's keyframe."""
+        return self.visual_ids[self.visual_offsets[clip] : self.visual_offsets[clip + 1]]
+
+    def first_levels(self, levels: int) -> "VideoTokens":
+        """The same video with coarser motion: camera ids and the first `levels` levels.
+
+        Raises:
+            ValueError: more levels than there are, or a negative number.
+        """
+        if not 0 <= levels <= self.num_motion_levels:
+            raise ValueError(f"`levels` (={levels}) must be between 0 and {self.num_motion_levels}, the levels here")
+        return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :levels]))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a .vtok file; see `videotok.vtok.save`."""
+        from videotok.vtok import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "VideoTokens":
+        """Reads a .vtok file; see `videotok.vtok.load`."""
+        from videotok.vtok import load
+
+        return load(path)
+
+    def __repr__(self) -> str:
+        return (
+            f"VideoTokens({self.source.file}, clips={self.num_clips}, visual={len(self.visual_ids)}, "
+            f"motion={self.num_clips}x{self.motion_tokens_per_clip}, {self.duration_seconds:.2f} s)"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, and the counts, as plain values: what `videotok info --json` prints."""
+        counts = self.visual_counts
+        return {
+            "clips": self.num_clips,
+            "frames": int(self.num_frames.sum()),
+            "duration_seconds": self.duration_seconds,
+            "start_seconds": self.start_seconds,
+            "tokens": self.num_tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "visual_tokens": len(self.visual_ids),
+            "visual_tokens_per_keyframe": {
+                "min": int(counts.min()),
+                "mean": float(counts.mean()),
+                "max": int(counts.max()),
+            },
+            "patches_per_keyframe": self.keep_mask.shape[1],
+            "motion_tokens_per_clip": self.motion_tokens_per_clip,
+            "motion_levels": self.num_motion_levels,
+            "motion_ids_per_level": self.motion_ids.shape[2],
+            "camera_ids_per_clip": self.camera_ids.shape[1],
+            "motion_source": self.motion_source,
+            "spec": spec_facts(self.spec),
+            "source": source_facts(self.source),
+            "models": {name: vars(model) for name, model in self.models.items()},
+            "codebooks": dict(self.codebooks),
+        }
+
+
+def spec_facts(spec: ClipSpec) -> dict[str, Any]:
+    """A ClipSpec as plain values; rates as exact fractions in text, `30000/1001`."""
+    return {"frames": spec.frames, "fps": str(spec.fps), "grid": list(spec.grid)}
+
+
+def source_facts(source: SourceFacts) -> dict[str, Any]:
+    """SourceFacts as plain values."""
+    return vars(source) | {"average_fps": None if source.average_fps is None else str(source.average_fps)}
+
+
+def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != dtype:
+        wanted = ", ".join("any" if side is None else str(side) for side in shape)
+        raise ValueError(f"`{name}` must be {np.dtype(dtype)} [{wanted}], got {array.dtype} {list(array.shape)}")
