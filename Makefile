@@ -1,0 +1,39 @@
+VENV ?= .venv
+PYTHON ?= $(VENV)/bin/python
+VIDEOS ?= ../shared/data/natural
+FOOTAGE ?= ../shared/data/train
+CACHE ?= cache/train
+RUNS ?= runs
+
+help:   ## Say what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/'
+
+setup:  ## Make the virtual environment and install videotok into it
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -e '.[dev]'
+
+check:  ## Lint, format, types, import directions
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+	$(VENV)/bin/lint-imports
+
+test:   ## The tests: CPU, offline, a few minutes
+	$(PYTHON) -m pytest
+
+bench:  ## The ladder of reconstruction on VIDEOS
+	$(PYTHON) -m benchmarks.reconstruction $(VIDEOS) --json results/reconstruction.json
+
+readme: ## Bring the README's tree up to date
+	$(PYTHON) tests/house.py
+
+train:  ## Train the shipped weights from FOOTAGE (hours on a CPU)
+	$(VENV)/bin/videotok train prepare $(FOOTAGE) $(CACHE)
+	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion
+	$(VENV)/bin/videotok train keyframes $(CACHE) --out $(RUNS)/keyframes
+	$(VENV)/bin/videotok train detokenizer $(CACHE) --out $(RUNS)/detokenizer --tokenizer $(RUNS)/motion/best
+	for model in motion keyframes detokenizer; do \
+		$(VENV)/bin/videotok train export $$model $(RUNS)/$$model videotok/weights/$$model || exit; \
+	done
+
+.PHONY: help setup check test bench readme train
