@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .264 .h264".split())
+from videotok.training.prepare import VIDEO_SUFFIXES
 
 
 def add_footage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -61,11 +61,14 @@ def clips(path: Path, max_clips: int | None) -> Iterator[tuple[int, Clip, Clip |
             yield index, clip, following
 
 
-def measure(model: VideoTokenizer, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict) -> list[dict]:
+def measure(
+    model: VideoTokenizer, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict
+) -> list[dict]:
     """Rows of one clip."""
     truth = clip.frames
     last = min(22, len(truth) - 2)
-    source = {"source_sharpness": sharpness(truth[1 : last + 1]), "source_flicker": flicker(truth[1 : last + 1])}
+    shared = {"source_sharpness": sharpness(truth[1 : last + 1]), "source_flicker": flicker(truth[1 : last + 1])}
+    shared |= {**name, "last": following is None}
 
     def row(rung: str, frames: np.ndarray, levels: int | None, seconds: float) -> dict:
         pairs = list(zip(truth[1 : last + 1], frames[1 : last + 1], strict=True))
@@ -75,7 +78,14 @@ def measure(model: VideoTokenizer, args: argparse.Namespace, clip: Clip, followi
             "sharpness": sharpness(frames[1 : last + 1]),
             "flicker": flicker(frames[1 : last + 1]),
         }
-        return {**name, "rung": rung, "levels": levels, **figures, **source, "seconds": seconds, "last": following is None}
+        return {
+            **name,
+            "rung": rung,
+            "levels": levels,
+            **figures,
+            **shared,
+            "seconds": seconds,
+        }
 
     ends = Ends(_keyframe(model, args, clip), None if following is None else _keyframe(model, args, following))
     steps = len(clip.motion.vectors)
@@ -120,7 +130,9 @@ def summary(rows: list[dict]) -> str:
     groups = defaultdict(list)
     for row in rows:
         groups[row["rung"], row["levels"]].append(row["psnr"])
-    return "  ".join(f"{rung}{f'/{levels}' if levels else ''} {np.mean(values):.2f}" for (rung, levels), values in groups.items())
+    return "  ".join(
+        f"{rung}{f'/{levels}' if levels else ''} {np.mean(values):.2f}" for (rung, levels), values in groups.items()
+    )
 
 
 def print_table(rows: list[dict]) -> None:
@@ -131,7 +143,9 @@ def print_table(rows: list[dict]) -> None:
             groups[row["rung"], row["levels"]].append(row)
     print(f"\n{'rung':<14}{'levels':>7}{'clips':>7}{'PSNR':>8}{'SSIM':>8}{'sharpness':>11}{'flicker':>9}{'seconds':>9}")
     for (rung, levels), group in groups.items():
-        means = {key: np.mean([row[key] for row in group]) for key in ("psnr", "ssim", "sharpness", "flicker", "seconds")}
+        means = {
+            key: np.mean([row[key] for row in group]) for key in ("psnr", "ssim", "sharpness", "flicker", "seconds")
+        }
         print(
             f"{rung:<14}{levels or '':>7}{len(group):>7}{means['psnr']:>8.2f}{means['ssim']:>8.3f}"
             f"{means['sharpness']:>11.2f}{means['flicker']:>9.2f}{means['seconds']:>9.2f}"

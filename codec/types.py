@@ -44,14 +44,14 @@ class MotionField:
     """float32 [T, h, w, 2], (dx, dy) in fractions of frame width / height. `vectors[0]` is the step from the last frame
     of the clip before into this keyframe, where the stream has it."""
     valid: np.ndarray
-    """bool [T, h, w]; False where the stream has no vector: the vector there is a guess (named by whoever filled it)."""
+    """bool [T, h, w]; False where the stream has no vector: what stands there is a guess, named by whoever made it."""
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 4 or self.vectors.shape[-1] != 2 or self.vectors.dtype != np.float32:
             raise ValueError(f"`vectors` must be float32 [T, h, w, 2], got {self.vectors.dtype} {self.vectors.shape}")
         if self.valid.shape != self.vectors.shape[:3] or self.valid.dtype != np.bool_:
             raise ValueError(
-                f"`valid` must be bool {self.vectors.shape[:3]} like `vectors`, got {self.valid.dtype} {self.valid.shape}"
+                f"`valid` must be bool {self.vectors.shape[:3]}, got {self.valid.dtype} {self.valid.shape}"
             )
 
     def __repr__(self) -> str:
@@ -82,5 +82,3 @@ class Clip:
             f"Clip({width}x{height} at {self.pts_seconds:.3f} s, num_frames={self.num_frames}, "
             f"{self.motion!r}, {self.motion_source})"
         )
-
-

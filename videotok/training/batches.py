@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -14,11 +15,11 @@ Prepare = Callable[[list[Item], np.random.Generator], dict[str, torch.Tensor]]
 
 
 class Draw:
-    """Draws rows with an equal chance for every folder: two hours of static footage do not drown ten minutes of moving."""
+    """Draws rows with an equal chance for every folder: hours of static footage do not drown minutes of moving."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         if not rows:
-            raise ValueError("no rows to draw from: the cache holds nothing of this kind; prepare it from other footage")
+            raise ValueError("the cache holds nothing of this kind to draw from; prepare it from other footage")
         folders: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             folders[row.folder].append(row)
@@ -32,7 +33,9 @@ class Draw:
 class Batches(Dataset):
     """Item `step` is the whole batch of that step, so that a resumed run sees what an unbroken one would have."""
 
-    def __init__(self, rows: Sequence[Row], read: Read, prepare: Prepare, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, rows: Sequence[Row], read: Read, prepare: Prepare, batch_size: int, steps: int, seed: int
+    ) -> None:
         self.draw, self.read, self.prepare = Draw(rows), read, prepare
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
 
@@ -62,8 +65,6 @@ def validation_batches(
 
 
 def _one_thread(worker: int) -> None:
-    import cv2
-
     del worker
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

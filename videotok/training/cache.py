@@ -65,7 +65,7 @@ class Shard:
             self.header = json.loads((file.metadata() or {}).get("videotok", "{}"))
             if self.header.get("format") != FORMAT:
                 raise ValueError(
-                    f"{path} has cache format {self.header.get('format')}, this version reads {FORMAT}; prepare it again"
+                    f"{path} has cache format {self.header.get('format')}, this version reads {FORMAT}; prepare it anew"
                 )
             small = [name for name in file.keys() if name != "jpeg"]  # noqa: SIM118 (not a dict)
             self.arrays = {name: file.get_tensor(name) for name in small}
@@ -119,8 +119,11 @@ class Row:
         }
 
     def clip(self) -> Item:
-        """`motion()` and frames uint8 [T, H, W, 3] (the last one repeated past num_frames); where the next clip of the
-        video is in the cache, its first frame as next_keyframe_frame [H, W, 3] and its step 0 as next_vectors0 [h, w, 2]."""
+        """`motion()` and frames uint8 [T, H, W, 3] (the last one repeated past num_frames).
+
+        Where the next clip of the video is in the cache, also its first frame as next_keyframe_frame uint8 [H, W, 3]
+        and its step 0 as next_vectors0 float32 [h, w, 2].
+        """
         item = self.motion()
         first, count = int(self.shard.arrays["first_picture"][self.row]), int(item["num_frames"])
         frames = self.shard.pictures(first, count)
@@ -151,7 +154,9 @@ class Cache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / "cache.json").is_file():
-            raise FileNotFoundError(f"{folder} is not a training cache; make one with: videotok train prepare VIDEOS {folder}")
+            raise FileNotFoundError(
+                f"{folder} is not a training cache; make one with: videotok train prepare VIDEOS {folder}"
+            )
         self.facts = json.loads((self.folder / "cache.json").read_text())
 
     def clips(self, split: Split | None = None) -> list[Row]:
@@ -161,5 +166,10 @@ class Cache:
         return self._rows("photos-*.safetensors", split)
 
     def _rows(self, pattern: str, split: Split | None) -> list[Row]:
-        rows = [Row(shard, i) for path in sorted(self.folder.glob(pattern)) for shard in [Shard(path)] for i in range(len(shard))]
+        rows = [
+            Row(shard, i)
+            for path in sorted(self.folder.glob(pattern))
+            for shard in [Shard(path)]
+            for i in range(len(shard))
+        ]
         return [row for row in rows if split is None or in_validation(row.source) == (split == "validation")]

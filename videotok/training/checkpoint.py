@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from codec import replacing
 
@@ -29,7 +28,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: ModelMixin, optimizer: Optimizer, schedule: LRScheduler, average: EMAModel, record: dict
+    path: Path, model: ModelMixin, optimizer: Optimizer, schedule: LambdaLR, average: EMAModel, record: dict
 ) -> tuple[int, dict]:
     """Puts everything back; returns the steps done and the run's record.
 
@@ -41,7 +40,9 @@ def load_checkpoint(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     for key in ("plan", "parameters"):
         if header["record"][key] != record[key]:
-            raise ValueError(f"{path} was made with {key} {header['record'][key]}, this run has {record[key]}; use another --out")
+            raise ValueError(
+                f"{path} was made with {key} {header['record'][key]}, this run has {record[key]}; use another --out"
+            )
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     average.shadow_params = [
         tensors[f"average.{index}"].to(shadow.device) for index, shadow in enumerate(average.shadow_params)
@@ -54,8 +55,7 @@ def load_checkpoint(
             _, index, field = name.split(".")
             state["state"].setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
-        group["initial_lr"] = rate
-    schedule.last_epoch = header["step"] - 1
-    schedule.step()
+    schedule.last_epoch = header["step"]
+    for group, highest, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = highest * factor(header["step"])
     return header["step"], header["record"]

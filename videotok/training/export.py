@@ -24,4 +24,3 @@ def export(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
     with replacing(folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-

@@ -117,7 +117,9 @@ def train(
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), plan.gradient_norm)
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"loss {loss.item()} at step {step} has no finite gradient; lower the learning rate")
+            raise FloatingPointError(
+                f"loss {loss.item()} at step {step} has no finite gradient; lower the learning rate"
+            )
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
@@ -135,7 +137,13 @@ def train(
 
 
 def _validate(
-    task: Task, model: ModelMixin, average: EMAModel, batches: list[Batch], accelerator: Accelerator, out: Path, record: dict
+    task: Task,
+    model: ModelMixin,
+    average: EMAModel,
+    batches: list[Batch],
+    accelerator: Accelerator,
+    out: Path,
+    record: dict,
 ) -> dict[str, float]:
     """Figures of the averaged weights; keeps them if they are the best so far."""
     average.store(model.parameters())

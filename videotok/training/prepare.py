@@ -13,8 +13,8 @@ import numpy as np
 from codec import ClipSpec, MediaError, iter_clips, replacing
 from videotok.training.cache import FORMAT, Shard, jpeg, write_shard
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .264 .h264".split())
-PHOTO_SUFFIXES = frozenset(".jpg .jpeg .png .webp".split())
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".264", ".h264"})
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 FRAME_SIZE = (256, 144)
 """Width and height that frames of the cache are squashed to."""
 KEYFRAME_SIZE = 256
@@ -55,7 +55,10 @@ def prepare(
     result, finished = Prepared(), 0
     with ProcessPoolExecutor(workers) as pool:
         jobs = {
-            pool.submit(work, cache / f"{kind}-{_name(part, folder, spec)}.safetensors", folder, part, spec): (kind, part)
+            pool.submit(work, cache / f"{kind}-{_name(part, folder, spec)}.safetensors", folder, part, spec): (
+                kind,
+                part,
+            )
             for work, kind, part in chunks
         }
         for job in as_completed(jobs):
@@ -87,7 +90,9 @@ def _clip_shard(path: Path, folder: Path, files: list[Path], spec: ClipSpec) -> 
     if path.exists():
         return _already(path)
     pictures: list[bytes] = []
-    columns: dict[str, list] = {name: [] for name in ("first_picture", "num_frames", "vectors", "valid", "follows", "source")}
+    columns: dict[str, list] = {
+        name: [] for name in ("first_picture", "num_frames", "vectors", "valid", "follows", "source")
+    }
     refused, sources = {}, [str(file.relative_to(folder)) for file in files]
     for index, file in enumerate(files):
         try:
@@ -96,7 +101,9 @@ def _clip_shard(path: Path, folder: Path, files: list[Path], spec: ClipSpec) -> 
                     continue
                 columns["first_picture"].append(len(pictures))
                 pictures += [jpeg(frame) for frame in clip.frames]
-                pictures.append(jpeg(cv2.resize(clip.keyframe, (KEYFRAME_SIZE, KEYFRAME_SIZE), interpolation=cv2.INTER_AREA)))
+                pictures.append(
+                    jpeg(cv2.resize(clip.keyframe, (KEYFRAME_SIZE, KEYFRAME_SIZE), interpolation=cv2.INTER_AREA))
+                )
                 columns["num_frames"].append(clip.num_frames)
                 columns["vectors"].append(clip.motion.vectors.astype(np.float16))
                 columns["valid"].append(clip.motion.valid)
