@@ -2,30 +2,34 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from codec.demux import NATIVE_CODECS, opened, read_frames
 from codec.errors import MediaError
-from codec.field import compose, fill
+from codec.field import compose, pooled, turned
 from codec.motion import MovedFrame, motion_of
 from codec.probe import displayed_size, quarter_turns
 from codec.reencode import reencoded
 from codec.types import Clip, ClipSpec, MotionField, MotionSource
+
+FINER = 2
+"""Frames passed between two ticks are put together on a grid this much finer: each step blurs a little."""
 
 
 @dataclass(frozen=True)
 class Tick:
     """One frame on the clips' clock."""
 
-    picture: av.VideoFrame
+    picture: av.VideoFrame | None
+    """None once it is no longer needed: decoded pictures are large."""
     pts_seconds: float
     vectors: np.ndarray
     """float32 [h, w, 2]: motion since the tick before."""
@@ -68,7 +72,7 @@ def iter_clips(
         source = _chosen_source(path, stream, motion_source)
         limit = math.inf if duration_seconds is None else start_seconds + duration_seconds
         if source == "native":
-            moved = motion_of(read_frames(container, stream, with_vectors=True), spec.grid)
+            moved = motion_of(read_frames(container, stream, with_vectors=True), fine_grid(spec))
             ticks = ticks_of(moved, spec, start_seconds, limit)
         else:
             still = _still(read_frames(container, stream, with_vectors=False), spec)
@@ -89,8 +93,14 @@ def _chosen_source(path: str | Path, stream: VideoStream, wanted: str) -> Motion
     return "native" if wanted != "reencode" and name in NATIVE_CODECS else "reencode"
 
 
+def fine_grid(spec: ClipSpec) -> tuple[int, int]:
+    """The grid on which motion is followed from frame to frame."""
+    return spec.grid[0] * FINER, spec.grid[1] * FINER
+
+
 def _still(source: Iterable, spec: ClipSpec) -> Iterator[MovedFrame]:
-    none = np.zeros((*spec.grid, 2), np.float32), np.zeros(spec.grid, bool)
+    grid = fine_grid(spec)
+    none = np.zeros((*grid, 2), np.float32), np.zeros(grid, bool)
     for frame in source:
         yield MovedFrame(frame, *none)
 
@@ -100,7 +110,8 @@ def ticks_of(moved: Iterable[MovedFrame], spec: ClipSpec, start_seconds: float, 
 
     A frame may come half a millisecond late: containers round their times.
     """
-    still = np.zeros((*spec.grid, 2), np.float32), np.ones(spec.grid, bool)
+    grid = fine_grid(spec)
+    still = np.zeros((*grid, 2), np.float32), np.ones(grid, bool)
     zero = None
     shown: MovedFrame | None = None
     since, number, length, tick_seconds = still, 0, 0.0, float(1 / spec.fps)
@@ -112,7 +123,7 @@ def ticks_of(moved: Iterable[MovedFrame], spec: ClipSpec, start_seconds: float, 
             while zero + float(number / spec.fps) < seconds - 5e-4:
                 if number / spec.fps + start_seconds >= limit_seconds:
                     return
-                yield Tick(shown.frame.picture, zero + float(number / spec.fps), *since)
+                yield Tick(shown.frame.picture, zero + float(number / spec.fps), *pooled(*since, FINER))
                 since, number = still, number + 1
         since = compose((item.vectors, item.valid), since)
         shown = item
@@ -123,7 +134,7 @@ def ticks_of(moved: Iterable[MovedFrame], spec: ClipSpec, start_seconds: float, 
     while number == 0 or zero + float(number / spec.fps) < end + 5e-4:
         if number / spec.fps + start_seconds >= limit_seconds:
             return
-        yield Tick(shown.frame.picture, zero + float(number / spec.fps), *since)
+        yield Tick(shown.frame.picture, zero + float(number / spec.fps), *pooled(*since, FINER))
         since, number = still, number + 1
 
 
@@ -136,9 +147,10 @@ def _measured(shown: Iterable[Tick], spec: ClipSpec) -> Iterator[Tick]:
             waiting.append(tick)
             yield tick.picture
 
-    for moved in motion_of(reencoded(pictures(), spec.fps), spec.grid):
+    for moved in motion_of(reencoded(pictures(), spec.fps), fine_grid(spec)):
         tick = waiting.pop(0)
-        yield Tick(tick.picture, tick.pts_seconds, moved.vectors, moved.valid)
+        turns = quarter_turns(tick.picture)
+        yield Tick(tick.picture, tick.pts_seconds, *pooled(*turned(moved.vectors, moved.valid, turns), FINER))
 
 
 def _clips(
@@ -149,17 +161,20 @@ def _clips(
     with_frames: bool,
     frame_size: tuple[int, int] | None,
 ) -> Iterator[Clip]:
-    before: np.ndarray | None = None
-    while group := list(_group(ticks, stream, spec.frames, with_frames, frame_size)):
+    paint = Painter(stream)
+    paint_small = Painter(stream, frame_size) if with_frames else None
+    is_first = True
+    while group := list(_group(ticks, spec.frames, paint_small)):
         vectors = np.zeros((spec.frames, *spec.grid, 2), np.float32)
         valid = np.zeros((spec.frames, *spec.grid), bool)
         for step, (tick, _) in enumerate(group):
             vectors[step], valid[step] = tick.vectors, tick.valid
-        guess_holes(vectors[: len(group)], valid[: len(group)], before)
-        before = vectors[len(group) - 1]
+        if is_first and len(group) > 1:
+            # nothing was shown before the first frame: its step is a guess, the one after it
+            vectors[0], is_first = vectors[1], False
         pictures = [picture for _, picture in group if picture is not None]
         yield Clip(
-            keyframe=rgb(group[0][0].picture, stream),
+            keyframe=paint(group[0][0].picture),
             motion=MotionField(vectors, valid),
             pts_seconds=group[0][0].pts_seconds,
             num_frames=len(group),
@@ -168,42 +183,26 @@ def _clips(
         )
 
 
-def _group(
-    ticks: Iterator[Tick], stream: VideoStream, count: int, with_frames: bool, frame_size: tuple[int, int] | None
-) -> Iterator[tuple[Tick, np.ndarray | None]]:
+def _group(ticks: Iterator[Tick], count: int, paint: "Painter | None") -> Iterator[tuple[Tick, np.ndarray | None]]:
     """The next ticks, their pictures made small at once; only the first keeps its full one."""
     for number, tick in enumerate(islice(ticks, count)):
-        picture = rgb(tick.picture, stream, frame_size) if with_frames else None
-        kept = tick if number == 0 else Tick(None, tick.pts_seconds, tick.vectors, tick.valid)  # type: ignore[arg-type]
-        yield kept, picture
+        picture = paint(tick.picture) if paint else None
+        yield tick if number == 0 else replace(tick, picture=None), picture
 
 
-def guess_holes(vectors: np.ndarray, valid: np.ndarray, before: np.ndarray | None) -> None:
-    """Gives cells without a vector a guess, in place: smooth from their neighbours; a whole step without vectors takes
-    the mean of the steps around it.
+class Painter:
+    """Turns decoded pictures into upright RGB with square pixels; keeps the scaler, which is dear to set up."""
 
-    Args:
-        vectors: float32 [T, h, w, 2].
-        valid: bool [T, h, w]; stays as it is.
-        before: the step before, float32 [h, w, 2], or None.
-    """
-    empty = [not step.any() for step in valid]
-    for step, none in enumerate(empty):
-        if not none:
-            vectors[step] = fill(vectors[step], valid[step])
-    for step, none in enumerate(empty):
-        if none:
-            earlier = vectors[step - 1] if step else before
-            later = next((vectors[other] for other in range(step + 1, len(empty)) if not empty[other]), None)
-            known = [around for around in (earlier, later) if around is not None]
-            vectors[step] = np.mean(known, axis=0) if known else 0
+    def __init__(self, stream: VideoStream, size: tuple[int, int] | None = None) -> None:
+        self._stream, self._size = stream, size
+        self._scaler = VideoReformatter()
 
-
-def rgb(picture: av.VideoFrame, stream: VideoStream, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The picture upright with square pixels, or at `size` (width, height): uint8 [H, W, 3] RGB."""
-    turns = quarter_turns(picture)
-    width, height = size or displayed_size(picture, stream)
-    if turns % 2:
-        width, height = height, width
-    image = picture.reformat(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA).to_ndarray()
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    def __call__(self, picture: av.VideoFrame) -> np.ndarray:
+        """uint8 [H, W, 3] RGB at the size given, else at the size the picture is shown at."""
+        turns = quarter_turns(picture)
+        width, height = self._size or displayed_size(picture, self._stream)
+        if turns % 2:
+            width, height = height, width
+        scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=Interpolation.AREA)
+        image = scaled.to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -13,7 +13,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from codec.errors import MediaError
-from codec.slices import is_reference, length_prefix_size
+from codec.references import Picture, ReferenceLists
 
 NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
 """Codecs whose vectors FFmpeg exports."""
@@ -28,10 +28,15 @@ class SourceFrame:
     """Strictly increasing, whatever the stream says."""
     vectors: np.ndarray | None
     """FFmpeg's AVMotionVector records; None where the frame has none, or where they were not asked for."""
-    is_reference: bool
-    """Other frames may point to this one."""
-    decode_index: int
-    """Place in the stream: a frame points only to frames with a smaller one."""
+    index: int
+    """Place in the stream, in decoding order: a frame points only to frames with a smaller one."""
+    headers: Picture | None
+    """What the bitstream says about it; None where this was not read (H.264 alone is)."""
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether other frames may point to this one."""
+        return self.picture.pict_type != PictureType.B if self.headers is None else self.headers.is_reference
 
 
 @contextmanager
@@ -84,17 +89,19 @@ def read_frames(
     if with_vectors:
         context.options = {"flags2": "+export_mvs"}
     step = 1 / float(stream.average_rate or stream.base_rate or 25)
-    prefix = length_prefix_size(context.extradata) if context.name == "h264" else 0
+    lists = ReferenceLists(context.extradata) if with_vectors and context.name == "h264" else None
     previous = None
-    for picture, index, reference in _decoded(container, stream, prefix):
+    for picture, index, headers in _decoded(container, stream, lists):
         seconds = float(picture.pts * picture.time_base) if picture.pts is not None else None
         if seconds is None or (previous is not None and seconds <= previous):
             seconds = 0.0 if previous is None else previous + step
         previous = seconds
-        yield SourceFrame(picture, seconds, _vectors(picture) if with_vectors else None, reference, index)
+        yield SourceFrame(picture, seconds, _vectors(picture) if with_vectors else None, index, headers)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, prefix: int) -> Iterator[tuple[av.VideoFrame, int, bool]]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, lists: ReferenceLists | None
+) -> Iterator[tuple[av.VideoFrame, int, Picture | None]]:
     context = stream.codec_context
     packets = container.demux(stream)
     index = 0
@@ -105,8 +112,7 @@ def _decoded(container: InputContainer, stream: VideoStream, prefix: int) -> Ite
             packet = None
         index += 1
         if packet is not None and packet.size:
-            reference = is_reference(bytes(packet), prefix) if context.name == "h264" else None
-            packet.opaque = (index, reference)
+            packet.opaque = index, lists.feed(bytes(packet), index) if lists else None
         try:
             frames = context.decode(packet)
         except av.error.EOFError:
@@ -114,8 +120,7 @@ def _decoded(container: InputContainer, stream: VideoStream, prefix: int) -> Ite
         except av.error.FFmpegError:
             frames = []
         for frame in frames:
-            place, reference = frame.opaque or (index, None)
-            yield frame, place, frame.pict_type != PictureType.B if reference is None else reference
+            yield frame, *(frame.opaque or (index, None))
         if packet is None:
             return
 

@@ -1,21 +1,28 @@
 """Motion fields on a grid: steps put one after another, and holes filled."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
 
 def sample(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Bilinear samples of `values` [h, w, c] at displacements `at` [h, w, 2] (fractions of the frame) from each cell;
-    the border goes on outside."""
-    height, width = values.shape[:2]
-    x = np.clip(np.arange(width, dtype=np.float32) + at[..., 0] * width, 0, width - 1)
-    y = np.clip(np.arange(height, dtype=np.float32)[:, None] + at[..., 1] * height, 0, height - 1)
-    left, top = x.astype(np.intp), y.astype(np.intp)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    fx, fy = (x - left)[..., None], (y - top)[..., None]
-    upper = values[top, left] * (1 - fx) + values[top, right] * fx
-    lower = values[bottom, left] * (1 - fx) + values[bottom, right] * fx
-    return upper * (1 - fy) + lower * fy
+    """Bilinear samples of `values` float32 [h, w, c], at most 4 channels, at displacements `at` float32 [h, w, 2]
+    (fractions of the frame) from each cell; the border goes on outside."""
+    places = at * _size(at.shape[:2])
+    places += _cells(at.shape[:2])
+    return cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+
+
+@lru_cache(maxsize=8)
+def _size(grid: tuple[int, int]) -> np.ndarray:
+    return np.array([grid[1], grid[0]], np.float32)
+
+
+@lru_cache(maxsize=8)
+def _cells(grid: tuple[int, int]) -> np.ndarray:
+    """float32 [h, w, 2]: (column, row) of each cell."""
+    return np.stack(np.meshgrid(np.arange(grid[1]), np.arange(grid[0])), -1).astype(np.float32)
 
 
 def compose(
@@ -29,6 +36,13 @@ def compose(
     before = np.concatenate([earlier[0], earlier[1][..., None].astype(np.float32)], -1)
     read = sample(before, vectors)
     return vectors + read[..., :2], valid & (read[..., 2] >= 0.5)
+
+
+def pooled(vectors: np.ndarray, valid: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """The field on a grid `factor` times coarser: means of vectors; valid where half of a cell or more is."""
+    height, width = valid.shape[0] // factor, valid.shape[1] // factor
+    means = vectors.reshape(height, factor, width, factor, 2).mean((1, 3), dtype=np.float32)
+    return means, valid.reshape(height, factor, width, factor).mean((1, 3)) >= 0.5
 
 
 def fill(vectors: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -1,18 +1,40 @@
-"""From decoded frames to one motion field a source frame."""
+"""From decoded frames to motion between one frame and the next.
 
-from collections import deque
+A stream's vectors do not say how the picture moved since the frame before: a P frame may point four frames back, a
+B frame at two others, one of them not shown yet. Here each vector keeps what it says, a displacement to the frame it
+refers to, and the step since the frame before is what is left when the known way from there to that frame is taken
+off: steps added up along any path end where the stream's own vectors end.
+"""
+
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import av
+import cv2
 import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import Interpolation
 
 from codec.demux import SourceFrame
-from codec.field import fill, turned
+from codec.field import fill, sample, turned
+from codec.links import Link, links_of
 from codec.probe import quarter_turns
-from codec.vectors import on_grid, velocity
 
 LOOKAHEAD = 16
-"""Frames a B frame may be shown before the reference it points forward to (H.264 keeps 16 pictures at most)."""
+"""Frames that may be shown before one they point to (H.264 keeps 16 pictures at most)."""
+
+REMEMBERED = 12
+"""References to which the way back is kept."""
+
+ROUNDS = 3
+"""Rounds of the fixed point; steps are small against what they cross, so it settles fast."""
+
+ENOUGH = 0.25
+"""Share of a cell that must have vectors for them to speak for it."""
+
+CUT = 20
+"""Mean difference, of 255, between a picture and the one before it moved along: above this they are two scenes."""
 
 
 @dataclass(frozen=True)
@@ -23,51 +45,155 @@ class MovedFrame:
     vectors: np.ndarray
     """float32 [h, w, 2] in fractions of the frame, upright."""
     valid: np.ndarray
-    """bool [h, w]"""
+    """bool [h, w]; elsewhere the vectors are a guess: from the cells around, or measured where a frame has none."""
+
+
+class MotionChain:
+    """Follows frames in display order; `grid` is that of the coded picture, before rotation."""
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        self._grid = grid
+        self._last: SourceFrame | None = None
+        self._last_links: list[Link] = []
+        self._back: OrderedDict[int, np.ndarray] = OrderedDict()
+        """Displacement float32 [h, w, 2] from the last frame to each frame before it that may still be pointed to."""
+        self._links: dict[int, list[Link]] = {}
+        self._ahead: dict[int, SourceFrame] = {}
+
+    def waits_for(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> bool:
+        """Whether frames that `frame` points to have yet to come."""
+        known = self._back.keys() | {other.index for other in ahead}
+        if frame.headers is None:
+            return frame.picture.pict_type == PictureType.B and not any(other.is_reference for other in ahead)
+        oldest = min(self._back, default=0)
+        return any(index > oldest and index not in known for index in frame.headers.lists[1])
+
+    def step(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> tuple[np.ndarray, np.ndarray]:
+        """Motion into `frame` from the frame of the call before.
+
+        Args:
+            frame: the next frame in display order.
+            ahead: frames that come after it, as far as it points to them.
+
+        Returns:
+            vectors float32 [h, w, 2] in fractions of the frame, and the share of each cell that has vectors [h, w].
+        """
+        self._ahead = {other.index: other for other in ahead}
+        if self._last is None:
+            found = np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32)
+        else:
+            found = self._way(frame, {}) or (
+                measured(frame.picture, self._last.picture, self._grid),
+                np.zeros(self._grid, np.float32),
+            )
+        self._advance(frame, found[0])
+        return found
+
+    def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
+        for index, back in self._back.items():
+            self._back[index] = vectors + sample(back, vectors)
+        if frame.is_reference:
+            self._back[frame.index] = np.zeros((*self._grid, 2), np.float32)
+            if len(self._back) > REMEMBERED:
+                self._back.popitem(last=False)
+        self._last, self._last_links = frame, self._links.pop(frame.index, [])
+
+    def _way(
+        self, frame: SourceFrame, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Displacement from `frame` to the last frame, over whatever it points to; None where no vector leads there."""
+        if frame.index in ways:
+            return ways[frame.index]
+        # what points in a circle, in a damaged stream, leads nowhere
+        ways[frame.index] = None
+        total = np.zeros((*self._grid, 2), np.float32)
+        weight = np.zeros(self._grid, np.float32)
+        if frame.index not in self._links:
+            self._links[frame.index] = links_of(frame, self._lists(frame), self._grid)
+        for link in self._links[frame.index]:
+            way = self._over(link, ways)
+            if way is not None:
+                total += way * link.weight[..., None]
+                weight += link.weight
+        total, weight = self._with_returns(frame, total, weight)
+        if not (weight >= ENOUGH).any():
+            return None
+        mean = total / np.maximum(weight, 1e-6)[..., None]
+        found = fill(mean, weight >= ENOUGH), np.minimum(weight, 1)
+        ways[frame.index] = found
+        return found
+
+    def _over(self, link: Link, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]) -> np.ndarray | None:
+        """The way to the last frame over the frame that `link` points to."""
+        if link.index in self._ahead:
+            onwards = self._way(self._ahead[link.index], ways)
+            return None if onwards is None else link.vectors + sample(onwards[0], link.vectors)
+        if self._last is not None and link.index == self._last.index:
+            return link.vectors
+        back = self._back.get(link.index)
+        if back is None:
+            return None
+        way = link.vectors - back
+        for _ in range(ROUNDS):
+            way = link.vectors - sample(back, way)
+        return way
+
+    def _with_returns(self, frame: SourceFrame, total: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Adds what the last frame said about this one, turned round: B frames know where P frames have no vectors."""
+        forward = next((link for link in self._last_links if link.index == frame.index), None)
+        if forward is None:
+            return total, weight
+        guess = fill(-forward.vectors, forward.weight >= ENOUGH)
+        way = np.where((weight > 0)[..., None], total / np.maximum(weight, 1e-6)[..., None], guess)
+        share = forward.weight[..., None]
+        packed = np.concatenate([-forward.vectors * share, share], -1)
+        for _ in range(2):
+            read = sample(packed, way)
+            covered = read[..., 2:]
+            way = np.where(covered >= ENOUGH, read[..., :2] / np.maximum(covered, 1e-6), way)
+        covered = covered * (covered >= ENOUGH)
+        return total + way * covered, weight + covered[..., 0]
+
+    def _lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
+        if frame.headers is not None:
+            return frame.headers.lists
+        after = next((other.index for other in self._ahead.values() if other.is_reference), -1)
+        return (next(reversed(self._back), -1),), (after,)
 
 
 def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
-    """Frames in display order, each with its motion since the frame before."""
-    past: deque[SourceFrame] = deque(maxlen=LOOKAHEAD)
+    """Frames in display order, each with its motion since the frame before on a grid of (h, w) cells."""
     ahead: deque[SourceFrame] = deque()
+    chain: MotionChain | None = None
     source = iter(frames)
-    ended = False
-    while True:
-        while not ended and (not ahead or (len(ahead) < LOOKAHEAD and not _has_future(ahead))):
+    following = next(source, None)
+    while ahead or following is not None:
+        if not ahead and following is not None:
+            ahead.append(following)
             following = next(source, None)
-            if following is None:
-                ended = True
-            else:
-                ahead.append(following)
-        if not ahead:
-            return
         frame = ahead.popleft()
-        yield _moved(frame, past, ahead, grid)
-        past.append(frame)
+        turns = quarter_turns(frame.picture)
+        chain = chain or MotionChain((grid[1], grid[0]) if turns % 2 else grid)
+        while following is not None and len(ahead) < LOOKAHEAD and chain.waits_for(frame, ahead):
+            ahead.append(following)
+            following = next(source, None)
+        vectors, share = chain.step(frame, ahead)
+        yield MovedFrame(frame, *turned(vectors, share >= 0.5, turns))
 
 
-def _has_future(ahead: deque[SourceFrame]) -> bool:
-    """Whether the reference that follows the first frame is there (needed only where list 1 is used)."""
-    first = ahead[0]
-    if first.vectors is None or not (first.vectors["source"] > 0).any():
-        return True
-    return any(_can_refer(first, other) for other in ahead)
+def measured(picture: av.VideoFrame, before: av.VideoFrame, grid: tuple[int, int]) -> np.ndarray:
+    """Motion between two pictures by dense inverse search (Kroeger et al., ECCV 2016), for a frame without vectors.
 
-
-def _can_refer(frame: SourceFrame, other: SourceFrame) -> bool:
-    return other.is_reference and other.decode_index < frame.decode_index
-
-
-def _moved(
-    frame: SourceFrame, past: deque[SourceFrame], ahead: deque[SourceFrame], grid: tuple[int, int]
-) -> MovedFrame:
-    turns = quarter_turns(frame.picture)
-    coded_grid = (grid[1], grid[0]) if turns % 2 else grid
-    if frame.vectors is None or not past:
-        return MovedFrame(frame, np.zeros((*grid, 2), np.float32), np.zeros(grid, bool))
-    before = next((other.pts_seconds for other in reversed(past) if _can_refer(frame, other)), None)
-    after = next((other.pts_seconds for other in ahead if _can_refer(frame, other)), None)
-    total = velocity(frame, past[-1].pts_seconds, (before, after))
-    vectors, valid = on_grid(total, frame.picture.width, frame.picture.height, coded_grid)
-    # filled before steps are composed: a hole must not read as standing still
-    return MovedFrame(frame, *turned(fill(vectors, valid), valid, turns))
+    Returns float32 [h, w, 2] in fractions of the frame; all zero at a cut.
+    """
+    width, height = (256, 144) if picture.width >= picture.height else (144, 256)
+    now, then = (
+        shown.reformat(width=width, height=height, format="gray", interpolation=Interpolation.AREA).to_ndarray()
+        for shown in (picture, before)
+    )
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, then, None)  # type: ignore[call-overload]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    moved = cv2.remap(then, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if cv2.absdiff(moved, now).mean() > CUT:
+        return np.zeros((*grid, 2), np.float32)
+    return cv2.resize(flow, (grid[1], grid[0]), interpolation=cv2.INTER_AREA) / np.array([width, height], np.float32)

@@ -26,7 +26,7 @@ def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Iterator[Sour
         for packet in encoder.encode(small):
             for frame in decoder.decode(packet):
                 data = frame.side_data.get("MOTION_VECTORS")
-                yield SourceFrame(frame, float(number / fps), None if data is None else data.to_ndarray(), True, number)
+                yield SourceFrame(frame, float(number / fps), None if data is None else data.to_ndarray(), number, None)
 
 
 def encoded_size(width: int, height: int) -> tuple[int, int]:

@@ -4,25 +4,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from codec.demux import SourceFrame
-
 LATTICE = 8
 """Pixels a lattice cell: the smallest block FFmpeg exports."""
 
 
-def lattice_of(frame: SourceFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of a frame, block by block on a lattice.
+def lattice_of(records: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of a frame of `width` x `height` pixels, block by block on a lattice.
+
+    Args:
+        records: FFmpeg's AVMotionVector fields.
 
     Returns:
         vectors float32 [2, rows, columns, 2]: displacement in pixels towards the reference, for list 0 and list 1;
         known bool [2, rows, columns].
     """
-    rows, columns = -(-frame.picture.height // LATTICE), -(-frame.picture.width // LATTICE)
+    rows, columns = -(-height // LATTICE), -(-width // LATTICE)
     vectors = np.zeros((2, rows, columns, 2), np.float32)
     known = np.zeros((2, rows, columns), bool)
-    records = frame.vectors
-    if records is None or not len(records):
-        return vectors, known
     which = (records["source"] > 0).astype(np.intp)
     scale = np.maximum(records["motion_scale"], 1).astype(np.float32)
     motion = np.stack([records["motion_x"] / scale, records["motion_y"] / scale], -1).astype(np.float32)
@@ -40,45 +38,27 @@ def lattice_of(frame: SourceFrame) -> tuple[np.ndarray, np.ndarray]:
     return vectors, known
 
 
-def velocity(frame: SourceFrame, previous_seconds: float, references: tuple[float | None, float | None]) -> np.ndarray:
-    """Motion of one frame step on the lattice: what each vector says, divided by the time it spans.
-
-    Args:
-        frame: the frame.
-        previous_seconds: time of the frame shown before.
-        references: times of the frames that list 0 and list 1 point to, None where there is none.
-
-    Returns:
-        float32 [rows, columns, 3]: (dx, dy) in pixels times weight, and weight (0, 1 or 2 lists).
-    """
-    vectors, known = lattice_of(frame)
-    total = np.zeros((*known.shape[1:], 3), np.float32)
-    for which, reference_seconds in enumerate(references):
-        if reference_seconds is None or reference_seconds == frame.pts_seconds:
-            continue
-        share = (frame.pts_seconds - previous_seconds) / (frame.pts_seconds - reference_seconds)
-        total[..., :2] += vectors[which] * (np.float32(share) * known[which])[..., None]
-        total[..., 2] += known[which]
-    return total
-
-
-def on_grid(total: np.ndarray, width: int, height: int, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def on_grid(
+    vectors: np.ndarray, known: np.ndarray, width: int, height: int, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Area-weighted pooling of a lattice to the grid.
 
     Args:
-        total: float32 [rows, columns, 3] from `velocity`.
+        vectors: float32 [rows, columns, 2] in pixels.
+        known: bool [rows, columns]; other cells do not count.
         width, height: of the picture in pixels; the lattice may reach past it.
         grid: (h, w) cells.
 
     Returns:
-        vectors float32 [h, w, 2] in fractions of the frame, valid bool [h, w]: half of the cell or more has a vector.
+        vectors float32 [h, w, 2] in fractions of the frame, and the share of each cell they cover, float32 [h, w].
     """
-    rows, columns = total.shape[:2]
+    rows, columns = known.shape
     down, across = overlap(grid[0], height, rows), overlap(grid[1], width, columns)
-    covered = across @ (down @ (total[..., 2] > 0).astype(np.float32).reshape(rows, -1)).T
-    pooled = np.einsum("hr,rcx,wc->hwx", down, total, across, optimize=True)
-    mean = pooled[..., :2] / np.maximum(pooled[..., 2:], 1e-6)
-    return (mean / np.array([width, height], np.float32)).astype(np.float32), covered.T >= 0.5
+    share = known.astype(np.float32)
+    stacked = np.stack([share, vectors[..., 0] * share, vectors[..., 1] * share])
+    covered, x, y = down @ stacked @ across.T
+    mean = np.stack([x / width, y / height], -1) / np.maximum(covered, 1e-6)[..., None]
+    return mean, covered
 
 
 @lru_cache(maxsize=16)
