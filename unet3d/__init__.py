@@ -1,0 +1,19 @@
+"""Keyframes and motion to frames: warping, and a 3D U-Net diffusion model on what warping gets wrong."""
+
+from unet3d.chain import decode_chain
+from unet3d.detokenizer import VideoDetokenizer
+from unet3d.train import DetokenizerTraining
+from unet3d.warp import Guess, compose, invert, one_way, towards, two_way, warp
+
+__all__ = [
+    "DetokenizerTraining",
+    "Guess",
+    "VideoDetokenizer",
+    "compose",
+    "decode_chain",
+    "invert",
+    "one_way",
+    "towards",
+    "two_way",
+    "warp",
+]

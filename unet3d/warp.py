@@ -13,6 +13,7 @@ from torch import Tensor
 
 FIXED_POINT_STEPS = 8
 """Enough where neighbouring cells differ by less than a cell; where they differ by more, no inverse exists."""
+EVERY_FRAME = slice(None)
 
 
 @dataclass(frozen=True)
@@ -162,26 +163,30 @@ def confidence(displacement: Tensor, route: Tensor) -> Tensor:
     return inside * reached * torch.exp(-tear)
 
 
-def one_way(keyframe: Tensor, vectors: Tensor) -> Guess:
+def one_way(keyframe: Tensor, vectors: Tensor, window: slice = EVERY_FRAME) -> Guess:
     """The frames of a clip as its keyframe alone tells them.
 
     Args:
         keyframe: [B, 3, H, W], frame 0.
         vectors: [B, T, h, w, 2], the clip's field, on any grid.
+        window: frames that are wanted.
 
     Returns:
         pictures in the range of the keyframe; frame 0 is the keyframe.
     """
     vectors = refine(vectors, *keyframe.shape[-2:])
     displacement = compose(vectors)
-    pictures = warp(keyframe, displacement)
     # what the keyframe shows of frame t is where its own content has gone by then
-    trust = confidence(displacement, chase(displacement[:, 0], [invert(step) for step in vectors.unbind(1)[1:]]))
-    trust = to_picture(trust, keyframe)
+    route = chase(displacement[:, 0], [invert(step) for step in vectors.unbind(1)[1:]])
+    displacement, route = displacement[:, window], route[:, window]
+    pictures = warp(keyframe, displacement)
+    trust = to_picture(confidence(displacement, route), keyframe)
     return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust))
 
 
-def two_way(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor, next_vectors: Tensor) -> Guess:
+def two_way(
+    keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor, next_vectors: Tensor, window: slice = EVERY_FRAME
+) -> Guess:
     """The frames of a clip as both its own and the next keyframe tell them.
 
     Args:
@@ -189,24 +194,29 @@ def two_way(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor, next_vecto
         vectors: [B, T, h, w, 2], the clip's field, on any grid.
         next_keyframe: [B, 3, H, W], the frame after the clip's last.
         next_vectors: [B, 1 or more, h, w, 2], the next clip's field (slot 0 is used).
+        window: frames that are wanted.
 
     Returns:
         pictures in the range of the keyframes, and how far each side can be trusted.
     """
-    one = one_way(keyframe, vectors)
+    one = one_way(keyframe, vectors, window)
     vectors = refine(torch.cat((vectors, next_vectors[:, :1]), dim=1), *keyframe.shape[-2:])
     vectors, next_vectors = vectors[:, :-1], vectors[:, -1:]
-    displacement = towards(vectors, next_vectors)
+    route = chase(next_vectors[:, 0], list(vectors.unbind(1)[:0:-1])).flip(1)[:, window]
+    displacement = towards(vectors, next_vectors)[:, window]
     backward = warp(next_keyframe, displacement)
-    route = chase(next_vectors[:, 0], list(vectors.unbind(1)[:0:-1])).flip(1)
     trust = to_picture(confidence(displacement, route), keyframe)
-    steps = vectors.shape[1]
-    nearness = (torch.arange(steps, device=keyframe.device, dtype=keyframe.dtype) / steps).view(1, steps, 1, 1, 1)
+    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1, 1)
     # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
-    weight = (1 - nearness) ** 1.5 * (one.forward_confidence + 1e-3)
-    next_weight = nearness**1.5 * (trust + 1e-3)
+    weight = (1 - near) ** 1.5 * (one.forward_confidence + 1e-3)
+    next_weight = near**1.5 * (trust + 1e-3)
     pictures = (one.forward * weight + backward * next_weight) / (weight + next_weight)
     return Guess(pictures, one.forward, backward, one.forward_confidence, trust)
+
+
+def nearness(steps: int, like: Tensor) -> Tensor:
+    """Time of a clip's frames on the way to the next keyframe: [steps], 0 at the keyframe, 1 at the next."""
+    return torch.arange(steps, device=like.device, dtype=like.dtype) / steps
 
 
 def refine(vectors: Tensor, height: int, width: int) -> Tensor:

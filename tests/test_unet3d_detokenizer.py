@@ -1,0 +1,195 @@
+"""The detokenizer in a tiny size: what it starts as, shapes, seeds, files, chains, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from unet3d import DetokenizerTraining, VideoDetokenizer, decode_chain, one_way, two_way
+from unet3d.condition import MotionEncoder
+from unet3d.unet import build_unet, depth_to_space, space_to_depth
+
+GRID = (20, 36)
+
+
+def tiny(**changes) -> VideoDetokenizer:
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (32, 32), "attention": (False, True), "attention_width": 16, "time_ids_width": 8}
+    motion = {"motion_grid": (2, 2, 2), "motion_layers": 1, "motion_width": 16, "motion_heads": 2}
+    return VideoDetokenizer(**{**sizes, **motion, **changes}).eval()
+
+
+def awake(**changes) -> VideoDetokenizer:
+    """A tiny model that is no longer its prior."""
+    model = tiny(**changes)
+    with torch.no_grad():
+        model.unet.conv_out.weight.normal_(std=0.02)
+    return model
+
+
+def clip(seed: int = 0, steps: int = 6, height: int = 32, width: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """A keyframe [1, 3, height, width] and a field [1, steps, 20, 36, 2]."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 4, 6, generator=random) * 2 - 1
+    keyframe = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    drift = torch.rand(1, steps, 1, 1, 2, generator=random) * 0.04 - 0.02
+    return keyframe, drift.expand(1, steps, *GRID, 2).clone()
+
+
+def test_untrained_it_is_the_prior_at_any_number_of_steps():
+    model, (keyframe, vectors), (next_keyframe, next_vectors) = tiny(), clip(0), clip(1)
+    both = two_way(keyframe, vectors, next_keyframe, next_vectors).pictures
+    alone = one_way(keyframe, vectors).pictures
+    for steps in (1, 3):
+        rebuilt = model.reconstruct(
+            keyframe, vectors, next_keyframe=next_keyframe, next_vectors=next_vectors, num_inference_steps=steps
+        )
+        assert torch.allclose(rebuilt, both.clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(
+            model.reconstruct(keyframe, vectors, num_inference_steps=steps), alone.clamp(-1, 1), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(("height", "width", "steps"), [(32, 48, 6), (33, 51, 3), (20, 34, 1)])
+def test_any_size_and_length_in_range_and_from_the_keyframe(height: int, width: int, steps: int):
+    keyframe, vectors = clip(2, steps, height, width)
+    rebuilt = awake().reconstruct(keyframe, vectors, next_keyframe=keyframe.flip(-1), next_vectors=vectors)
+    assert rebuilt.shape == (1, steps, 3, height, width)
+    assert rebuilt.abs().max() <= 1
+    assert torch.equal(rebuilt[:, 0], keyframe)
+
+
+def test_one_seed_is_one_video():
+    model, (keyframe, vectors) = awake(), clip()
+    first, again, other = (model.reconstruct(keyframe, vectors, num_inference_steps=2, seed=s) for s in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_previous_frames_and_the_next_keyframe_are_seen():
+    model, (keyframe, vectors) = awake(), clip()
+    alone = model.reconstruct(keyframe, vectors)
+    led = model.reconstruct(keyframe, vectors, previous_frames=keyframe[:, None].flip(-1))
+    assert not torch.allclose(alone, led, atol=1e-3)
+    between = model.reconstruct(keyframe, vectors, next_keyframe=keyframe.flip(-2), next_vectors=vectors)
+    assert not torch.allclose(alone, between, atol=1e-3)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    model, (keyframe, vectors) = awake(num_inference_steps=2), clip()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "diffusion_pytorch_model.safetensors").is_file()
+    loaded = VideoDetokenizer.from_pretrained(tmp_path)
+    assert loaded.config["num_inference_steps"] == 2
+    assert torch.allclose(model.reconstruct(keyframe, vectors), loaded.reconstruct(keyframe, vectors), atol=1e-5)
+
+
+def test_wrong_inputs_are_named():
+    model, (keyframe, vectors) = tiny(), clip()
+    with pytest.raises(ValueError, match="next_vectors"):
+        model.reconstruct(keyframe, vectors, next_keyframe=keyframe)
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        model.reconstruct(keyframe, vectors, num_inference_steps=0)
+    with pytest.raises(ValueError, match="keyframe"):
+        model.reconstruct(keyframe[0], vectors)
+    with pytest.raises(ValueError, match="next_keyframe"):
+        model.reconstruct(keyframe, vectors, next_keyframe=keyframe[..., :16], next_vectors=vectors)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        tiny(block_out_channels=(24, 32))
+
+
+def test_a_chain_uses_each_next_keyframe_and_ends_with_a_short_clip():
+    model = awake()
+    clips = [clip(0), clip(1), clip(2, steps=2)]
+    rebuilt = list(decode_chain(model, iter(clips), seed=5))
+    assert [frames.shape[1] for frames in rebuilt] == [6, 6, 2]
+    for (keyframe, _), frames in zip(clips, rebuilt, strict=True):
+        assert torch.equal(frames[:, 0], keyframe)
+    again = list(decode_chain(model, clips, seed=5))
+    assert all(torch.equal(a, b) for a, b in zip(rebuilt, again, strict=True))
+    forward = list(decode_chain(model, clips, two_way=False, seed=5))
+    assert not torch.allclose(rebuilt[0], forward[0], atol=1e-3)
+    assert list(decode_chain(model, [])) == []
+
+
+def test_a_chain_reads_one_clip_ahead_and_no_more():
+    read = []
+
+    def source():
+        for index in range(4):
+            read.append(index)
+            yield clip(index, steps=2)
+
+    chain = decode_chain(tiny(), source())
+    next(chain)
+    assert read == [0, 1]
+    next(chain)
+    assert read == [0, 1, 2]
+
+
+def test_cells_hold_every_pixel():
+    frames = torch.randn(2, 3, 3, 8, 12)
+    cells = space_to_depth(frames, 4)
+    assert cells.shape == (2, 3, 48, 2, 3)
+    assert torch.equal(depth_to_space(cells, 4), frames)
+
+
+def test_the_published_shapes_are_a_configuration():
+    with torch.device("meta"):
+        unet = build_unet(10, 4, (320, 640, 1280, 1280), (True, True, True, False), 2, 1024, 256)
+        encoder = MotionEncoder((24, 16, 16), layers=12, width=512, heads=8, out_width=1024)
+    assert unet.conv_in.weight.shape == (320, 10, 3, 3)
+    assert unet.conv_out.weight.shape == (4, 320, 3, 3)
+    assert unet.add_embedding.linear_1.in_features == 768
+    shapes = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+    assert len(shapes) == 247
+    assert shapes["pos_embed"] == (1, 256, 512)
+    assert shapes["blocks.11.temporal_attention.qkv.weight"] == (1536, 512)
+    assert shapes["blocks.0.mlp.fc1.weight"] == (2048, 512)
+    assert shapes["out_proj.weight"] == (1024, 512)
+
+
+def items(count: int = 2) -> list[dict[str, np.ndarray]]:
+    """Items as the training cache has them: a pan over noise, with motion that is a little wrong."""
+    random = np.random.default_rng(0)
+    found = []
+    for index in range(count):
+        coarse = torch.rand(1, 3, 12, 32, generator=torch.Generator().manual_seed(index))
+        wide = torch.nn.functional.interpolate(coarse, size=(96, 256), mode="bilinear")[0]
+        wide = (wide * 255).byte().permute(1, 2, 0).numpy()
+        frames = np.stack([wide[:, 3 * t : 3 * t + 128] for t in range(25)])
+        vectors = np.zeros((24, *GRID, 2), np.float32)
+        vectors[..., 0] = 2 / 128
+        item = {"frames": frames[:24], "vectors": vectors, "valid": random.random(vectors.shape[:3]) < 0.9}
+        item |= {"num_frames": np.int64(24 if index else 5)}
+        if index:
+            item |= {"next_keyframe_frame": frames[24], "next_vectors0": vectors[0]}
+        found.append(item)
+    return found
+
+
+def test_training_lowers_the_loss_and_says_what_it_gains():
+    torch.manual_seed(0)
+    task = DetokenizerTraining(tiny())
+    batch = task.prepare(items(), np.random.default_rng(0))
+    assert batch["frames"].shape == (4, 8, 3, 96, 96)
+    before = task.validate([batch])
+    assert before["psnr"] == pytest.approx(before["prior_psnr"], abs=1e-3)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(8):
+        torch.manual_seed(1)
+        loss, figures = task.loss(batch, step / 8)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    assert figures["left"] < 1
+    after = task.validate([batch])
+    assert after["gain"] == pytest.approx(after["psnr"] - after["prior_psnr"], abs=1e-3)
+
+
+def test_the_same_draw_gives_the_same_crops():
+    task = DetokenizerTraining(tiny())
+    first, again = (task.prepare(items(), np.random.default_rng(7)) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)

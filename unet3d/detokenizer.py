@@ -1,0 +1,216 @@
+"""VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from unet3d.condition import MotionEncoder
+from unet3d.evidence import CANDIDATES, MAPS, Evidence, gather
+from unet3d.sampler import euler, noise_like
+from unet3d.unet import build_unet, depth_to_space, pooled, space_to_depth
+
+GATES_A_SIDE = 2
+"""Gates of a candidate along each side of a cell: one gate for every patch_size / 2 pixels."""
+
+
+class VideoDetokenizer(ModelMixin, ConfigMixin):
+    """Diffusion on what the warped keyframes get wrong.
+
+        keyframe ──┬─ warped, aligned ─► evidence: prior + candidates + maps
+        next one ──┘        ▲                          │ cells of patch_size² pixels
+        vectors ────────────┼─► MotionEncoder ──┐      │
+        noise ── Euler ─────┼───────────────► 3D U-Net ┴─► gates (how much of each candidate), residual
+          ▲                 │                   │
+          └──────────────── x ◄─────────────────┘          frame = prior + residual_scale * x
+
+    The diffused variable x is (frame - prior) / residual_scale in cells (space to depth: exact, no autoencoder). The
+    network predicts it clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM,
+    Karras et al. 2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
+    Both start at zero: an untrained network gives the prior, at any number of steps.
+
+    Args:
+        patch_size: pixels along each side of a cell.
+        block_out_channels, attention, layers_per_block: of the U-Net, finest level first; see `build_unet`.
+        motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
+            features).
+        residual_scale: standard deviation of frame - prior in training, pictures in [-1, 1].
+        sigma_min, sigma_max: noise levels, of a variable of unit variance.
+        num_inference_steps: evaluations of the network where the caller names no other number.
+        fps: frames per second that it was trained on, one of the added ids.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 4,
+        block_out_channels: tuple[int, ...] = (64, 96, 128),
+        attention: tuple[bool, ...] = (False, False, True),
+        layers_per_block: int = 1,
+        attention_width: int = 64,
+        time_ids_width: int = 32,
+        motion_grid: tuple[int, int, int] = (4, 2, 4),
+        motion_layers: int = 2,
+        motion_width: int = 64,
+        motion_heads: int = 4,
+        residual_scale: float = 0.2,
+        sigma_min: float = 0.05,
+        sigma_max: float = 20.0,
+        num_inference_steps: int = 1,
+        fps: float = 12.0,
+    ) -> None:
+        super().__init__()
+        self.cell_channels = 3 * patch_size**2
+        gates = len(CANDIDATES) * GATES_A_SIDE**2
+        self.unet = build_unet(
+            in_channels=2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + len(MAPS),
+            out_channels=self.cell_channels + gates,
+            block_out_channels=block_out_channels,
+            attention=attention,
+            layers_per_block=layers_per_block,
+            attention_width=attention_width,
+            time_ids_width=time_ids_width,
+        )
+        self.motion_encoder = MotionEncoder(motion_grid, motion_layers, motion_width, motion_heads, attention_width)
+        for parameter in self.unet.conv_out.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures inside are multiples of this; others are padded."""
+        return self.config["patch_size"] * 2 ** (len(self.config["block_out_channels"]) - 1)
+
+    def forward(self, noisy: Tensor, sigma: Tensor, evidence: Evidence) -> Tensor:
+        """The clean variable, as expected from a noisy one.
+
+        Args:
+            noisy: [B, T, 3 * patch_size², h, w], clean + sigma * standard normal noise.
+            sigma: [B].
+            evidence: of frames [h * patch_size, w * patch_size].
+        """
+        patch = self.config["patch_size"]
+        apart = (evidence.candidates - evidence.prior[:, :, None]) / self.config["residual_scale"]
+        level = sigma.view(-1, 1, 1, 1, 1)
+        maps = pooled(evidence.maps, patch)
+        cells = (
+            noisy / (level.square() + 1).sqrt(),
+            space_to_depth(evidence.prior, patch),
+            space_to_depth(_luma(apart), patch),
+            maps,
+        )
+        motion = maps[:, :, -2:]
+        given = self.unet(
+            torch.cat(cells, dim=2), sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)
+        ).sample
+        free, gates = given.split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
+        return free + space_to_depth(_mixed(apart, gates, patch), patch)
+
+    def _added_ids(self, motion: Tensor) -> Tensor:
+        """[B, 3], Stable Video Diffusion's: frame rate, how much moves (0..255), noise in the condition (none)."""
+        amount = (motion.float().square().sum(2).sqrt().mean((1, 2, 3)) * 64).clamp(max=255)
+        return torch.stack((torch.full_like(amount, self.config["fps"]), amount, torch.zeros_like(amount)), dim=1)
+
+    def clean(self, frames: Tensor, evidence: Evidence) -> Tensor:
+        """Frames [B, T, 3, H, W] as the diffused variable."""
+        return space_to_depth((frames - evidence.prior) / self.config["residual_scale"], self.config["patch_size"])
+
+    def frames(self, clean: Tensor, evidence: Evidence) -> Tensor:
+        """The diffused variable as frames [B, T, 3, H, W]; undoes `clean`."""
+        return evidence.prior + depth_to_space(clean, self.config["patch_size"]) * self.config["residual_scale"]
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        keyframe: Tensor,
+        vectors: Tensor,
+        *,
+        next_keyframe: Tensor | None = None,
+        next_vectors: Tensor | None = None,
+        previous_frames: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """The frames of a clip.
+
+        Args:
+            keyframe: [B, 3, H, W] in [-1, 1]; any size.
+            vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
+            next_keyframe: the next clip's, like `keyframe`; without it the clip is rebuilt forward only.
+            next_vectors: the next clip's field, of which slot 0 is used; comes with `next_keyframe`.
+            previous_frames: [B, n, 3, H, W], the last frames of the clip before, where there is one.
+            num_inference_steps: evaluations of the network.
+            generator: of the noise; made from `seed` where not given.
+
+        Returns:
+            [B, T, 3, H, W] in [-1, 1], in the model's dtype; frame 0 is the keyframe itself.
+
+        Raises:
+            ValueError: tensors that do not fit together; less than one step.
+        """
+        _check(keyframe, vectors, next_keyframe, previous_frames)
+        keyframe, vectors = self._own(keyframe), self._own(vectors)
+        whole = gather(
+            keyframe,
+            vectors,
+            next_keyframe=None if next_keyframe is None else self._own(next_keyframe),
+            next_vectors=None if next_vectors is None else self._own(next_vectors),
+            previous_frame=None if previous_frames is None else self._own(previous_frames[:, -1]),
+        )
+        generator = generator or torch.Generator().manual_seed(seed)
+        frames = self.denoised(whole.padded(self.multiple), generator, num_inference_steps)
+        frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
+        frames[:, 0] = keyframe
+        return frames
+
+    @torch.no_grad()
+    def denoised(self, evidence: Evidence, generator: torch.Generator, num_steps: int | None = None) -> Tensor:
+        """Frames [B, T, 3, H, W] from evidence whose sides are multiples of `multiple`; see `reconstruct`."""
+        batch, steps, _, height, width = evidence.prior.shape
+        patch = self.config["patch_size"]
+        noise = noise_like(
+            (batch, steps, self.cell_channels, height // patch, width // patch),
+            generator,
+            evidence.prior.device,
+            evidence.prior.dtype,
+        )
+        clean = euler(
+            lambda noisy, sigma: self(noisy, sigma.expand(batch), evidence),
+            noise,
+            self.config["num_inference_steps"] if num_steps is None else num_steps,
+            self.config["sigma_min"],
+            self.config["sigma_max"],
+        )
+        return self.frames(clean, evidence)
+
+    def _own(self, values: Tensor) -> Tensor:
+        return values.to(device=self.device, dtype=self.dtype)
+
+
+def _mixed(apart: Tensor, gates: Tensor, patch: int) -> Tensor:
+    """Differences [B, T, K, 3, H, W], each times its gate [B, T, K * 4, h, w], added up: [B, T, 3, H, W]."""
+    coarse = depth_to_space(gates, GATES_A_SIDE)
+    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=patch / GATES_A_SIDE, mode="bilinear", align_corners=False)
+    return (fine.unflatten(0, gates.shape[:2])[:, :, :, None] * apart).sum(2)
+
+
+def _luma(pictures: Tensor) -> Tensor:
+    """Brightness (Rec. 601) of [..., 3, H, W]: [..., H, W]."""
+    red, green, blue = pictures.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def _check(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, previous_frames: Tensor | None) -> None:
+    if keyframe.ndim != 4 or keyframe.shape[1] != 3:
+        raise ValueError(f"`keyframe` must be [B, 3, H, W], got {tuple(keyframe.shape)}")
+    if vectors.ndim != 5 or vectors.shape[-1] != 2 or len(vectors) != len(keyframe):
+        raise ValueError(f"`vectors` must be [{len(keyframe)}, T, h, w, 2], got {tuple(vectors.shape)}")
+    if next_keyframe is not None and next_keyframe.shape != keyframe.shape:
+        raise ValueError(f"`next_keyframe` must be {tuple(keyframe.shape)}, got {tuple(next_keyframe.shape)}")
+    wanted = (len(keyframe), *keyframe.shape[1:])
+    if previous_frames is not None and (*previous_frames.shape[:1], *previous_frames.shape[2:]) != wanted:
+        raise ValueError(
+            f"`previous_frames` must be [{wanted[0]}, n, {', '.join(map(str, wanted[1:]))}], "
+            f"got {tuple(previous_frames.shape)}"
+        )

@@ -1,0 +1,38 @@
+"""The way from noise to a clip: Euler steps along the noise levels of Karras et al. 2022."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+from torch import Tensor
+
+
+def noise_like(shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise, drawn on the generator's device: one seed is one noise on every machine."""
+    noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return noise.to(device=device, dtype=dtype)
+
+
+def euler(
+    denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, sigma_min: float, sigma_max: float
+) -> Tensor:
+    """Solves the probability flow of EDM (Karras et al. 2022, eq. 1) from `noise` at sigma_max down to 0.
+
+    Args:
+        denoise: (noisy [B, …], sigma []) -> the clean variable, of unit variance, as expected there.
+        noise: standard normal.
+        num_steps: evaluations of `denoise`; one is the conditional mean itself.
+
+    Raises:
+        ValueError: less than one step.
+    """
+    if num_steps < 1:
+        raise ValueError(f"`num_inference_steps` (={num_steps}) must be at least 1")
+    scheduler = EDMEulerScheduler(sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=1.0)
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    scheduler.is_scale_input_called = True  # `denoise` scales its input itself
+    noisy = noise * sigma_max
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        expected = denoise(noisy, sigma.to(noisy))
+        noisy = scheduler.step(expected, timestep, noisy, return_dict=False, pred_original_sample=expected)[0]
+    return noisy

@@ -1,0 +1,171 @@
+"""DetokenizerTraining: what the loop in videotok/training needs to teach a VideoDetokenizer."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet3d.detokenizer import VideoDetokenizer
+from unet3d.evidence import Evidence, gather
+
+CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
+"""(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors a decoder will have, same shape."""
+Item = dict[str, np.ndarray]
+
+WINDOW = 8
+"""Frames of a crop."""
+CROP = (96, 96)
+"""Its height and width in pixels."""
+CROPS_AN_ITEM = 2
+FORWARD_ONLY = 0.3
+"""Share of clips that are rebuilt without their next keyframe though there is one."""
+LATE_START = 0.3
+"""Share of clips that begin later than at their first frame, so that there is a previous frame."""
+LATEST_START = 8
+ONE_STEP = 0.6
+"""Share of crops at the highest noise: there the first step starts, and the default sampler has few others."""
+EASY = 0.05
+"""Mean squared error of the prior, in units of the clean variable, below which a crop no longer gains weight."""
+
+
+def coarsened(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:
+    """Stands in for a motion tokenizer: fields averaged over blocks of a few steps and cells, drawn anew each call."""
+    del valid
+    steps, height, width = vectors.shape[1:4]
+    across = int(rng.integers(1, 7))
+    size = (max(1, steps // int(rng.integers(1, 7))), max(1, height // across), max(1, width // across))
+    channels = vectors.permute(0, 4, 1, 2, 3)
+    small = torch.nn.functional.adaptive_avg_pool3d(channels, size)
+    grown = torch.nn.functional.interpolate(small, (steps, height, width), mode="trilinear", align_corners=False)
+    return grown.permute(0, 2, 3, 4, 1)
+
+
+class DetokenizerTraining:
+    """EDM training of the residual over the warped keyframes, on crops of clips."""
+
+    def __init__(self, model: VideoDetokenizer, code_motion: CodeMotion = coarsened) -> None:
+        self.model = model
+        self.code_motion = code_motion
+
+    def prepare(self, items: list[Item], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Clips of the cache to crops: the parts of an Evidence and `frames`, [N, WINDOW, ..., *CROP] each."""
+        crops = [crop for item in items for crop in self._crops(item, rng)]
+        return {name: torch.cat([crop[name] for crop in crops]) for name in crops[0]}
+
+    def initialise(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Nothing is to be set from data: the network starts as the prior."""
+
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Squared error of the denoised residual, against the prior's own error (so that easy clips count as well)."""
+        del progress
+        evidence = _evidence(batch)
+        clean = self.model.clean(batch["frames"], evidence)
+        sigma = self._noise_levels(len(clean), clean)
+        noisy = clean + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(clean)
+        error = (self.model(noisy, sigma, evidence).float() - clean).square().mean((1, 2, 3, 4))
+        start = clean.square().mean((1, 2, 3, 4))
+        # at low noise an x0-predictor's error is small by itself: EDM's weight, capped
+        weight = ((sigma.square() + 1) / sigma.square()).clamp(max=5) / (start + EASY)
+        first = sigma == self.model.config["sigma_max"]
+        figures = {"left": float((error[first].sum() / start[first].sum().clamp_min(1e-6)).detach())}
+        return (error * weight).mean(), figures
+
+    def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+        """PSNR of denoised crops after the default number of steps, and of their prior."""
+        ours, priors = [], []
+        for batch in batches:
+            evidence = _evidence(batch)
+            generator = torch.Generator().manual_seed(0)
+            frames = self.model.denoised(evidence, generator).clamp(-1, 1)
+            ours.append(_psnr(frames, batch["frames"]))
+            priors.append(_psnr(evidence.prior, batch["frames"]))
+        own, prior = torch.cat(ours), torch.cat(priors)
+        worst = (own - prior).sort().values[: max(1, len(own) // 10)].mean()
+        return {
+            "psnr": float(own.mean()),
+            "prior_psnr": float(prior.mean()),
+            "gain": float((own - prior).mean()),
+            "gain_worst_tenth": float(worst),
+        }
+
+    def _noise_levels(self, count: int, like: Tensor) -> Tensor:
+        """[count]: sigma_max, or log-normal below it (Karras et al. 2022, table 1, centred on unit variance)."""
+        low, high = self.model.config["sigma_min"], self.model.config["sigma_max"]
+        levels = torch.randn(count, device=like.device).mul(1.2).exp().clamp(low, high)
+        return torch.where(torch.rand(count, device=like.device) < ONE_STEP, torch.full_like(levels, high), levels)
+
+    def _crops(self, item: Item, rng: np.random.Generator) -> list[dict[str, Tensor]]:
+        frames, vectors, valid, following = _tensors(item, flip=bool(rng.random() < 0.5))
+        if following is not None and rng.random() < FORWARD_ONLY:
+            following = None
+        late = rng.random() < LATE_START and frames.shape[1] >= LATEST_START + WINDOW
+        start = int(rng.integers(1, LATEST_START + 1)) if late else 0
+        vectors, next_vectors = self._coded(vectors, valid, following, rng)
+        frames, vectors, previous = frames[:, start:], vectors[:, start:], frames[:, start - 1] if start else None
+        steps = frames.shape[1]
+        first = int(rng.integers(max(1, steps - WINDOW + 1)))
+        window = slice(first, first + WINDOW)
+        evidence = gather(
+            frames[:, 0],
+            vectors[:, :steps],
+            next_keyframe=None if following is None else following[0],
+            next_vectors=next_vectors,
+            previous_frame=previous,
+            window=window,
+        )
+        parts = {part.name: getattr(evidence, part.name) for part in fields(evidence)}
+        return [_cut({**parts, "frames": frames[:, window]}, rng) for _ in range(CROPS_AN_ITEM)]
+
+    def _coded(
+        self, vectors: Tensor, valid: Tensor, following: tuple[Tensor, Tensor] | None, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """The field, and the step into the next keyframe, as they come out of the coder.
+
+        The next clip's field is not at hand, only its first step: it takes the place of this clip's when coded.
+        """
+        if following is None:
+            return self.code_motion(vectors, valid, rng), None
+        own = vectors[:, :1].clone()
+        coded = self.code_motion(torch.cat((following[1][:, None], vectors[:, 1:]), dim=1), valid, rng)
+        return torch.cat((own, coded[:, 1:]), dim=1), coded[:, :1]
+
+
+def _tensors(item: Item, flip: bool) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    """frames [1, n, 3, H, W], vectors [1, T, h, w, 2], valid [1, T, h, w], and the next keyframe and the step to it."""
+
+    def picture(values: np.ndarray) -> Tensor:
+        found = torch.from_numpy(np.ascontiguousarray(values)).movedim(-1, -3)[None].float() / 127.5 - 1
+        return found.flip(-1) if flip else found
+
+    def motion(values: np.ndarray) -> Tensor:
+        found = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
+        return found.flip(-2) * found.new_tensor((-1, 1)) if flip else found
+
+    valid = torch.from_numpy(np.ascontiguousarray(item["valid"]))[None]
+    frames = picture(item["frames"][: int(item["num_frames"])])
+    following = None
+    if "next_keyframe_frame" in item:
+        following = picture(item["next_keyframe_frame"]), motion(item["next_vectors0"])
+    return frames, motion(item["vectors"]), valid.flip(-1) if flip else valid, following
+
+
+def _cut(parts: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    """The same crop of every part, WINDOW frames long: a shorter one repeats its last frame."""
+    height, width = parts["frames"].shape[-2:]
+    top = int(rng.integers(height - CROP[0] + 1))
+    left = int(rng.integers(width - CROP[1] + 1))
+    steps = parts["frames"].shape[1]
+    order = torch.arange(WINDOW).clamp(max=steps - 1)
+    rows, columns = slice(top, top + CROP[0]), slice(left, left + CROP[1])
+    return {name: values[:, order][..., rows, columns].clone() for name, values in parts.items()}
+
+
+def _evidence(batch: dict[str, Tensor]) -> Evidence:
+    return Evidence(**{part.name: batch[part.name] for part in fields(Evidence)})
+
+
+def _psnr(frames: Tensor, truth: Tensor) -> Tensor:
+    """[N], dB, of frames [N, T, 3, H, W] in [-1, 1]."""
+    return 10 * torch.log10(4 / (frames - truth).square().mean((1, 2, 3, 4)).clamp_min(1e-6))

@@ -1,0 +1,63 @@
+"""The network's frame: pictures to a small grid of deep cells and back, and diffusers' 3D U-Net between."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+from torch import Tensor
+
+
+def space_to_depth(frames: Tensor, patch: int) -> Tensor:
+    """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; exact, undone by `depth_to_space`."""
+    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
+
+
+def depth_to_space(cells: Tensor, patch: int) -> Tensor:
+    """[B, T, C * patch², h, w] to [B, T, C, h * patch, w * patch]."""
+    return F.pixel_shuffle(cells.flatten(0, 1), patch).unflatten(0, cells.shape[:2])
+
+
+def pooled(maps: Tensor, patch: int) -> Tensor:
+    """Means over cells: [B, T, C, H, W] to [B, T, C, H / patch, W / patch]."""
+    return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
+
+
+def build_unet(
+    in_channels: int,
+    out_channels: int,
+    block_out_channels: Sequence[int],
+    attention: Sequence[bool],
+    layers_per_block: int,
+    attention_width: int,
+    time_ids_width: int,
+) -> UNetSpatioTemporalConditionModel:
+    """Stable Video Diffusion's spatio-temporal U-Net of any size.
+
+    Args:
+        block_out_channels: channels from the finest level to the coarsest; multiples of 32 (its group norms).
+        attention: levels that have space-time transformers; the bottom has one in any case.
+        attention_width: of the features that are attended to.
+        time_ids_width: of the embedding of each added id (frame rate, motion, noise of the condition).
+
+    Raises:
+        ValueError: channels that are not multiples of 32, or not one `attention` a level.
+    """
+    if any(channels % 32 for channels in block_out_channels):
+        raise ValueError(f"`block_out_channels` (={tuple(block_out_channels)}) must be multiples of 32")
+    if len(attention) != len(block_out_channels):
+        raise ValueError(f"`attention` (={tuple(attention)}) must name each level of {tuple(block_out_channels)}")
+    down = ("CrossAttnDownBlockSpatioTemporal" if here else "DownBlockSpatioTemporal" for here in attention)
+    up = ("CrossAttnUpBlockSpatioTemporal" if here else "UpBlockSpatioTemporal" for here in reversed(attention))
+    return UNetSpatioTemporalConditionModel(
+        sample_size=None,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        block_out_channels=tuple(block_out_channels),
+        layers_per_block=layers_per_block,
+        cross_attention_dim=attention_width,
+        num_attention_heads=tuple(channels // min(64, block_out_channels[0]) for channels in block_out_channels),
+        addition_time_embed_dim=time_ids_width,
+        projection_class_embeddings_input_dim=3 * time_ids_width,
+    )
