@@ -10,14 +10,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import av
-import cv2
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import Interpolation
 
 from codec.demux import SourceFrame
 from codec.field import fill, sample, turned
+from codec.flow import PictureFlow
 from codec.links import Link, links_of
 from codec.probe import quarter_turns
 
@@ -33,8 +31,8 @@ ROUNDS = 3
 ENOUGH = 0.25
 """Share of a cell that must have vectors for them to speak for it."""
 
-CUT = 20
-"""Mean difference, of 255, between a picture and the one before it moved along: above this they are two scenes."""
+HOLES = 0.05
+"""Share of a picture without vectors above which it is worth while to measure its motion."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class MovedFrame:
     vectors: np.ndarray
     """float32 [h, w, 2] in fractions of the frame, upright."""
     valid: np.ndarray
-    """bool [h, w]; elsewhere the vectors are a guess: from the cells around, or measured where a frame has none."""
+    """bool [h, w]; elsewhere the vectors are a guess: measured between the two pictures where much is missing, else
+    taken from the cells around."""
 
 
 class MotionChain:
@@ -53,6 +52,7 @@ class MotionChain:
 
     def __init__(self, grid: tuple[int, int]) -> None:
         self._grid = grid
+        self._flow = PictureFlow()
         self._last: SourceFrame | None = None
         self._last_links: list[Link] = []
         self._back: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -82,12 +82,23 @@ class MotionChain:
         if self._last is None:
             found = np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32)
         else:
-            found = self._way(frame, {}) or (
-                measured(frame.picture, self._last.picture, self._grid),
-                np.zeros(self._grid, np.float32),
-            )
+            found = self._completed(frame, self._last, self._way(frame, {}))
         self._advance(frame, found[0])
         return found
+
+    def _completed(
+        self, frame: SourceFrame, last: SourceFrame, way: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if way is None:
+            flow = self._flow.between(frame.picture, last.picture, self._grid)
+            return flow, np.zeros(self._grid, np.float32)
+        vectors, share = way
+        known = share >= ENOUGH
+        if known.mean() <= 1 - HOLES:
+            flow = self._flow.between(frame.picture, last.picture, self._grid)
+            if flow.any():
+                vectors = np.where(known[..., None], vectors, flow)
+        return vectors, share
 
     def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
         for index, back in self._back.items():
@@ -179,21 +190,3 @@ def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[
             following = next(source, None)
         vectors, share = chain.step(frame, ahead)
         yield MovedFrame(frame, *turned(vectors, share >= 0.5, turns))
-
-
-def measured(picture: av.VideoFrame, before: av.VideoFrame, grid: tuple[int, int]) -> np.ndarray:
-    """Motion between two pictures by dense inverse search (Kroeger et al., ECCV 2016), for a frame without vectors.
-
-    Returns float32 [h, w, 2] in fractions of the frame; all zero at a cut.
-    """
-    width, height = (256, 144) if picture.width >= picture.height else (144, 256)
-    now, then = (
-        shown.reformat(width=width, height=height, format="gray", interpolation=Interpolation.AREA).to_ndarray()
-        for shown in (picture, before)
-    )
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, then, None)  # type: ignore[call-overload]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    moved = cv2.remap(then, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    if cv2.absdiff(moved, now).mean() > CUT:
-        return np.zeros((*grid, 2), np.float32)
-    return cv2.resize(flow, (grid[1], grid[0]), interpolation=cv2.INTER_AREA) / np.array([width, height], np.float32)
