@@ -220,7 +220,7 @@ def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def sample_scene(size: tuple[int, int] = (640, 360)) -> Scene:
+def sample_scene(size: tuple[int, int] = (480, 270)) -> Scene:
     """What `videotok sample` writes: a slow turning zoom over one photograph while another drifts through in front."""
     background = Layer(photograph("coffee"), steady(pan=(0.05, -0.02), zoom=1.04, degrees=1.5, start=Pose(x=-0.1)))
     drifting = steady(pan=(-0.12, 0.03), start=Pose(x=0.36, y=-0.12, zoom=0.75))

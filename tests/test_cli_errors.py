@@ -1,0 +1,233 @@
+"""Bad input: one line on stderr that says what is wrong, exit code 2 (130 for Ctrl-C), nothing half-written."""
+
+import json
+import shutil
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from codec import VideoWriter
+from videotok.cli.main import main
+
+
+@pytest.fixture
+def folder(tmp_path, clip_mp4, tiny_model, monkeypatch):
+    shutil.copy(clip_mp4, tmp_path / "clip.mp4")
+    (tmp_path / "model").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def encoded(folder, capfd):
+    assert main(["encode", "clip.mp4", "--model", "model", "--max-clips", "1"]) == 0
+    capfd.readouterr()
+    return folder
+
+
+def refusal(command: str, capfd, code: int = 2) -> str:
+    """The one line that `videotok COMMAND` says on stderr; nothing is left of what it would have written."""
+    from pathlib import Path
+
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    assert main(command.split()) == code
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("videotok: ")
+    return lines[0]
+
+
+def write_missing(folder):
+    pass
+
+
+def write_empty(folder):
+    (folder / "bad.mp4").write_bytes(b"")
+
+
+def write_text(folder):
+    (folder / "bad.mp4").write_text("this is not a video\n" * 100)
+
+
+def write_folder(folder):
+    (folder / "bad.mp4").mkdir()
+
+
+def write_sound(folder):
+    with wave.open(str(folder / "bad.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(np.zeros(8000, np.int16).tobytes())
+    (folder / "bad.wav").rename(folder / "bad.mp4")
+
+
+def write_beginning(folder):
+    data = (folder / "clip.mp4").read_bytes()
+    (folder / "bad.mp4").write_bytes(data[: len(data) // 3])  # faststart: the header is whole, the pictures are not
+
+
+def write_one_frame(folder):
+    with VideoWriter(folder / "bad.mp4", 12, (64, 48)) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (write_missing, "no such file"),
+        (write_empty, "empty"),
+        (write_text, "bad.mp4"),
+        (write_folder, "directory"),
+        (write_sound, "no video stream"),
+        (write_beginning, "bad.mp4"),
+        (write_one_frame, "single frame"),
+    ],
+)
+def test_bad_videos(folder, capfd, write, says):
+    write(folder)
+    line = refusal("encode bad.mp4 -o out.vtok --model model", capfd)
+    assert says in line
+    assert "bad.mp4" in line
+
+
+def test_encrypted_video(folder, capfd):
+    """Samples that are not what their header says: every frame fails to decode."""
+    data = bytearray((folder / "clip.mp4").read_bytes())
+    start = data.index(b"mdat") + 4
+    noise = np.random.default_rng(0).integers(0, 256, len(data) - start, np.uint8)
+    data[start:] = noise.tobytes()
+    (folder / "bad.mp4").write_bytes(data)
+    assert "bad.mp4" in refusal("encode bad.mp4 -o out.vtok --model model", capfd)
+
+
+@pytest.mark.parametrize(
+    "command", ["encode clip.mp4 -o nowhere/out.vtok", "sample nowhere/out.mp4", "encode clip.mp4 -o /proc/out.vtok"]
+)
+def test_unwritable_output(folder, capfd, command):
+    assert "cannot write" in refusal(command, capfd)
+
+
+def test_existing_outputs(encoded, capfd):
+    (encoded / "out-compare.mp4").write_text("mine")
+    assert "clip.vtok exists; give --force" in refusal("encode clip.mp4 --model model", capfd)
+    assert "clip.mp4 exists; give --force" in refusal("decode clip.vtok --model model", capfd)
+    assert "clip.mp4 exists; give --force" in refusal("sample clip.mp4", capfd)
+    line = refusal("decode clip.vtok -o out.mp4 --compare clip.mp4 --model model", capfd)
+    assert "out-compare.mp4 exists" in line
+    assert "is a folder" in refusal("encode clip.mp4 -o . --model model", capfd)
+
+
+def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
+    monkeypatch.setattr("videotok.pipeline.VideoTokenizer.from_pretrained", None)
+    refusal("encode clip.mp4 --model model", capfd)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--fps zero", "'zero'"),
+        ("--fps 0", "above 0"),
+        ("--keep 0", "above 0 and at most 1"),
+        ("--keep 1.5", "above 0 and at most 1"),
+        ("--motion-levels 4", "this model has 3 levels"),
+        ("--motion-levels -1", "--motion-levels"),
+        ("--start -1", "--start"),
+        ("--start 100", "clip.mp4"),
+        ("--duration 0", "above 0"),
+        ("--no-such-option", "--no-such-option"),
+    ],
+)
+def test_bad_requests(folder, capfd, options, says):
+    assert says in refusal(f"encode clip.mp4 --model model {options}", capfd)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--size large", "WIDTHxHEIGHT"),
+        ("--size 63x48", "even"),
+        ("--motion-levels 3", "clip.vtok has 2 levels"),
+        ("--steps 0", "--steps"),
+        ("--compare missing.mp4", "no such file"),
+        ("--keyframes-from missing.mp4", "no such file"),
+        ("-o out.nothing", "out.nothing"),
+    ],
+)
+def test_bad_decoding_requests(encoded, capfd, options, says):
+    output = "" if "-o" in options else "-o out.mp4 --size 64x48 --steps 1"
+    assert says in refusal(f"decode clip.vtok --model model {output} {options}", capfd)
+
+
+def test_unknown_command_and_missing_argument(folder, capfd):
+    assert "nonsense" in refusal("nonsense", capfd)
+    assert "video" in refusal("encode", capfd).lower()
+
+
+def test_no_such_model(folder, capfd):
+    assert "neither a folder nor a hub id" in refusal("encode clip.mp4 --model ./nowhere", capfd)
+
+
+def test_another_video_to_compare_with(encoded, capfd, scene):
+    with VideoWriter("short.mp4", 12, (64, 48)) as writer:
+        for _ in range(6):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    line = refusal("decode clip.vtok -o out.mp4 --compare short.mp4 --model model --size 64x48 --steps 1", capfd)
+    assert "short.mp4" in line
+    assert "clip.mp4" in line
+
+
+def test_another_model_names_both(encoded, capfd, other_model):
+    (encoded / "other").symlink_to(other_model)
+    line = refusal("decode clip.vtok -o out.mp4 --model other", capfd)
+    assert "were made with keyframes weights" in line
+    assert "the model at hand has" in line
+
+
+def test_newer_and_damaged_files(encoded, capfd):
+    path = encoded / "clip.vtok"
+    intact = path.read_bytes()
+    path.write_bytes(intact[: len(intact) // 2])
+    assert "cut short or damaged" in refusal("info clip.vtok", capfd)
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    assert "is damaged" in refusal("decode clip.vtok -o out.mp4 --model model", capfd)
+    path.write_bytes(intact)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["videotok"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(arrays, path, {"videotok": json.dumps(header | {"format": 99})})
+    line = refusal("info clip.vtok", capfd)
+    assert "format 99" in line
+    assert "reads format 1" in line
+
+
+@pytest.mark.parametrize(
+    "command", ["encode clip.mp4 --model model -o out.vtok", "decode clip.vtok --model model -o out.mp4"]
+)
+def test_interrupt_leaves_nothing(encoded, capfd, monkeypatch, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    target = "encode" if command.startswith("encode") else "_decode_keyframe"
+    monkeypatch.setattr(f"videotok.pipeline.VideoTokenizer.{target}", interrupted)
+    assert "interrupted" in refusal(command, capfd, code=130)
+
+
+def test_disk_full(encoded, capfd, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    assert "No space left on device" in refusal("encode clip.mp4 --model model -o out.vtok", capfd)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["encode", "--help"], ["train", "--help"], ["--version"]])
+def test_help_does_not_wait_for_torch(arguments):
+    code = f"import sys, videotok.cli.main as cli; sys.exit(cli.main({arguments!r}) or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "videotok" in done.stdout

@@ -1,0 +1,122 @@
+"""The commands, called in the process, from video to tokens to video."""
+
+import json
+import re
+import shlex
+
+import av
+import numpy as np
+import pytest
+
+from codec import probe
+from videotok import VideoTokens
+from videotok.cli.main import main
+
+
+@pytest.fixture
+def folder(tmp_path, clip_mp4, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(clip_mp4.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def encoded(folder, tiny_model):
+    assert main(["encode", "clip.mp4", "--model", str(tiny_model)]) == 0
+    return folder
+
+
+def test_encode_says_what_it_made(folder, tiny_model, capsys):
+    assert main(["encode", "clip.mp4", "--model", str(tiny_model)]) == 0
+    tokens = VideoTokens.load("clip.vtok")
+    counts = tokens.visual_counts
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"clip.vtok: 2 clips, {len(tokens.visual_ids)} visual tokens "
+        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe), "
+        f"{2 * tokens.motion_tokens_per_clip} motion tokens, {tokens.tokens_per_second:.0f} tokens/s of video, "
+    )
+    assert re.search(r"[\d.]+ s taken, [\d.]+ times real time\n$", said)
+
+
+def test_encode_options(folder, tiny_model):
+    options = "--fps 6 --keep 0.9 --motion-levels 1 --start 0.5 --duration 2 --max-clips 3 -o other.vtok"
+    assert main(["encode", "clip.mp4", "--model", str(tiny_model), *shlex.split(options)]) == 0
+    tokens = VideoTokens.load("other.vtok")
+    assert tokens.spec.fps == 6
+    assert tokens.num_motion_levels == 1
+    assert (tokens.start_seconds, tokens.duration_seconds) == (0.5, 2.0)
+
+
+def test_decode_writes_a_playable_video(encoded, tiny_model, capsys):
+    assert main(["decode", "clip.vtok", "-o", "out.mp4", "--model", str(tiny_model), "--steps", "1"]) == 0
+    with av.open("out.mp4") as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.average_rate == 12
+        assert float(stream.duration * stream.time_base) == pytest.approx(3.0)
+        assert sum(1 for _ in container.decode(video=0)) == 36
+    info = probe("out.mp4")
+    assert info.width / info.height == pytest.approx(160 / 96, rel=0.02)
+    assert "out.mp4: 36 frames" in capsys.readouterr().out
+
+
+def test_compare_prints_the_ladder(encoded, tiny_model, capsys):
+    command = "decode clip.vtok -o out.mp4 --compare clip.mp4 --keyframes-from clip.mp4 --steps 1 --size 80x48"
+    assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
+    said = capsys.readouterr().out
+    figures = [float(value) for value in re.findall(r"(\d+\.\d+) │ +0\.\d+", said)]
+    assert len(figures) == 4
+    assert 10 < figures[0] < 40
+    for name in ("hold", "warp", "two-way warp", "detokenized", "keyframes from the source"):
+        assert name in said
+    info = probe("out-compare.mp4")
+    assert (info.width, info.height) == (240, 48)
+    assert info.duration_seconds == pytest.approx(3.0)
+
+
+def test_seed_and_levels_when_decoding(encoded, tiny_model):
+    for name, options in {"a": "", "same": "--seed 0", "seed": "--seed 1", "coarse": "--motion-levels 0"}.items():
+        command = f"decode clip.vtok -o {name}.mp4 --steps 2 --size 64x48 {options}"
+        assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
+    assert (encoded / "a.mp4").read_bytes() == (encoded / "same.mp4").read_bytes()
+    assert not np.array_equal(pictures("a.mp4"), pictures("seed.mp4"))
+    assert not np.array_equal(pictures("a.mp4"), pictures("coarse.mp4"))
+
+
+def pictures(path):
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_info_for_people_and_programs(encoded, capsys):
+    capsys.readouterr()
+    assert main(["info", "clip.vtok"]) == 0
+    said = capsys.readouterr().out
+    assert "h264, 160x96, 24 fps, 3.00 s" in said
+    assert "native" in said
+    assert main(["info", "clip.vtok", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    tokens = VideoTokens.load("clip.vtok")
+    assert facts["format"] == 1
+    assert facts["tokens"] == tokens.num_tokens
+    assert facts["source"]["average_fps"] == "24"
+    assert facts["models"]["motion"]["sha256"] == tokens.models["motion"].sha256
+
+
+def test_sample_is_six_seconds(folder, monkeypatch):
+    import videotok.cli.sample as sample
+
+    monkeypatch.setattr(sample, "SIZE", (64, 36))  # the scene costs by the pixel
+    assert main(["sample", "new.mp4"]) == 0
+    info = probe("new.mp4")
+    assert info.duration_seconds == pytest.approx(6.0)
+    assert info.has_native_vectors
+
+
+def test_force_replaces(encoded, tiny_model):
+    before = (encoded / "clip.vtok").read_bytes()
+    assert main(["encode", "clip.mp4", "--model", str(tiny_model), "--max-clips", "1", "--force"]) == 0
+    assert (encoded / "clip.vtok").read_bytes() != before
+    assert not list(encoded.glob(".*"))

@@ -1,0 +1,194 @@
+"""VideoTokenizer: the same tokens however it is run, frames that stream, and refusals that name both sides."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from codec import ClipSpec, MediaError, iter_clips
+from videotok import ModelError, TokensError, VideoTokenizer
+from videotok.pipeline import display_size
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return VideoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tokens(tokenizer, clip_mp4):
+    return tokenizer.encode(clip_mp4)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_tokens_describe_the_clip(tokens, tokenizer, tiny_model):
+    assert tokens.num_clips == 2
+    assert tokens.num_frames.tolist() == [24, 12]
+    assert tokens.pts_seconds.tolist() == [0.0, 2.0]
+    assert tokens.duration_seconds == 3
+    assert tokens.motion_source == "native"
+    assert tokens.source.file == "clip.mp4"
+    assert (tokens.source.codec, tokens.source.width, tokens.source.height) == ("h264", 160, 96)
+    assert tokens.source.average_fps == 24
+    assert tokens.num_motion_levels == 2
+    assert tokens.models["motion"].name == tiny_model.name
+    assert tokens.codebooks["visual"] == tokenizer.keyframes.codebook_size
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_ids_do_not_depend_on_threads_or_batch(tokenizer, clip_mp4, tokens, threads, count, batch_size):
+    threads(count)
+    again = tokenizer.encode(clip_mp4, batch_size=batch_size)
+    for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tokens, name), err_msg=name)
+
+
+def test_part_of_a_video(tokenizer, clip_mp4, tokens):
+    part = tokenizer.encode(clip_mp4, start_seconds=1.0, duration_seconds=1.5)
+    assert part.start_seconds == 1.0
+    assert part.num_frames.tolist() == [18]
+    assert part.pts_seconds[0] == pytest.approx(1.0)
+    first = tokenizer.encode(clip_mp4, max_clips=1)
+    np.testing.assert_array_equal(first.visual_ids, tokens.visual_ids_of(0))
+
+
+def test_other_frame_rates(tokenizer, clip_mp4):
+    slow = tokenizer.encode(clip_mp4, ClipSpec(fps=Fraction(6)))
+    assert slow.num_frames.tolist() == [18]
+    assert slow.duration_seconds == 3
+    assert sum(1 for _ in tokenizer.decode(slow, steps=1)) == 18
+
+
+def test_progress_counts_seconds_of_video(tokenizer, clip_mp4):
+    told = []
+    tokenizer.encode(clip_mp4, batch_size=1, progress=lambda *state: told.append(state))
+    assert told == [(2.0, 3.0), (3.0, 3.0)]
+
+
+def test_levels_are_a_choice(tokenizer, clip_mp4, tokens):
+    assert tokenizer.encode(clip_mp4, motion_levels=3).num_motion_levels == 3
+    coarse = tokenizer.encode(clip_mp4, motion_levels=1)
+    np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
+    with pytest.raises(ValueError, match="4"):
+        tokenizer.encode(clip_mp4, motion_levels=4)
+
+
+def test_frames_have_shape_number_and_seed(tokenizer, tokens):
+    frames = list(tokenizer.decode(tokens, size=(64, 48), steps=1))
+    assert len(frames) == 36
+    assert {(frame.shape, frame.dtype.name) for frame in frames} == {((48, 64, 3), "uint8")}
+    again = list(tokenizer.decode(tokens, size=(64, 48), steps=1))
+    np.testing.assert_array_equal(frames, again)
+
+
+def test_frames_stream(tokenizer, tokens, clip_mp4):
+    """The first frame comes before the last keyframe was asked for."""
+    twelve = replace_clips(tokens, 6)
+    picture = next(iter_clips(clip_mp4)).keyframe
+    asked = []
+
+    def keyframes():
+        for index in range(6):
+            asked.append(index)
+            yield picture
+
+    next(tokenizer.decode(twelve, size=(64, 48), keyframes=keyframes(), steps=1))
+    assert len(asked) <= 3
+
+
+def replace_clips(tokens, clips):
+    """The first clip of `tokens`, several times."""
+    counts = [tokens.visual_counts[0]] * clips
+    return replace(
+        tokens,
+        visual_ids=np.tile(tokens.visual_ids_of(0), clips),
+        visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
+        keep_mask=tokens.keep_mask[[0] * clips],
+        motion_ids=tokens.motion_ids[[0] * clips],
+        camera_ids=tokens.camera_ids[[0] * clips],
+        num_frames=tokens.num_frames[[0] * clips],
+        pts_seconds=np.arange(clips) * 2.0,
+    )
+
+
+def test_given_keyframes_replace_the_ids(tokenizer, tokens, clip_mp4):
+    pictures = [clip.keyframe for clip in iter_clips(clip_mp4)]
+    clips = list(tokenizer.decoded_clips(tokens, (160, 96), keyframes=pictures))
+    shown = ((clips[1].keyframe[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
+    np.testing.assert_array_equal(shown, pictures[1])
+    with pytest.raises(TokensError, match="1 keyframes for 2 clips"):
+        list(tokenizer.decoded_clips(tokens, (160, 96), keyframes=pictures[:1]))
+
+
+def test_other_weights_are_refused_by_name(tokens, other_model):
+    other = VideoTokenizer.from_pretrained(other_model)
+    with pytest.raises(TokensError) as caught:
+        other.decode(tokens)
+    message = str(caught.value)
+    assert tokens.models["keyframes"].sha256[:12] in message
+    assert other.bundle.identity("keyframes").sha256[:12] in message
+    assert other_model.name in message
+
+
+def test_a_file_shorter_than_its_header_says(tokenizer, clip_mp4, monkeypatch):
+    import videotok.pipeline as pipeline
+
+    honest = pipeline.probe
+    monkeypatch.setattr(pipeline, "probe", lambda path: replace(honest(path), duration_seconds=10.0))
+    with pytest.raises(MediaError, match=r"cut short: 3.00 s of 10.00 s can be read; .* --duration 3.0"):
+        tokenizer.encode(clip_mp4)
+    assert tokenizer.encode(clip_mp4, duration_seconds=3.0).num_clips == 2
+
+
+def test_a_single_frame_is_no_video(tokenizer, clip_mp4):
+    with pytest.raises(MediaError, match="a single frame"):
+        tokenizer.encode(clip_mp4, duration_seconds=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/no/such/folder", "neither a folder nor a hub id"),
+        ("no such thing", "neither a folder nor a hub id"),
+        ("empty", "is not a bundle"),
+    ],
+)
+def test_no_such_model(model, message, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        VideoTokenizer.from_pretrained(model)
+
+
+def test_half_a_bundle_serves_what_it_can(tmp_path, tiny_model, tokens, clip_mp4):
+    (tmp_path / "motion").symlink_to(tiny_model / "motion")
+    part = VideoTokenizer.from_pretrained(tmp_path)
+    assert part.coded_motion(next(iter_clips(clip_mp4)).motion, 1).shape == (1, 24, 20, 36, 2)
+    with pytest.raises(ModelError, match="has no keyframes"):
+        part.encode(clip_mp4)
+
+
+def test_damaged_weights(tmp_path, tiny_model, clip_mp4):
+    for part in tiny_model.iterdir():
+        (tmp_path / part.name).mkdir()
+        for path in part.iterdir():
+            (tmp_path / part.name / path.name).write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ModelError, match="cannot load motion") as caught:
+        VideoTokenizer.from_pretrained(tmp_path).encode(clip_mp4)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [((1920, 1080), (256, 144)), ((1080, 1920), (144, 256)), ((640, 480), (222, 166)), ((176, 144), (212, 174))],
+)
+def test_display_size_keeps_shape_and_area(source, shown):
+    assert display_size(*source) == shown

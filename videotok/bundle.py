@@ -1,0 +1,100 @@
+"""Where weights come from: a folder with one model a subfolder, and what each model's hash is."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from videotok.errors import ModelError
+from videotok.tokens import ModelIdentity
+
+SHIPPED = Path(__file__).parent / "weights"
+PARTS = ("keyframes", "motion", "detokenizer")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with the subfolders `keyframes`, `motion` and `detokenizer`: config.json and safetensors each."""
+
+    name: str
+    """`shipped`, the folder's name, or the hub id: what the user would call it."""
+    folder: Path
+
+    @classmethod
+    def find(cls, model: str | Path | None) -> "Bundle":
+        """The bundle a user means.
+
+        Args:
+            model: None: the one that ships. A folder. Or a hub id, `owner/name`: only then is anything downloaded.
+
+        Raises:
+            ModelError: no such folder, nothing under that id, or no network.
+        """
+        if model is None:
+            return cls("shipped", SHIPPED)
+        folder = Path(model)
+        if folder.is_dir():
+            if not any((folder / part).is_dir() for part in PARTS):
+                raise ModelError(f"{folder} is not a bundle: it has no subfolder {', '.join(PARTS)}")
+            return cls(folder.resolve().name, folder)
+        if not HUB_ID.fullmatch(str(model)):
+            raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
+        return cls(str(model), _download(str(model)))
+
+    def load(self, part: str, model_class: type[Model], dtype: torch.dtype) -> Model:
+        """One model of the bundle, ready to run, its weights cast to `dtype`.
+
+        Raises:
+            ModelError: it is not there, damaged, or of another class.
+        """
+        try:
+            model = model_class.from_pretrained(self._part(part), torch_dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"cannot load {part} of model {self.name}: {reason}") from error
+        return model.eval().requires_grad_(False)
+
+    def identity(self, part: str) -> ModelIdentity:
+        """Name and hash of one model.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        return ModelIdentity(self.name, _sha256(self._part(part)))
+
+    def _part(self, part: str) -> Path:
+        folder = self.folder / part
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model {self.name} has no {part}: {folder / 'config.json'} is missing")
+        return folder
+
+
+def _sha256(folder: Path) -> str:
+    """Of the safetensors files of a folder, in order of name."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"no weights in {folder}: there is no .safetensors file")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*/config.json", "*/*.safetensors", "*/*.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot download {hub_id}: {reason}; check the name and the network") from error

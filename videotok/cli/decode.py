@@ -1,0 +1,129 @@
+"""`videotok decode`: a .vtok file to a video file."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from videotok.cli.terminal import Refusal, parse_size, progress_bar, refuse_unwritable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from codec import VideoWriter
+    from videotok.compare import ComparedClip, Figures
+    from videotok.tokens import VideoTokens
+
+QUALITY = {"preset": "medium", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
+"""One thread and no macroblock tree: with them x264's output was seen to differ from run to run."""
+RUNG_TITLES = {
+    "hold": "hold (keyframe held still)",
+    "warp": "warp (along the motion)",
+    "two_way": "two-way warp (next keyframe too)",
+    "detokenized": "detokenized",
+}
+
+
+def decode(
+    file: Annotated[Path, typer.Argument(help="The .vtok file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The video file; an .mp4 beside the tokens by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="The source: print how near the result comes, and write both side by side."),
+    ] = None,
+    keyframes_from: Annotated[
+        Path | None, typer.Option(help="The source: take keyframes from it, not from their tokens.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT; about 256x144 pixels in the source's shape by default.")
+    ] = None,
+    motion_levels: Annotated[
+        int | None, typer.Option(min=0, help="Use only so many of the file's motion levels.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise that fills in what the tokens do not say.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+) -> None:
+    """Turn tokens back into a video."""
+    place = output or file.with_suffix(".mp4")
+    refuse_unwritable(place, force)
+    beside = place.with_name(f"{place.stem}-compare.mp4")
+    if compare:
+        refuse_unwritable(beside, force)
+    wanted = parse_size(size) if size else None
+
+    from videotok.tokens import VideoTokens
+
+    tokens = VideoTokens.load(file)
+    if motion_levels is not None and motion_levels > tokens.num_motion_levels:
+        raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")
+
+    from codec import VideoWriter
+    from videotok.compare import PANELS, Figures, compared, source_clips
+    from videotok.pipeline import VideoTokenizer, display_size
+
+    began = time.monotonic()
+    tokenizer = VideoTokenizer.from_pretrained(model)
+    shown = wanted or display_size(tokens.source.width, tokens.source.height)
+    given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
+    clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, motion_levels=motion_levels)
+    figures = Figures()
+    with ExitStack() as stack:
+        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=QUALITY))
+        if compare:
+            wide = (PANELS * shown[0], shown[1])
+            panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=QUALITY))
+            both = compared(tokenizer, tokens, clips, compare, shown, steps=steps, seed=seed)
+            rebuilt = _measured(both, figures, panels)
+        else:
+            rebuilt = tokenizer.rebuilt(clips, steps=steps, seed=seed)
+        for frame in _shown(rebuilt, tokens):
+            writer.write(frame)
+    took = time.monotonic() - began
+    print(
+        f"{place}: {writer.num_frames} frames, {shown[0]}x{shown[1]} at {tokens.spec.fps} fps, "
+        f"{tokens.duration_seconds:.2f} s of video, {took:.1f} s taken"
+    )
+    if compare:
+        print(f"{beside}: the source, its two-way warp and the result side by side")
+        print_table(figures, exact=keyframes_from is not None)
+
+
+def _measured(clips: "Iterable[ComparedClip]", figures: "Figures", panels: "VideoWriter") -> "Iterator[np.ndarray]":
+    """The rebuilt frames of each clip, after it was counted and drawn beside its source."""
+    from videotok.compare import side_by_side
+
+    for clip in clips:
+        figures.add(clip)
+        for picture in side_by_side(clip):
+            panels.write(picture)
+        yield clip.rungs["detokenized"]
+
+
+def _shown(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np.ndarray]":
+    """Frame after frame, with a progress bar."""
+    seconds = tokens.duration_seconds
+    with progress_bar() as bar:
+        task = bar.add_task("decode", total=seconds, of=f"{seconds:.1f}")
+        for frames in clips:
+            yield from frames
+            bar.advance(task, float(len(frames) / tokens.spec.fps))
+
+
+def print_table(figures: "Figures", *, exact: bool) -> None:
+    """The ladder: what each step adds."""
+    table = Table(title=f"Against the source, keyframes {'from the source' if exact else 'from their tokens'}")
+    table.add_column("")
+    table.add_column("PSNR dB", justify="right")
+    table.add_column("SSIM", justify="right")
+    for name, psnr, ssim in figures.rows():
+        table.add_row(RUNG_TITLES[name], f"{psnr:.2f}", f"{ssim:.3f}")
+    Console().print(table)

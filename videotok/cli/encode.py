@@ -1,0 +1,78 @@
+"""`videotok encode`: a video file to a .vtok file."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videotok.cli.terminal import Refusal, parse_fps, progress_bar, refuse_unwritable
+
+if TYPE_CHECKING:
+    from videotok.tokens import VideoTokens
+
+
+def encode(
+    video: Annotated[Path, typer.Argument(help="Any video file FFmpeg reads.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .vtok file; beside the video by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
+    fps: Annotated[str, typer.Option(help="Frames a second of a clip's 24 frames; 6 for understanding.")] = "12",
+    keep: Annotated[
+        float | None, typer.Option(help="Share of a keyframe's patches to keep on average, above 0 to 1.")
+    ] = None,
+    motion_levels: Annotated[
+        int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
+    ] = None,
+    start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
+    max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+) -> None:
+    """Turn a video into tokens."""
+    place = output or video.with_suffix(".vtok")
+    refuse_unwritable(place, force)
+    if keep is not None and not 0 < keep <= 1:
+        raise Refusal(f"--keep {keep} must be above 0 and at most 1: it is the share of patches to keep")
+    if duration is not None and duration <= 0:
+        raise Refusal(f"--duration {duration} must be above 0 seconds")
+    rate = parse_fps(fps)
+
+    from codec import ClipSpec
+    from videotok.pipeline import VideoTokenizer
+
+    began = time.monotonic()
+    tokenizer = VideoTokenizer.from_pretrained(model)
+    if motion_levels is not None and motion_levels > tokenizer.motion_encoder.num_levels:
+        raise Refusal(f"--motion-levels {motion_levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
+    with progress_bar() as bar:
+        task = bar.add_task(video.name, total=None, of="?")
+
+        def show(done: float, total: float | None) -> None:
+            bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
+
+        tokens = tokenizer.encode(
+            video,
+            ClipSpec(fps=rate),
+            keep=keep,
+            motion_levels=motion_levels,
+            start_seconds=start,
+            duration_seconds=duration,
+            max_clips=max_clips,
+            progress=show,
+        )
+    tokens.save(place)
+    print(closing_line(place, tokens, time.monotonic() - began))
+
+
+def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:
+    """What was made of the video, and how fast."""
+    counts = tokens.visual_counts
+    return (
+        f"{place}: {tokens.num_clips} clips, {len(tokens.visual_ids)} visual tokens "
+        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe), "
+        f"{tokens.num_clips * tokens.motion_tokens_per_clip} motion tokens, "
+        f"{tokens.tokens_per_second:.0f} tokens/s of video, "
+        f"{seconds:.1f} s taken, {tokens.duration_seconds / seconds:.1f} times real time"
+    )

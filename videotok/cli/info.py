@@ -1,0 +1,60 @@
+"""`videotok info`: what a .vtok file holds."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="The .vtok file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Say what a file of tokens holds."""
+    from videotok.tokens import VideoTokens
+    from videotok.vtok import FORMAT
+
+    facts = {"file": str(file), "format": FORMAT, "size_bytes": 0} | VideoTokens.load(file).facts()
+    facts["size_bytes"] = file.stat().st_size
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in _lines(facts):
+        table.add_row(name, value)
+    Console().print(table, highlight=False)
+
+
+def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    source, spec, models = facts["source"], facts["spec"], facts["models"]
+    visual = facts["visual_tokens_per_keyframe"]
+    camera = facts["camera_ids_per_clip"]
+    levels = f"{facts['motion_levels']} levels of {facts['motion_ids_per_level']}"
+    motion = f"{camera} for the camera, {levels}" if camera else levels
+    rate = "unknown" if source["average_fps"] is None else source["average_fps"]
+    length = "unknown length" if source["duration_seconds"] is None else f"{source['duration_seconds']:.2f} s"
+    turned = f", turned by {source['rotation_degrees']}°" if source["rotation_degrees"] else ""
+    return [
+        ("file", f"{facts['file']}: format {facts['format']}, {facts['size_bytes']:,} bytes"),
+        (
+            "source",
+            f"{source['file']}: {source['codec']}, {source['width']}x{source['height']}{turned}, {rate} fps, {length}",
+        ),
+        (
+            "clips",
+            f"{facts['clips']} of {spec['frames']} frames at {spec['fps']} fps: {facts['frames']} frames, "
+            f"{facts['duration_seconds']:.2f} s from {facts['start_seconds']:.2f} s",
+        ),
+        (
+            "visual tokens",
+            f"{facts['visual_tokens']:,}; a keyframe {visual['min']} to {visual['max']}, "
+            f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches",
+        ),
+        ("motion tokens", f"{facts['clips'] * facts['motion_tokens_per_clip']:,}; a clip {motion}"),
+        ("motion source", facts["motion_source"]),
+        ("tokens/s of video", f"{facts['tokens_per_second']:.1f}"),
+        *((f"{part} weights", f"{model['sha256'][:12]} ({model['name']})") for part, model in models.items()),
+    ]

@@ -1,0 +1,87 @@
+"""The `videotok` command."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from videotok.cli import train
+from videotok.cli.decode import decode
+from videotok.cli.encode import encode
+from videotok.cli.info import info
+from videotok.cli.sample import sample
+from videotok.cli.terminal import Refusal
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="Video as a short sequence of discrete tokens, and back.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(encode)
+app.command()(decode)
+app.command()(info)
+app.command()(sample)
+app.add_typer(train.app, name="train")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"videotok {version('videotok')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    del show_version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; those of the process where None.
+
+    Returns:
+        The exit code: 0, 2 where the request or a file is at fault (one line on stderr says how), 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(args=arguments, prog_name="videotok", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        line = _users_fault(error)
+        if line is None:
+            raise
+        print(f"videotok: {line}", file=sys.stderr)
+        return BAD_INPUT
+    code = code if isinstance(code, int) else 0
+    if code == INTERRUPTED:
+        print("videotok: interrupted; nothing was written", file=sys.stderr)
+    return code
+
+
+def _users_fault(error: Exception) -> str | None:
+    """One line for an error that its user can mend; None for one that is ours."""
+    from codec import MediaError  # not before it is needed: FFmpeg takes a while to load
+    from videotok.errors import ModelError, TokensError
+
+    if isinstance(error, Refusal | MediaError | TokensError | ModelError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input or output'}: {error.strerror}"
+    if hasattr(error, "format_message"):  # Typer's errors of usage; their class has no public name
+        return f"{error.format_message()} See `videotok --help`."  # type: ignore[attr-defined]
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

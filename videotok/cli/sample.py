@@ -1,0 +1,26 @@
+"""`videotok sample`: a clip to try with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videotok.cli.terminal import refuse_unwritable
+
+SECONDS, FPS, SIZE = 6, 24, (480, 270)
+
+
+def sample(
+    output: Annotated[Path, typer.Argument(help="The video file to write.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
+) -> None:
+    """Write a 6-second clip to try with: photographs moved by a virtual camera."""
+    refuse_unwritable(output, force)
+
+    from codec import VideoWriter
+    from videotok.virtual_camera import sample_scene
+
+    with VideoWriter(output, FPS, SIZE) as writer:
+        for frame in sample_scene(SIZE).frames(index / FPS for index in range(SECONDS * FPS)):
+            writer.write(frame)
+    print(f"{output}: {SECONDS} s, {SIZE[0]}x{SIZE[1]} at {FPS} fps")

@@ -1,0 +1,58 @@
+"""What the commands share: where they write, and what they say meanwhile."""
+
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Refusal(Exception):
+    """A request that is turned down before any work; the message is one line that says why and what to do."""
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, counted in seconds of video."""
+    counted = TextColumn("{task.completed:.1f} / {task.fields[of]} s of video")
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def refuse_unwritable(path: Path, force: bool) -> None:
+    """Turns down an output before the work and not after it.
+
+    Raises:
+        Refusal: it exists and `force` is not given, it is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise Refusal(f"{path} is a folder; name a file with -o")
+    if path.exists() and not force:
+        raise Refusal(f"{path} exists; give --force to replace it, or another name with -o")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise Refusal(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+
+
+def parse_fps(text: str) -> Fraction:
+    """`12`, `12.5` or `30000/1001`."""
+    try:
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise typer.BadParameter(f"{text!r} is not a number of frames a second, such as 12 or 30000/1001") from error
+    if fps <= 0:
+        raise typer.BadParameter(f"{text!r} must be above 0")
+    return fps
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`256x144`: width and height, even."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, such as 256x144")
+    width, height = map(int, sides)
+    if width % 2 or height % 2 or min(width, height) < 32:
+        raise typer.BadParameter(f"{text!r}: both sides must be even and at least 32")
+    return width, height
