@@ -190,6 +190,10 @@ def _group(ticks: Iterator[Tick], count: int, paint: "Painter | None") -> Iterat
         yield tick if number == 0 else replace(tick, picture=None), picture
 
 
+EXACT_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""Without the two flags swscale's pictures are one to two levels too dark, and 2 to 4 dB further from the source."""
+
+
 class Painter:
     """Turns decoded pictures into upright RGB with square pixels; keeps the scaler, which is dear to set up."""
 
@@ -203,6 +207,6 @@ class Painter:
         width, height = self._size or displayed_size(picture, self._stream)
         if turns % 2:
             width, height = height, width
-        scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=Interpolation.AREA)
+        scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=EXACT_AREA)
         image = scaled.to_ndarray()
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
