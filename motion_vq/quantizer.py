@@ -1,0 +1,189 @@
+"""Residual quantizer whose finer levels go where the first level says that motion is hard.
+
+Stage 1 gives every patch one id. Each further stage quantizes what the stages before left over. A plain residual quantizer adds
+one stage everywhere with every level; motion is sparse, so here (where `adaptive`) a level's ids are handed out by
+difficulty: stage s of a patch has the priority
+
+    difficulty[first id of the patch] - stage_cost * (s - 2)
+
+and level l takes the next `tokens_per_level` (patch, stage) pairs in the order of priority. The decoder knows the first ids and so
+the same order; nothing else is sent, and the first n levels of a code are a code. This is the reverse water-filling of
+transform coding (Cover & Thomas, ch. 10), driven by the residual variance that each first id leaves behind.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
+
+from motion_vq.kmeans import k_means, nearest
+
+_PER_OCTAVE = 16  # difficulties are integers, so that no rounding decides an order: sixteenths of a factor of two
+_LEARNING_DECAY = 0.99
+
+
+class Quantized(NamedTuple):
+    """Result of a training step's quantization."""
+
+    latents: Tensor
+    """[B, P, D], gradients pass straight through to the encoder."""
+    commitment: Tensor
+    """Scalar: mean squared distance of the encoder's latents to their codes."""
+
+
+class ResidualQuantizer(nn.Module):
+    """Latents [B, P, D] <-> ids [B, levels, P]; P = `tokens_per_level`.
+
+    `num_stages` codebooks; more than `num_levels` let one patch have more ids than there are levels. `normalized`: codes and latents on
+    the unit sphere (one level only: a residual has no unit length).
+    """
+
+    first_error: Tensor
+    difficulty: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        tokens_per_level: int,
+        num_levels: int,
+        num_stages: int,
+        *,
+        normalized: bool = False,
+        ema_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_levels <= num_stages:
+            raise ValueError(f"`num_stages` (={num_stages}) must be at least `num_levels` (={num_levels}), and that 1")
+        if normalized and num_stages > 1:
+            raise ValueError(f"`normalized` codebooks have one level and one stage, got {num_levels} and {num_stages}")
+        self.tokens_per_level, self.num_levels, self.num_stages = tokens_per_level, num_levels, num_stages
+        self.codebook_size, self.normalized = codebook_size, normalized
+        self.adaptive = num_stages > num_levels
+        self.stage_cost = _PER_OCTAVE // 2
+        self.stages = nn.ModuleList(
+            VectorQuantize(
+                dim,
+                codebook_size,
+                decay=ema_decay,
+                use_cosine_sim=normalized,
+                kmeans_init=True,
+                threshold_ema_dead_code=0.1,
+                commitment_weight=0.0,
+                rotation_trick=False,
+            )
+            for _ in range(num_stages)
+        )
+        self.register_buffer("first_error", torch.zeros(codebook_size))
+        self.register_buffer("difficulty", torch.zeros(codebook_size, dtype=torch.int32))
+
+    def forward(self, latents: Tensor, num_levels: int) -> Quantized:
+        """Quantizes with `num_levels` levels and, in training mode, moves the codebooks towards what they code."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            target = F.normalize(latents, dim=-1) if self.normalized else latents
+            codes, first_ids, _ = self.stages[0](target.detach())
+            if self.adaptive and self.training:
+                self._learn_difficulty(first_ids, (target.detach() - codes).square().mean(-1))
+            counts = self.stage_counts(first_ids, num_levels)
+            for number in range(1, int(counts.max())):
+                chosen = counts > number
+                residual = target.detach()[chosen] - codes[chosen]
+                codes = codes.masked_scatter(
+                    chosen[..., None], codes[chosen] + self.stages[number](residual[None])[0][0]
+                )
+            commitment = F.mse_loss(target, codes)
+            return Quantized(target + (codes - target).detach(), commitment)
+
+    def encode(self, latents: Tensor, num_levels: int) -> Tensor:
+        """Latents [B, P, D] -> int64 ids [B, num_levels, P]; in the latents' own dtype, nearest code first to last."""
+        residual = F.normalize(latents, dim=-1) if self.normalized else latents
+        found = []
+        for number in range(self.num_stages if self.adaptive else num_levels):
+            codebook = self._codebook(number, residual.dtype)
+            ids = nearest(residual.flatten(0, 1), codebook).view(residual.shape[:2])
+            residual = residual - codebook[ids]
+            found.append(ids)
+        stages = torch.stack(found, -1)
+        patches, numbers = self._layout(stages[..., 0], num_levels)
+        return stages.flatten(1).gather(1, (patches * stages.shape[2] + numbers).flatten(1)).view_as(patches)
+
+    def decode(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Ids [B, levels, P] -> latents [B, P, D]; no level at all gives zeros."""
+        codebooks = torch.stack([self._codebook(number, dtype) for number in range(self.num_stages)])
+        latents = codebooks.new_zeros(len(ids), self.tokens_per_level, codebooks.shape[-1])
+        if ids.shape[1] == 0:
+            return latents
+        patches, numbers = self._layout(ids[:, 0], ids.shape[1])
+        codes = codebooks[numbers, ids].flatten(1, 2)
+        return latents.scatter_add(1, patches.flatten(1)[..., None].expand_as(codes), codes)
+
+    def stage_counts(self, first_ids: Tensor, num_levels: int) -> Tensor:
+        """How many ids each patch has among `num_levels` levels: int64 [B, P] for first ids [B, P]."""
+        patches, _ = self._layout(first_ids, num_levels)
+        ones = torch.ones_like(patches).flatten(1)
+        return torch.zeros_like(first_ids).scatter_add(1, patches.flatten(1), ones)
+
+    def _layout(self, first_ids: Tensor, num_levels: int) -> tuple[Tensor, Tensor]:
+        """Which patch, and which stage of it, each place of each level codes: two int64 [B, num_levels, P]."""
+        size, device = self.tokens_per_level, first_ids.device
+        place = torch.arange(size, device=device).expand(len(first_ids), 1, size)
+        if not self.adaptive:
+            level = torch.arange(num_levels, device=device)[:, None]
+            return place.expand(-1, num_levels, -1), level.expand(len(first_ids), -1, size)
+        later = self.num_stages - 1
+        stage = torch.arange(later, device=device)
+        priority = self.difficulty[first_ids].long()[..., None] - self.stage_cost * stage
+        # a stable sort: equal priorities in the order of patches; a patch's stages fall, so they stay in their order
+        order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : size * (num_levels - 1)]
+        pairs = order.view(len(first_ids), num_levels - 1, size).sort(-1).values
+        patches = torch.cat([place, pairs // later], 1)
+        return patches, torch.cat([torch.zeros_like(place), pairs % later + 1], 1)
+
+    @torch.no_grad()
+    def initialise(self, latents: Tensor) -> None:
+        """Starting codebooks: k-means of latents [B, P, D], stage after stage, on what each is given to code."""
+        residual = latents.clone()
+        chosen = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        counts = chosen.long()
+        for number, stage in enumerate(self.stages):
+            points = residual[chosen]
+            codebook = k_means(points, self.codebook_size)
+            ids = nearest(points, codebook)
+            _set_codebook(stage, codebook, torch.bincount(ids, minlength=self.codebook_size))  # type: ignore[arg-type]
+            residual[chosen] -= codebook[ids]
+            if number == 0:
+                first_ids = ids.view_as(counts)
+                if self.adaptive:
+                    self._learn_difficulty(first_ids, residual.square().mean(-1))
+                counts = self.stage_counts(first_ids, self.num_levels)
+            chosen = counts > number + 1
+            if not chosen.any():
+                break
+
+    @torch.no_grad()
+    def _learn_difficulty(self, first_ids: Tensor, errors: Tensor) -> None:
+        ids, errors = first_ids.flatten(), errors.flatten().to(self.first_error.dtype)
+        counts = torch.zeros_like(self.first_error).index_add_(0, ids, torch.ones_like(errors))
+        means = torch.zeros_like(self.first_error).index_add_(0, ids, errors) / counts.clamp(min=1)
+        # an id seen once says less than one seen often; a new one starts from what it saw first
+        weight = torch.where(self.first_error > 0, 1 - _LEARNING_DECAY ** counts.clamp(max=16), 1.0) * (counts > 0)
+        self.first_error.lerp_(means.clamp(min=1e-6), weight)
+        octaves = self.first_error.clamp(min=1e-6).log2() * _PER_OCTAVE
+        self.difficulty.copy_(octaves.round().to(torch.int32))
+
+    def _codebook(self, number: int, dtype: torch.dtype) -> Tensor:
+        return self.stages[number]._codebook.embed[0].to(dtype)  # type: ignore[union-attr,index]
+
+
+def _set_codebook(stage: VectorQuantize, codebook: Tensor, counts: Tensor) -> None:
+    """Gives a stage a codebook, as if its moving averages had come to it."""
+    book = stage._codebook
+    # averages count codes a batch; a batch of training is some thousand points
+    sizes = (counts / counts.sum() * 4096).clamp(min=1.0)[None]
+    book.embed.data.copy_(codebook[None])  # type: ignore[operator]
+    book.cluster_size.data.copy_(sizes)  # type: ignore[operator]
+    book.embed_avg.data.copy_(codebook[None] * sizes[..., None])  # type: ignore[operator]
+    book.initted.data.fill_(True)  # type: ignore[operator]
