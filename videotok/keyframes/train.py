@@ -1,0 +1,156 @@
+"""What the keyframe tokenizer is trained for; the loop that drives it is videotok.training.loop.
+
+A run begins as the best linear code of patches (start.py); from there everything is trained together.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videotok.keyframes.codebook import codebook_use
+from videotok.keyframes.patches import patchify
+from videotok.keyframes.selector import keep_best
+from videotok.keyframes.start import start_linear
+from videotok.keyframes.tokenizer import KeyframeTokenizer
+
+START_PATCHES_PER_WORD = 4
+"""The codebook begins on so many patches a word."""
+LEAST_KEEP = 0.12
+"""Keep rates of training lie between this and 1, uniform in their logarithm: one set of weights serves every rate."""
+CHOICE_NOISE = 0.5
+"""Strength of the Gumbel noise on the selector's scores (log of a squared error) when training."""
+RANDOM_CHOICE = 0.25
+"""Part of the training pictures whose patches are chosen blindly, so that every kind of patch is seen kept and dropped."""
+COMMITMENT, SELECTION, RECALL = 1.0, 0.005, 0.005
+"""Weights beside the squared error of the pixels, whose own weight is 1."""
+
+
+class KeyframeTraining:
+    """Training task: pixels and features are regressed (MSE), words follow by moving average, the selector learns to
+    foretell what a token saves and feels the picture's gradient through a straight-through Gumbel choice."""
+
+    def __init__(self, model: KeyframeTokenizer) -> None:
+        self.model = model
+
+    def prepare(self, items: Sequence[dict[str, np.ndarray]], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Items with `photo` or `keyframe` (uint8 [H, W, 3]) -> {"images": float32 [B, 3, S, S] in [-1, 1]}."""
+        pictures = [item["photo"] if "photo" in item else item["keyframe"] for item in items]
+        crops = np.stack([random_crop(picture, self.model.image_size, rng) for picture in pictures])
+        return {"images": torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1}
+
+    def initialise(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Begins a new run as the best linear code of its first pictures' patches, with a codebook to match.
+
+        A model that comes with words (`--from`) goes on from them.
+        """
+        if self.model.codebook.started:
+            return
+        images: list[Tensor] = []
+        needed = START_PATCHES_PER_WORD * self.model.codebook_size / self.model.num_patches
+        for batch in batches:
+            images.append(batch["images"])
+            if sum(map(len, images)) >= needed:
+                break
+        start_linear(self.model, torch.cat(images))
+
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
+        """One step's loss and what to log; `progress` 0..1 of the run decides on the phase."""
+        model, images = self.model, batch["images"]
+        features = model.features(images)
+        log_error, log_saving = model.selector(features.detach())
+        keep_mask, gate = choose(log_saving.float())
+        vectors, present = model.code_vectors(features, keep_mask)
+        vectors = vectors.float()
+        ids = model.codebook.nearest(vectors)
+        words = model.codebook(ids)
+        commitment = 1 - (vectors * words).sum(dim=-1)[present].mean()
+        revived = model.codebook.learn(vectors[present].detach(), ids[present])
+        words = vectors + (words - vectors).detach()
+        filled = model.detokenizer.fill(words, present, keep_mask, gate)
+        restored = model.detokenizer.draw(filled).float()
+
+        errors = patchify((restored - images) ** 2, model.config["patch_size"]).mean(dim=-1)
+        pixels = errors.mean()
+        recall = F.mse_loss(model.detokenizer.recall(filled).float(), features.detach().float())
+        selection = foretelling(log_error.float(), log_saving.float(), errors.detach(), keep_mask)
+        model.thresholds.follow(log_saving.detach().float(), step=0.2 * (1 - progress) + 0.01)
+        total = pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
+        return total, {
+            "pixels": pixels.item(),
+            "commitment": commitment.item(),
+            "recall": recall.item(),
+            "selection": selection.item(),
+            "kept": keep_mask.float().mean().item(),
+            "revived": float(revived),
+        }
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+        """PSNR in dB (mean over pictures) at the default rate and with every patch kept, and the codebook's use."""
+        model = self.model
+        default, full, kept, ids = [], [], [], []
+        for batch in batches:
+            images = batch["images"]
+            for keep, psnrs in ((None, default), (1.0, full)):
+                tokens = model.encode(images, keep)
+                psnrs.append(psnr(model.decode(tokens.ids, tokens.keep_mask).float(), images))
+                if keep is None:
+                    kept.append(tokens.keep_mask.float().mean(dim=1))
+                else:
+                    ids += tokens.ids
+        used, perplexity = codebook_use(torch.cat(ids), model.codebook_size)
+        return {
+            "psnr": float(torch.cat(default).mean()),
+            "psnr_all_patches": float(torch.cat(full).mean()),
+            "kept": float(torch.cat(kept).mean()),
+            "words_used": used,
+            "perplexity": perplexity,
+        }
+
+
+def choose(log_saving: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches to keep in one training step: scores [B, N] -> keep_mask bool [B, N], gate [B, N].
+
+    The gate is one everywhere; its gradient is that of a sigmoid of the (Gumbel-disturbed) score around the last one
+    that was kept: the straight-through estimator of Jang et al., arXiv 1611.01144.
+    """
+    batch, patches = log_saving.shape
+    blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
+    gumbel = -torch.empty_like(log_saving).exponential_().log()
+    scores = log_saving * ~blind + CHOICE_NOISE * gumbel
+    rate = LEAST_KEEP ** torch.rand(1, device=scores.device)
+    spread = rate * torch.empty(batch, device=scores.device).uniform_(0.8, 1.25)
+    counts = (spread * patches).round().long().clamp(1, patches)
+    keep_mask = keep_best(scores.detach(), counts)
+    edge = scores.detach().masked_fill(~keep_mask, torch.inf).amin(dim=1, keepdim=True)
+    soft = torch.sigmoid((scores - edge) / CHOICE_NOISE)
+    return keep_mask, 1 + soft - soft.detach()
+
+
+def foretelling(log_error: Tensor, log_saving: Tensor, errors: Tensor, keep_mask: Tensor) -> Tensor:
+    """How badly the selector foretold the errors of patches [B, N], as an exponential distribution's log-likelihood.
+
+    It is least where the foretold error is the mean of what is measured, whatever its size, and no ratio explodes.
+    """
+    foretold = torch.where(keep_mask, log_error, torch.logaddexp(log_error, log_saving))
+    return (errors.clamp(min=1e-7) * torch.exp(-foretold) + foretold).mean()
+
+
+def psnr(restored: Tensor, images: Tensor) -> Tensor:
+    """dB [B] between pictures in [-1, 1], as between the same in 0..255."""
+    return 10 * torch.log10(4 / (restored - images).square().mean(dim=(1, 2, 3)).clamp(min=1e-10))
+
+
+def random_crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window of `picture` (half of its sides or more), squashed to size x size, mirrored half of the time."""
+    height, width = picture.shape[:2]
+    rows, columns = (max(1, round(side * rng.uniform(0.5, 1.0))) for side in (height, width))
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    window = picture[top : top + rows, left : left + columns]
+    shrinks = rows > size and columns > size
+    window = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(window[:, ::-1]) if rng.random() < 0.5 else window
