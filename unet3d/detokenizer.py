@@ -23,11 +23,12 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         vectors ────────────┼─► MotionEncoder ──┐      │
         noise ── Euler ─────┼───────────────► 3D U-Net ┴─► gates (how much of each candidate), residual
           ▲                 │                   │
-          └──────────────── x ◄─────────────────┘          frame = prior + residual_scale * x
+          └──────────────── x ◄─────────────────┘          frame = prior + spread * x
 
-    The diffused variable x is (frame - prior) / residual_scale in cells (space to depth: exact, no autoencoder). The
-    network predicts it clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM,
-    Karras et al. 2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
+    The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
+    how far the candidates lie apart around a pixel: where all agree nothing is to be invented. The network predicts x
+    clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et al. 2022) as
+    the candidates' own differences from the prior, each times a gate, and a free remainder.
     Both start at zero: an untrained network gives the prior, at any number of steps.
 
     Args:
@@ -35,7 +36,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         block_out_channels, attention, layers_per_block: of the U-Net, finest level first; see `build_unet`.
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
-        residual_scale: standard deviation of frame - prior in training, pictures in [-1, 1].
+        spread_floor: of the spread, pictures in [-1, 1].
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
         fps: frames per second that it was trained on, one of the added ids.
@@ -54,7 +55,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_layers: int = 2,
         motion_width: int = 64,
         motion_heads: int = 4,
-        residual_scale: float = 0.2,
+        spread_floor: float = 0.01,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
@@ -64,7 +65,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         self.cell_channels = 3 * patch_size**2
         gates = len(CANDIDATES) * GATES_A_SIDE**2
         self.unet = build_unet(
-            in_channels=2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + len(MAPS),
+            in_channels=2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + 1 + len(MAPS),
             out_channels=self.cell_channels + gates,
             block_out_channels=block_out_channels,
             attention=attention,
@@ -90,9 +91,10 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             evidence: of frames [h * patch_size, w * patch_size].
         """
         patch = self.config["patch_size"]
-        apart = (evidence.candidates - evidence.prior[:, :, None]) / self.config["residual_scale"]
+        spread = self.spread(evidence)
+        apart = (evidence.candidates - evidence.prior[:, :, None]) / spread[:, :, None]
         level = sigma.view(-1, 1, 1, 1, 1)
-        maps = pooled(evidence.maps, patch)
+        maps = pooled(torch.cat((spread.log() / 2 + 1, evidence.maps), dim=2), patch)
         cells = (
             noisy / (level.square() + 1).sqrt(),
             space_to_depth(evidence.prior, patch),
@@ -113,11 +115,22 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
 
     def clean(self, frames: Tensor, evidence: Evidence) -> Tensor:
         """Frames [B, T, 3, H, W] as the diffused variable."""
-        return space_to_depth((frames - evidence.prior) / self.config["residual_scale"], self.config["patch_size"])
+        return space_to_depth((frames - evidence.prior) / self.spread(evidence), self.config["patch_size"])
 
     def frames(self, clean: Tensor, evidence: Evidence) -> Tensor:
         """The diffused variable as frames [B, T, 3, H, W]; undoes `clean`."""
-        return evidence.prior + depth_to_space(clean, self.config["patch_size"]) * self.config["residual_scale"]
+        return evidence.prior + depth_to_space(clean, self.config["patch_size"]) * self.spread(evidence)
+
+    def spread(self, evidence: Evidence) -> Tensor:
+        """Twice the candidates' mean distance from the prior around each pixel (so that x is of about unit variance).
+
+        [B, T, 1, H, W], at least `spread_floor`.
+        """
+        apart = (evidence.candidates - evidence.prior[:, :, None]).abs().mean((2, 3))
+        cells = F.avg_pool2d(apart, self.config["patch_size"])
+        around = F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
+        smooth = F.interpolate(around, apart.shape[-2:], mode="bilinear", align_corners=False)
+        return 2 * smooth[:, :, None] + self.config["spread_floor"]
 
     @torch.no_grad()
     def reconstruct(
