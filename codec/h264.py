@@ -45,6 +45,11 @@ class Bits:
         code = self.ue()
         return (code + 1) // 2 if code & 1 else -(code // 2)
 
+    def skip_codes(self, count: int) -> None:
+        """Passes over exp-Golomb codes, signed or not."""
+        for _ in range(count):
+            self.ue()
+
 
 @dataclass(frozen=True)
 class SequenceSet:
@@ -59,6 +64,8 @@ class SequenceSet:
     num_reference_frames: int
     frames_only: bool
     """No field pictures and no field macroblocks."""
+    mixes_fields: bool
+    """Macroblocks of a frame may be coded as fields (MBAFF)."""
     separate_planes: bool
     has_chroma: bool
 
@@ -149,7 +156,8 @@ def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
     if profile in CHROMA_PROFILES:
         chroma = bits.ue()
         separate = chroma == 3 and bool(bits.read(1))
-        bits.ue(), bits.ue(), bits.read(1)
+        bits.skip_codes(2)
+        bits.read(1)
         if bits.read(1):
             for which in range(12 if chroma == 3 else 8):
                 if bits.read(1):
@@ -163,8 +171,10 @@ def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
         non_reference, _ = bits.se(), bits.se()
         offsets = tuple(bits.se() for _ in range(min(bits.ue(), 255)))
     references = bits.ue()
-    bits.read(1), bits.ue(), bits.ue()
+    bits.read(1)
+    bits.skip_codes(2)
     frames_only = bool(bits.read(1))
+    mixes_fields = not frames_only and bool(bits.read(1))
     return number, SequenceSet(
         max_frame_num,
         poc_type,
@@ -174,6 +184,7 @@ def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
         offsets,
         references,
         frames_only,
+        mixes_fields,
         separate,
         chroma != 0 and not separate,
     )
@@ -198,20 +209,20 @@ def read_picture_set(unit: bytes) -> tuple[int, PictureSet]:
         _skip_slice_groups(bits, groups)
     active = bits.ue() + 1, bits.ue() + 1
     weighted_p, weighted_b = bool(bits.read(1)), bits.read(2) == 1
-    bits.se(), bits.se(), bits.se(), bits.read(2)
+    bits.skip_codes(3)
+    bits.read(2)
     return number, PictureSet(sequence, bottom, active, weighted_p, weighted_b, bool(bits.read(1)))
 
 
 def _skip_slice_groups(bits: Bits, groups: int) -> None:
     kind = bits.ue()
     if kind == 0:
-        for _ in range(groups):
-            bits.ue()
+        bits.skip_codes(groups)
     elif kind == 2:
-        for _ in range(2 * (groups - 1)):
-            bits.ue()
+        bits.skip_codes(2 * (groups - 1))
     elif kind in (3, 4, 5):
-        bits.read(1), bits.ue()
+        bits.read(1)
+        bits.ue()
     elif kind == 6:
         for _ in range(bits.ue() + 1):
             bits.read((groups - 1).bit_length())
@@ -303,10 +314,9 @@ def _skip_weights(bits: Bits, active: tuple[int, int], has_chroma: bool) -> None
         bits.ue()
     for _ in range(sum(active)):
         if bits.read(1):
-            bits.se(), bits.se()
+            bits.skip_codes(2)
         if has_chroma and bits.read(1):
-            for _ in range(4):
-                bits.se()
+            bits.skip_codes(4)
 
 
 def _read_marking(bits: Bits, is_idr: bool) -> tuple[tuple[tuple[int, int, int], ...] | None, bool]:

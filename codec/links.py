@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codec.demux import SourceFrame
+from codec.decode import SourceFrame
 from codec.vectors import lattice_of, on_grid
 
 
@@ -24,12 +24,14 @@ class Link:
 def links_of(frame: SourceFrame, lists: Sequence[Sequence[int]], grid: tuple[int, int]) -> list[Link]:
     """Pools a frame's blocks to a grid, one link for each frame pointed to.
 
+    A picture coded in fields, in a stream that began without, has none: its vectors are not between frames.
+
     Args:
         frame: a frame with vectors.
         lists: places in the stream of the frames that list 0 and list 1 hold, by reference index.
         grid: (h, w) cells.
     """
-    if frame.vectors is None or not len(frame.vectors):
+    if frame.vectors is None or not len(frame.vectors) or (frame.headers and frame.headers.is_interlaced):
         return []
     vectors, known = lattice_of(frame.vectors, frame.picture.width, frame.picture.height)
     found = []

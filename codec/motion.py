@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from av.video.frame import PictureType
 
-from codec.demux import SourceFrame
+from codec.decode import SourceFrame
 from codec.field import fill, sample, turned
 from codec.flow import PictureFlow
 from codec.links import Link, links_of
@@ -158,11 +158,12 @@ class MotionChain:
         way = np.where((weight > 0)[..., None], total / np.maximum(weight, 1e-6)[..., None], guess)
         share = forward.weight[..., None]
         packed = np.concatenate([-forward.vectors * share, share], -1)
+        covered = share
         for _ in range(2):
             read = sample(packed, way)
             covered = read[..., 2:]
             way = np.where(covered >= ENOUGH, read[..., :2] / np.maximum(covered, 1e-6), way)
-        covered = covered * (covered >= ENOUGH)
+        covered = np.where(covered >= ENOUGH, covered, 0)
         return total + way * covered, weight + covered[..., 0]
 
     def _lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
-from codec.demux import NATIVE_CODECS, opened, read_frames
+from codec.decode import SourceFrame, read_frames
+from codec.demux import NATIVE_CODECS, duration_of, opened
 from codec.errors import MediaError
 
 
@@ -30,7 +31,10 @@ class MediaInfo:
     pixel_format: str
     """FFmpeg's name, such as `yuv420p`."""
     has_native_vectors: bool
-    """FFmpeg exports this codec's motion vectors; otherwise they come from a re-encoding."""
+    """FFmpeg exports this stream's motion vectors, and they are those of whole frames; otherwise they come from a
+    re-encoding."""
+    is_interlaced: bool
+    """Coded in fields, or in frames that may hold field macroblocks."""
 
 
 def probe(path: str | Path) -> MediaInfo:
@@ -40,26 +44,32 @@ def probe(path: str | Path) -> MediaInfo:
         MediaError: missing, empty or unreadable file, no video in it, or no frame that can be decoded.
     """
     with opened(path) as (container, stream):
-        first = next(read_frames(container, stream, with_vectors=False), None)
+        first = next(read_frames(container, stream, with_vectors=True), None)
         if first is None:
             raise MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
         width, height = displayed_size(first.picture, stream)
-        duration = None
-        if stream.duration is not None and stream.time_base is not None:
-            duration = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            duration = container.duration / av.time_base
         context = stream.codec_context
         return MediaInfo(
             codec=context.codec.canonical_name,
             width=width,
             height=height,
             rotation_degrees=90 * quarter_turns(first.picture),
-            duration_seconds=duration,
+            duration_seconds=duration_of(container, stream),
             average_fps=Fraction(stream.average_rate) if stream.average_rate else None,
             pixel_format=first.picture.format.name,
-            has_native_vectors=context.name in NATIVE_CODECS,
+            has_native_vectors=has_native_vectors(first, stream),
+            is_interlaced=is_interlaced(first),
         )
+
+
+def is_interlaced(frame: SourceFrame) -> bool:
+    """Whether vectors of the frame may be between fields, half a picture each."""
+    return frame.headers.is_interlaced if frame.headers is not None else frame.picture.interlaced_frame
+
+
+def has_native_vectors(first: SourceFrame, stream: VideoStream) -> bool:
+    """Whether the stream's vectors can be used, judged by its first frame."""
+    return stream.codec_context.name in NATIVE_CODECS and not is_interlaced(first)
 
 
 def quarter_turns(picture: av.VideoFrame) -> int:

@@ -92,7 +92,7 @@ class ReferenceLists:
         lists = tuple(max((self._list(header, order, which) for header in headers), key=len) for which in (0, 1))
         if first.is_reference:
             self._mark(first, index, order)
-        return Picture(first.is_reference, lists, first.is_field or not first.sequence.frames_only)  # type: ignore[arg-type]
+        return Picture(first.is_reference, lists, first.is_field or first.sequence.mixes_fields)  # type: ignore[arg-type]
 
     def _learn(self, unit: bytes) -> None:
         try:

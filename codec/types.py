@@ -73,6 +73,8 @@ class Clip:
     """True frames of this clip on the spec's clock; less than spec.frames only at the end of a video."""
     motion_source: MotionSource = "native"
     """Where the vectors come from."""
+    damaged: bool = False
+    """Something of this clip was lost: frames that could not be decoded, or an end that is missing."""
     frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [num_frames, H, W, 3] RGB where the caller asked for frames; frames[0] is the keyframe's picture."""
 
@@ -80,5 +82,5 @@ class Clip:
         height, width = self.keyframe.shape[:2]
         return (
             f"Clip({width}x{height} at {self.pts_seconds:.3f} s, num_frames={self.num_frames}, "
-            f"{self.motion!r}, {self.motion_source})"
+            f"{self.motion!r}, {self.motion_source}{', damaged' if self.damaged else ''})"
         )

@@ -1,0 +1,131 @@
+"""Frames of a stream in display order, each with the stream's own vectors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import EOFError as EndOfStream
+from av.error import FFmpegError
+from av.video.frame import PictureType
+from av.video.stream import VideoStream
+
+from codec.demux import duration_of, frame_interval
+from codec.references import Picture, ReferenceLists
+
+CUT_SHORT_SECONDS = 0.5
+"""A stream that ends this much before its header says has lost its end."""
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""A longer jump, forward or back, is a clock that was set anew or is damaged: the next frame follows at once."""
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One decoded frame, in display order."""
+
+    picture: av.VideoFrame
+    pts_seconds: float
+    """Strictly increasing, whatever the stream says."""
+    duration_seconds: float
+    """How long it is meant to be shown."""
+    vectors: np.ndarray | None
+    """FFmpeg's AVMotionVector records; None where the frame has none, or where they were not asked for."""
+    index: int
+    """Place in the stream, in decoding order: a frame points only to frames with a smaller one."""
+    headers: Picture | None = None
+    """What the bitstream says about it; None where this was not read (H.264 alone is)."""
+    damaged: bool = False
+    """Something was lost here, or since the frame before."""
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether other frames may point to this one."""
+        return self.picture.pict_type != PictureType.B if self.headers is None else self.headers.is_reference
+
+
+def read_frames(
+    container: InputContainer, stream: VideoStream, *, with_vectors: bool, threads: str = "SLICE"
+) -> Iterator[SourceFrame]:
+    """Decodes `stream` from where `container` stands.
+
+    A damaged packet costs its frames, not the file; the next frame says that something was lost. So does the last one
+    of a stream that ends before its time.
+
+    Args:
+        with_vectors: decode with FFmpeg's vectors. Needs SLICE threads: FRAME threads lose vectors of B frames.
+        threads: SLICE, or AUTO where no vectors are read.
+    """
+    context = stream.codec_context
+    context.thread_type = "SLICE" if with_vectors else threads
+    context.copy_opaque = True
+    if with_vectors:
+        context.options = {"flags2": "+export_mvs"}
+    lists = ReferenceLists(context.extradata) if with_vectors and context.name == "h264" else None
+    step = float(frame_interval(stream))
+    held: SourceFrame | None = None
+    shift = 0.0
+    for picture, (index, headers), damaged in _decoded(container, stream, lists):
+        rate = float(picture.time_base or 0)
+        seconds = picture.pts * rate + shift if picture.pts is not None else None
+        if held is not None:
+            expected = held.pts_seconds + step
+            if seconds is None:
+                seconds = expected
+            elif abs(seconds - expected) > LONGEST_PAUSE_SECONDS:
+                shift, seconds = shift + expected - seconds, expected
+            elif seconds <= held.pts_seconds:
+                seconds = held.pts_seconds + step / 20
+        duration = picture.duration * rate if picture.duration else step
+        if held is not None:
+            yield held
+        vectors = _vectors(picture) if with_vectors else None
+        held = SourceFrame(picture, seconds or 0.0, duration, vectors, index, headers, damaged)
+    if held is not None:
+        yield replace(held, damaged=held.damaged or _cut_short(container, stream, held))
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, lists: ReferenceLists | None
+) -> Iterator[tuple[av.VideoFrame, tuple[int, Picture | None], bool]]:
+    """(picture, (place in the stream, headers), whether something was lost)"""
+    context = stream.codec_context
+    packets = container.demux(stream)
+    index, lost = 0, False
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            packet = None
+        except (FFmpegError, OSError):
+            packet, lost = None, True
+        index += 1
+        if packet is not None and packet.size:
+            lost |= packet.is_corrupt
+            packet.opaque = index, lists.feed(bytes(packet), index) if lists else None
+        try:
+            frames = context.decode(packet)
+        except EndOfStream:
+            return
+        except FFmpegError:
+            frames, lost = [], True
+        for frame in frames:
+            yield frame, cast(Any, frame.opaque) or (index, None), lost or frame.is_corrupt
+            lost = False
+        if packet is None:
+            return
+
+
+def _vectors(picture: av.VideoFrame) -> np.ndarray | None:
+    data = cast(Any, picture.side_data.get("MOTION_VECTORS"))
+    return None if data is None else data.to_ndarray()
+
+
+def _cut_short(container: InputContainer, stream: VideoStream, last: SourceFrame) -> bool:
+    declared = duration_of(container, stream)
+    if declared is None or stream.time_base is None:
+        return False
+    end = float((stream.start_time or 0) * stream.time_base) + declared
+    return last.pts_seconds + 2 * last.duration_seconds + CUT_SHORT_SECONDS < end
