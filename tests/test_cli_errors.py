@@ -123,7 +123,7 @@ def test_existing_outputs(encoded, capfd):
 
 
 def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
-    monkeypatch.setattr("videotok.pipeline.VideoTokenizer.from_pretrained", None)
+    monkeypatch.setattr("videotok.bundle.Bundle.find", None)
     refusal("encode clip.mp4 --model model", capfd)
 
 
@@ -223,6 +223,12 @@ def test_disk_full(encoded, capfd, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     assert "No space left on device" in refusal("encode clip.mp4 --model model -o out.vtok", capfd)
+
+
+def test_bad_input_does_not_wait_for_torch(folder):
+    (folder / "bad.mp4").write_text("not a video")
+    code = "import sys, videotok.cli.main as cli; cli.main(['encode', 'bad.mp4']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["encode", "--help"], ["train", "--help"], ["--version"]])

@@ -4,19 +4,20 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from diffusers.models.modeling_utils import ModelMixin
+from videotok.errors import ModelError, TokensError
+from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
-from videotok.errors import ModelError
-from videotok.tokens import ModelIdentity
+if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
+    import torch
+    from diffusers.models.modeling_utils import ModelMixin
 
 SHIPPED = Path(__file__).parent / "weights"
 PARTS = ("keyframes", "motion", "detokenizer")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-Model = TypeVar("Model", bound=ModelMixin)
+Model = TypeVar("Model", bound="ModelMixin")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Bundle:
             raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
         return cls(str(model), _download(str(model)))
 
-    def load(self, part: str, model_class: type[Model], dtype: torch.dtype) -> Model:
+    def load(self, part: str, model_class: type[Model], dtype: "torch.dtype") -> Model:
         """One model of the bundle, ready to run, its weights cast to `dtype`.
 
         Raises:
@@ -68,6 +69,17 @@ class Bundle:
             ModelError: it is not there.
         """
         return ModelIdentity(self.name, _sha256(self._part(part)))
+
+    def check(self, tokens: VideoTokens) -> None:
+        """Raises TokensError unless these tokens were made with the weights of this bundle."""
+        for part in TOKENIZERS:
+            made, here = tokens.models[part], self.identity(part)
+            if made.sha256 != here.sha256:
+                raise TokensError(
+                    f"tokens of {tokens.source.file} were made with {part} weights {made.sha256[:12]} ({made.name}), "
+                    f"the model at hand has {here.sha256[:12]} ({here.name}); "
+                    "name the right one with --model, or encode the video again"
+                )
 
     def _part(self, part: str) -> Path:
         folder = self.folder / part

@@ -203,7 +203,7 @@ class VideoTokenizer:
         """Frames of the video, uint8 [height, width, 3] RGB, one after another at `tokens.spec.fps`.
 
         Args:
-            tokens: of this model; see `check`.
+            tokens: made with this model's weights.
             size: (width, height) of the frames; about 256 x 144 pixels in the source's own shape where not given.
             keyframes: uint8 [H, W, 3] RGB a clip, used instead of the visual ids.
             motion_levels: use only so many levels of motion ids.
@@ -227,7 +227,7 @@ class VideoTokenizer:
         motion_levels: int | None = None,
     ) -> Iterator[DecodedClip]:
         """Keyframes and vectors of each clip, without the detokenizer. Arguments and errors as for `decode`."""
-        self.check(tokens)
+        self.bundle.check(tokens)
         if motion_levels is not None:
             tokens = tokens.first_levels(motion_levels)
         return self._decoded_clips(tokens, size, None if keyframes is None else iter(keyframes))
@@ -263,17 +263,6 @@ class VideoTokenizer:
         for clip, frames in zip(behind, chain, strict=True):
             yield pixels(frames)[: clip.num_frames]
 
-    def check(self, tokens: VideoTokens) -> None:
-        """Raises TokensError unless these tokens were made with this model's weights."""
-        for part in TOKENIZERS:
-            made, here = tokens.models[part], self.bundle.identity(part)
-            if made.sha256 != here.sha256:
-                raise TokensError(
-                    f"tokens of {tokens.source.file} were made with {part} weights {made.sha256[:12]} ({made.name}), "
-                    f"the model at hand has {here.sha256[:12]} ({here.name}); "
-                    "name the right one with --model, or encode the video again"
-                )
-
     def rebuilt_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
         """A keyframe uint8 [H, W, 3] through its tokens and back: float32 [1, 3, height, width] in [-1, 1]."""
         tokens = self.keyframe_encoder.encode(_square(keyframe, self.keyframe_encoder.image_size))
@@ -302,16 +291,16 @@ def even(side: float) -> int:
 def _expected_seconds(
     info: MediaInfo, spec: ClipSpec, start: float, duration: float | None, max_clips: int | None
 ) -> float | None:
-    """What the header promises of the part asked for."""
-    limits = [duration, None if max_clips is None else float(max_clips * spec.duration_seconds)]
-    if info.duration_seconds is not None:
-        limits.append(max(0.0, info.duration_seconds - start))
-    known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
+    """What the header promises of the part asked for; None where it does not say."""
+    if info.duration_seconds is None:
+        return None
+    limits = [info.duration_seconds - start, duration, None if max_clips is None else max_clips * spec.duration_seconds]
+    return float(min(limit for limit in limits if limit is not None))
 
 
 def _check_length(path: Path, seconds: float, expected: float | None) -> None:
-    if expected is not None and seconds < 0.9 * expected - 1.0:
+    """Refuses a file that ends before its header says, by more than sound may outlast its pictures."""
+    if expected is not None and expected - seconds > max(0.5, 0.05 * expected):
         raise MediaError(
             f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; "
             f"get a whole copy, or encode that part with --duration {math.floor(seconds * 100) / 100}"

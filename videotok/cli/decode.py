@@ -60,9 +60,12 @@ def decode(
         refuse_unwritable(beside, force)
     wanted = parse_size(size) if size else None
 
+    from videotok.bundle import Bundle
     from videotok.tokens import VideoTokens
 
-    tokens = VideoTokens.load(file)
+    began = time.monotonic()
+    bundle, tokens = Bundle.find(model), VideoTokens.load(file)
+    bundle.check(tokens)
     if motion_levels is not None and motion_levels > tokens.num_motion_levels:
         raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")
 
@@ -70,8 +73,7 @@ def decode(
     from videotok.compare import PANELS, Figures, compared, source_clips
     from videotok.pipeline import VideoTokenizer, display_size
 
-    began = time.monotonic()
-    tokenizer = VideoTokenizer.from_pretrained(model)
+    tokenizer = VideoTokenizer(bundle)
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
     clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, motion_levels=motion_levels)

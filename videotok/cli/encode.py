@@ -39,11 +39,16 @@ def encode(
         raise Refusal(f"--duration {duration} must be above 0 seconds")
     rate = parse_fps(fps)
 
-    from codec import ClipSpec
-    from videotok.pipeline import VideoTokenizer
+    from codec import ClipSpec, probe
+    from videotok.bundle import Bundle
 
     began = time.monotonic()
-    tokenizer = VideoTokenizer.from_pretrained(model)
+    bundle = Bundle.find(model)
+    probe(video)  # a file that is no video is refused at once, and not after torch is loaded
+
+    from videotok.pipeline import VideoTokenizer
+
+    tokenizer = VideoTokenizer(bundle)
     if motion_levels is not None and motion_levels > tokenizer.motion_encoder.num_levels:
         raise Refusal(f"--motion-levels {motion_levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
     with progress_bar() as bar:
