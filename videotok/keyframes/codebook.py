@@ -78,7 +78,7 @@ class Codebook(nn.Module):
 
 
 def codebook_use(ids: Tensor, size: int) -> tuple[float, float]:
-    """How much of a codebook `ids` use: part of the words seen (0 to 1), and perplexity (exp of the entropy, in words)."""
+    """How much of a codebook `ids` use: part of the words seen (0 to 1), and perplexity (exp of entropy, in words)."""
     shares = torch.bincount(ids.flatten(), minlength=size).double() / max(ids.numel(), 1)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
     return float((shares > 0).double().mean()), float(entropy.exp())

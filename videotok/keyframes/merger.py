@@ -7,7 +7,7 @@ from videotok.keyframes.vit import Attention, FeedForward
 
 
 class MergerBlock(nn.Module):
-    """Causal self-attention over the kept patches, cross-attention to the dropped ones, MLP (LaVIT, arXiv 2309.04669)."""
+    """Causal self-attention over kept patches, cross-attention to dropped ones, MLP (LaVIT, arXiv 2309.04669)."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Where training begins: the best linear code of patches, written into the networks' weights.
 
-A network of random weights needs tens of thousands of pictures to get where principal components and k-means are at once
-(about 25 dB with 16,384 words). So it begins there: the transformers add nothing yet, and a straight path through them
-carries each patch's leading components to a vector of length one, to a word, and back to pixels.
+A network of random weights needs tens of thousands of pictures to get where principal components and k-means are at
+once (about 25 dB with 16,384 words). So it begins there: the transformers add nothing yet, and a straight path through
+them carries each patch's leading components to a vector of length one, to a word, and back to pixels.
 """
 
 import torch
@@ -12,12 +12,12 @@ from videotok.keyframes.patches import patchify
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 
 REACH = 0.3
-"""Root mean square length of the components beside the constant one: how far from each other words lie on the sphere."""
+"""Root mean square length of the components beside the constant one: how far apart words lie on the sphere."""
 
 
 @torch.no_grad()
 def start_linear(model: KeyframeTokenizer, images: Tensor) -> None:
-    """Writes principal components of the patches of `images` [B, 3, S, S] into `model`, and starts its codebook on them.
+    """Writes principal components of the patches of `images` [B, 3, S, S] into `model`, starts its codebook on them.
 
     Raises:
         ValueError: fewer patches than words.
@@ -32,7 +32,7 @@ def start_linear(model: KeyframeTokenizer, images: Tensor) -> None:
 
 
 def principal_components(patches: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """patches [n, V] -> mean [V], `count` orthonormal directions [count, V], root mean square length along each [count]."""
+    """patches [n, V] -> mean [V], `count` orthonormal directions [count, V], rms length along each [count]."""
     mean = patches.mean(dim=0)
     centred = (patches - mean).double()
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -count:].flip(1).T
@@ -67,5 +67,5 @@ def _write_detokenizer(model: KeyframeTokenizer, mean: Tensor, components: Tenso
 
 
 def _balance(lengths: Tensor) -> Tensor:
-    """What components are divided by among the features: half-way to equal size, so that detail is seen beside light."""
+    """What components are divided by among the features: half-way to equal size, so detail is seen beside light."""
     return (lengths * lengths[0]).sqrt()

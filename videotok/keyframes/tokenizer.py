@@ -170,9 +170,8 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
             )
         flat = torch.cat(ids)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.codebook_size:
-            raise ValueError(
-                f"`ids` lie in {int(flat.min())}..{int(flat.max())}, this codebook has words 0..{self.codebook_size - 1}"
-            )
+            found = f"{int(flat.min())}..{int(flat.max())}"
+            raise ValueError(f"`ids` lie in {found}, this codebook has words 0..{self.codebook_size - 1}")
         keep_mask = keep_mask.to(self.device)
         packed = torch.zeros(keep_mask.shape, dtype=torch.long, device=self.device)
         packed[keep_mask] = flat.to(self.device)
@@ -192,7 +191,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         return self.vit(images.to(self.device, self.dtype))
 
     def code_vectors(self, features: Tensor, keep_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, N, width], keep_mask bool [B, N] -> vectors of length one [B, n, code_dim], present bool [B, n]."""
+        """features [B, N, width], keep_mask bool [B, N] -> unit vectors [B, n, code_dim], present bool [B, n]."""
         merged, present = self.merger(features, keep_mask)
         # neighbouring words differ in the third digit: more than bfloat16 holds when training in mixed precision
         with torch.autocast(merged.device.type, enabled=False):
@@ -213,7 +212,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
             if not 1 <= num_tokens <= self.num_patches:
                 raise ValueError(f"`num_tokens` (={num_tokens}) must lie in 1..{self.num_patches}")
             return keep_best(scores, torch.full((len(scores),), num_tokens, device=scores.device))
-        keep = self.config["default_keep"] if keep is None else keep
-        if not 0 < keep <= 1:
+        part: float = self.config["default_keep"] if keep is None else keep
+        if not 0 < part <= 1:
             raise ValueError(f"`keep` (={keep}) is the part of all patches to keep: above 0, at most 1")
-        return keep_above(scores, self.thresholds(keep))
+        return keep_above(scores, self.thresholds(part))

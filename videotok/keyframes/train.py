@@ -24,7 +24,7 @@ LEAST_KEEP = 0.12
 CHOICE_NOISE = 0.5
 """Strength of the Gumbel noise on the selector's scores (log of a squared error) when training."""
 RANDOM_CHOICE = 0.25
-"""Part of the training pictures whose patches are chosen blindly, so that every kind of patch is seen kept and dropped."""
+"""Part of the training pictures whose patches are chosen blindly: every kind of patch is seen kept and dropped."""
 COMMITMENT, SELECTION, RECALL = 1.0, 0.005, 0.005
 """Weights beside the squared error of the pixels, whose own weight is 1."""
 

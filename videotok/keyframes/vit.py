@@ -59,8 +59,8 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """images [B, 3, S, S] in [-1, 1] -> features [B, N, D], one a patch, in raster order.
 
-    No class token: every feature belongs to a place in the picture. No norm at the end: the straight path from pixels to
-    words stays linear, so that training can begin as a linear code (start.py).
+    No class token: every feature belongs to a place in the picture. No norm at the end: the straight path from pixels
+    to words stays linear, so that training can begin as a linear code (start.py).
     """
 
     def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, hidden: int) -> None:
