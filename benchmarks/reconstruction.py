@@ -41,12 +41,15 @@ def main() -> None:
     rows = []
     for path in footage(args.videos):
         try:
+            rate = model.encode(path, max_clips=args.max_clips).tokens_per_second
             for index, clip, following in clips(path, args.max_clips):
-                rows += measure(model, args, clip, following, {"video": path.name, "clip": index})
+                name = {"video": path.name, "clip": index, "tokens_per_second": rate}
+                rows += measure(model, args, clip, following, name)
         except MediaError as error:
             print(f"left out: {error}")
             continue
         print(f"{path.name}: {summary([row for row in rows if row['video'] == path.name])}", flush=True)
+    print_videos(rows)
     print_table(rows)
     if args.json:
         with replacing(args.json) as temporary:
@@ -133,6 +136,28 @@ def summary(rows: list[dict]) -> str:
     return "  ".join(
         f"{rung}{f'/{levels}' if levels else ''} {np.mean(values):.2f}" for (rung, levels), values in groups.items()
     )
+
+
+def print_videos(rows: list[dict]) -> None:
+    """A Markdown table, one line a video: PSNR over all its clips, at the last number of levels measured."""
+    rungs = ("hold", "warp", "two_way", "detokenized")
+    levels = [row["levels"] for row in rows if row["rung"] == "warp"][-1:]
+    print(f"\n| video | clips | tokens/s | {' | '.join(rungs)} |\n|---|---|---|{'---|' * len(rungs)}")
+    means = defaultdict(list)
+    for video in dict.fromkeys(row["video"] for row in rows):
+        mine = [row for row in rows if row["video"] == video and row["levels"] in (None, *levels)]
+        cells = []
+        for rung in rungs:
+            # a last clip has no two-way warp: what it can be rebuilt from is the forward one
+            figures = [
+                row["psnr"] for row in mine if row["rung"] == ("warp" if rung == "two_way" and row["last"] else rung)
+            ]
+            cells.append(f"{np.mean(figures):.2f}" if figures else "")
+            means[rung] += figures
+        clips_of_video = sum(row["rung"] == "hold" for row in mine)
+        print(f"| {video} | {clips_of_video} | {mine[0]['tokens_per_second']:.0f} | {' | '.join(cells)} |")
+    cells = [f"{np.mean(means[rung]):.2f}" if means[rung] else "" for rung in rungs]
+    print(f"| all clips | {len(means['hold'])} | | {' | '.join(cells)} |")
 
 
 def print_table(rows: list[dict]) -> None:
