@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -69,6 +69,16 @@ class Clock:
 
     def ticks(self, moved: Iterable[MovedFrame]) -> Generator[Tick, None, None]:
         """Puts frames, in display order, on the clock."""
+        held: Tick | None = None
+        for tick in self._ticks(moved):
+            if held is not None:
+                yield held
+            held = tick
+        if held is not None:
+            # what was lost after the last tick is missing from it
+            yield replace(held, damaged=held.damaged or self._damaged)
+
+    def _ticks(self, moved: Iterable[MovedFrame]) -> Iterator[Tick]:
         for item in moved:
             if self._origin is None:
                 self._origin = item.frame.pts_seconds
@@ -81,8 +91,8 @@ class Clock:
         if self._shown is not None:
             # half a tick or more is a tick; a video has one at least
             last = self._shown.frame
-            end = last.pts_seconds + last.duration_seconds - float(1 / self._spec.fps) / 2
-            yield from self._until(max(end + TOLERANCE, self._time(0) + TOLERANCE if self._start == 0 else end))
+            end = last.pts_seconds + last.duration_seconds - float(1 / self._spec.fps) / 2 + TOLERANCE
+            yield from self._until(max(end, self._time(0) + TOLERANCE) if self._start == 0 else end)
 
     def _until(self, seconds: float) -> Iterator[Tick]:
         """Ticks before `seconds`, all of which show the frame now on screen."""

@@ -82,6 +82,7 @@ def read_frames(
         if held is not None:
             yield held
         vectors = _vectors(picture) if with_vectors else None
+        damaged |= headers is not None and headers.follows_loss
         held = SourceFrame(picture, seconds or 0.0, duration, vectors, index, headers, damaged)
     if held is not None:
         yield replace(held, damaged=held.damaged or _cut_short(container, stream, held))

@@ -62,6 +62,8 @@ class SequenceSet:
     offset_non_reference: int
     offsets: tuple[int, ...]
     num_reference_frames: int
+    gaps_allowed: bool
+    """Frame numbers may be left out on purpose."""
     frames_only: bool
     """No field pictures and no field macroblocks."""
     mixes_fields: bool
@@ -170,8 +172,7 @@ def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
         always_zero = bool(bits.read(1))
         non_reference, _ = bits.se(), bits.se()
         offsets = tuple(bits.se() for _ in range(min(bits.ue(), 255)))
-    references = bits.ue()
-    bits.read(1)
+    references, gaps_allowed = bits.ue(), bool(bits.read(1))
     bits.skip_codes(2)
     frames_only = bool(bits.read(1))
     mixes_fields = not frames_only and bool(bits.read(1))
@@ -183,6 +184,7 @@ def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
         non_reference,
         offsets,
         references,
+        gaps_allowed,
         frames_only,
         mixes_fields,
         separate,

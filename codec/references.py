@@ -28,6 +28,8 @@ class Picture:
     """Places in the stream of the pictures in list 0 and list 1, by reference index; -1 for one that never came."""
     is_interlaced: bool
     """A field, or a frame that may hold field macroblocks."""
+    follows_loss: bool
+    """Pictures that it counts on never came."""
 
 
 @dataclass
@@ -87,12 +89,11 @@ class ReferenceLists:
         order = self._order(first)
         if first.is_idr:
             self._kept.clear()
-        else:
-            self._bridge(first)
+        follows_loss = not first.is_idr and self._bridge(first)
         lists = tuple(max((self._list(header, order, which) for header in headers), key=len) for which in (0, 1))
         if first.is_reference:
             self._mark(first, index, order)
-        return Picture(first.is_reference, lists, first.is_field or first.sequence.mixes_fields)  # type: ignore[arg-type]
+        return Picture(first.is_reference, lists, first.is_field or first.sequence.mixes_fields, follows_loss)  # type: ignore[arg-type]
 
     def _learn(self, unit: bytes) -> None:
         try:
@@ -135,14 +136,20 @@ class ReferenceLists:
             expected = whole * sum(sequence.offsets) + sum(sequence.offsets[: part + 1])
         return expected + header.deltas[0] + (0 if header.is_reference else sequence.offset_non_reference)
 
-    def _bridge(self, header: SliceHeader) -> None:
-        """Frame numbers that were left out push old pictures out all the same (8.2.5.2)."""
+    def _bridge(self, header: SliceHeader) -> bool:
+        """Frame numbers that were left out push old pictures out all the same (8.2.5.2).
+
+        Returns whether they should not have been left out.
+        """
+        if not self._kept:
+            return False
         limit = header.sequence.max_frame_num
         gap = (header.frame_num - self._reference_num) % limit
         for missing in range(1, min(gap, header.sequence.num_reference_frames + 1)):
             self._slide(header.sequence)
             number = (header.frame_num - min(gap, header.sequence.num_reference_frames + 1) + missing) % limit
             self._kept.append(_Kept(-1, number, -(1 << 30)))
+        return gap > 1 and not header.sequence.gaps_allowed
 
     def _list(self, header: SliceHeader, order: int, which: int) -> tuple[int, ...]:
         """Reference list of a slice (8.2.4.2 and 8.2.4.3)."""
