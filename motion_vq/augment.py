@@ -17,7 +17,7 @@ def augment(vectors: np.ndarray, valid: np.ndarray, rng: np.random.Generator) ->
     if rng.random() < 0.5:
         vectors = vectors * np.exp(rng.normal(0, 0.35))
     if rng.random() < 0.25:
-        vectors = vectors + camera_motion(*valid.shape, rng)
+        vectors = vectors + camera_motion(valid.shape[0], valid.shape[1], valid.shape[2], rng)
     return np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(valid)
 
 

@@ -5,8 +5,8 @@ A camera's motion over a clip is taken as one affine motion a step, its six para
     dx(t, x, y) = sum_k phi_k(t) (a_k + b_k x + c_k y)        and the same for dy
 
 with phi the DCT-II basis over the clip's steps and x, y in [-1, 1] over the picture. The translations `a` carry more
-temporal coefficients than the slopes `b` and `c`. The fit is robust (iteratively reweighted least squares with Cauchy
-weights whose scale shrinks, Geman & Reynolds 1992; Black & Rangarajan 1996), so that what moves by itself does not pull it. Each
+temporal coefficients than the slopes `b` and `c`. The fit is robust, so that what moves by itself does not pull it:
+iteratively reweighted least squares with Cauchy weights whose scale shrinks (Black & Rangarajan, IJCV 1996). Each
 coefficient is companded (signed logarithm) and rounded: one id each. No randomness, nothing learned.
 """
 
@@ -48,8 +48,11 @@ def expand(values: Tensor, unit: float) -> Tensor:
 
 
 class CameraCode:
-    """Fits, codes and renders camera motion. `terms`: temporal coefficients of each translation, of each slope in x
-    and of each slope in y; `codebook_size`: values of one id (an odd number of them is used: the middle one is zero)."""
+    """Fits, codes and renders camera motion.
+
+    `terms`: temporal coefficients of each translation, of each slope in x and of each slope in y. `codebook_size`:
+    values of one id; an odd number of them is used, so that the middle one is zero.
+    """
 
     def __init__(
         self, num_steps: int, grid: tuple[int, int], terms: tuple[int, int, int] = (8, 2, 2), codebook_size: int = 256
@@ -94,23 +97,20 @@ class CameraCode:
         # the products of spatial functions do not change with the weights; 1, x, y give six of them
         plane = self._plane(vectors)
         products = (plane[:, None] * plane[None]).flatten(0, 1)
-        place = torch.repeat_interleave(
-            torch.arange(3, device=vectors.device), torch.tensor(self.terms, device=vectors.device)
-        )
-        weights, coefficients = trust, None
+        function = torch.arange(3).repeat_interleave(torch.tensor(self.terms)).to(vectors.device)
+        tiny = torch.eye(len(function), dtype=vectors.dtype, device=vectors.device)
+        weights, coefficients = trust, vectors.new_zeros(len(vectors), len(function), 2)
         for number in range(_FIT_STEPS):
             moments = (weights @ products.T).unflatten(-1, (3, 3))
             targets = torch.einsum("btn,btnc,in->btic", weights, vectors, plane)
-            normal = torch.einsum("btkl,kt,lt->bkl", moments[:, :, place][..., place], time, time)
-            right = torch.einsum("btkc,kt->bkc", targets[:, :, place], time)
+            normal = torch.einsum("btkl,kt,lt->bkl", moments[:, :, function][..., function], time, time)
+            right = torch.einsum("btkc,kt->bkc", targets[:, :, function], time)
             ridge = _RIDGE * normal.diagonal(dim1=1, dim2=2).mean(-1) + 1e-9
-            normal = normal + ridge[:, None, None] * torch.eye(len(place), dtype=normal.dtype, device=normal.device)
-            coefficients = torch.linalg.solve(normal, right)
+            coefficients = torch.linalg.solve(normal + ridge[:, None, None] * tiny, right)
             errors = (vectors - torch.einsum("bkc,kt,kn->btnc", coefficients, time, space)).square().sum(-1)
             progress = number / (_FIT_STEPS - 1)
             scale = _FIRST_SCALE_PIXELS * (_LAST_SCALE_PIXELS / _FIRST_SCALE_PIXELS) ** progress
             weights = trust / (1 + errors / scale**2)
-        assert coefficients is not None
         return coefficients
 
     def _plane(self, like: Tensor) -> Tensor:

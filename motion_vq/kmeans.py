@@ -14,10 +14,10 @@ def nearest(points: Tensor, codebook: Tensor) -> Tensor:
 
 
 def k_means(points: Tensor, num_words: int, most_points: int = 65536) -> Tensor:
-    """Words [num_words, D] of points [N, D], by Lloyd's rounds from randomly chosen points (torch's global generator).
+    """Words [num_words, D] of points [N, D], by Lloyd's rounds from points drawn by torch's global generator.
 
-    A word that lost all its points starts again at a point that is far from its own word; with fewer points than words the rest
-    are points with a little noise.
+    A word that lost all its points starts again at a point that is far from its own word; with fewer points than words
+    the rest are points with a little noise. No two words are the same: a tie would leave the choice to rounding.
     """
     points = points[torch.randperm(len(points))[:most_points]]
     spread = points.std() * 1e-2 + 1e-6

@@ -10,7 +10,7 @@ Stride = tuple[int, int, int]
 
 
 class Attention(nn.Module):
-    """Self-attention over the second-last dimension of [..., N, C]; no bias on the keys, whose shift softmax ignores."""
+    """Self-attention over the second-last dimension of [..., N, C]. Keys have no bias: softmax ignores their shift."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Upsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Linear in, position embeddings, then stages of blocks, each but the last followed by a `Downsample`; LayerNorm out.
+    """Linear in, positions, then stages of blocks, each but the last followed by a `Downsample`; LayerNorm out.
 
     Stage i has `depths[i]` blocks at `widths[i]`, then stride `strides[i]`; there is one stage more than strides.
     """
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Linear in, position embeddings, then stages of blocks, each but the last followed by an `Upsample`; LayerNorm out."""
+    """Linear in, positions, then stages of blocks, each but the last followed by an `Upsample`; LayerNorm out."""
 
     def __init__(
         self,
@@ -134,6 +134,12 @@ class Decoder(nn.Module):
 def tanh_head(in_width: int, out_width: int) -> nn.Sequential:
     """Linear-Tanh-Linear."""
     return nn.Sequential(nn.Linear(in_width, in_width), nn.Tanh(), nn.Linear(in_width, out_width))
+
+
+def silence(linear: nn.Linear) -> None:
+    """Makes a layer give zeros, so that what it is added to starts uncorrected."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
 
 
 def _stages(widths: Sequence[int], depths: Sequence[int], strides: Sequence[Stride], heads: int) -> nn.ModuleList:

@@ -1,8 +1,8 @@
 """Where a motion field leads: errors of displacement, which is what a warped picture shows.
 
-A frame is warped from its keyframe along the sum of all steps between, so that errors of single steps add up, and a small one that
-lasts costs more than a large one that does not. And a picture's error stops growing once content is misplaced by
-more than its own detail: a large error of displacement must not weigh by its square.
+A frame is warped from its keyframe along the sum of all steps between, so that errors of single steps add up: a small
+one that lasts costs more than a large one that does not. And a picture's error stops growing once content is misplaced
+by more than its own detail: a large error of displacement must not weigh by its square.
 """
 
 import torch
@@ -16,7 +16,7 @@ ERROR_FLOOR = 0.1
 
 
 def follow(steps: list[Tensor]) -> Tensor:
-    """Steps [B, h, w, 2] in fractions of the frame, the first one first -> displacements [B, N, h, w, 2] of each to the start."""
+    """N steps [B, h, w, 2] in fractions of the frame, first to last -> displacements [B, N, h, w, 2] to the start."""
     _, height, width, _ = steps[0].shape
     y = (torch.arange(height, dtype=steps[0].dtype, device=steps[0].device) + 0.5) / height
     x = (torch.arange(width, dtype=steps[0].dtype, device=steps[0].device) + 0.5) / width

@@ -1,14 +1,14 @@
 """Residual quantizer whose finer levels go where the first level says that motion is hard.
 
-Stage 1 gives every patch one id. Each further stage quantizes what the stages before left over. A plain residual quantizer adds
-one stage everywhere with every level; motion is sparse, so here (where `adaptive`) a level's ids are handed out by
-difficulty: stage s of a patch has the priority
+Stage 1 gives every patch one id. Each further stage quantizes what the stages before left over. A plain residual
+quantizer adds one stage everywhere with every level; motion is sparse, so here (where `adaptive`) a level's ids are
+handed out by difficulty: stage s of a patch has the priority
 
     difficulty[first id of the patch] - stage_cost * (s - 2)
 
-and level l takes the next `tokens_per_level` (patch, stage) pairs in the order of priority. The decoder knows the first ids and so
-the same order; nothing else is sent, and the first n levels of a code are a code. This is the reverse water-filling of
-transform coding (Cover & Thomas, ch. 10), driven by the residual variance that each first id leaves behind.
+and level l takes the next `tokens_per_level` (patch, stage) pairs in the order of priority. The decoder knows the first
+ids and so the same order; nothing else is sent, and the first n levels of a code are a code. This is the reverse
+water-filling of transform coding (Cover & Thomas, ch. 10), driven by the residual variance that each first id leaves.
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ class Quantized(NamedTuple):
 class ResidualQuantizer(nn.Module):
     """Latents [B, P, D] <-> ids [B, levels, P]; P = `tokens_per_level`.
 
-    `num_stages` codebooks; more than `num_levels` let one patch have more ids than there are levels. `normalized`: codes and latents on
-    the unit sphere (one level only: a residual has no unit length).
+    `num_stages` codebooks; more than `num_levels` let one patch have more ids than there are levels. `normalized`:
+    codes and latents on the unit sphere (one level only: a residual has no unit length).
     """
 
     first_error: Tensor
@@ -70,7 +70,7 @@ class ResidualQuantizer(nn.Module):
                 decay=ema_decay,
                 use_cosine_sim=normalized,
                 kmeans_init=True,
-                threshold_ema_dead_code=0.1,
+                threshold_ema_dead_code=0.1,  # pyright: ignore[reportArgumentType] (a share of a use a batch)
                 commitment_weight=0.0,
                 rotation_trick=False,
             )
@@ -78,6 +78,11 @@ class ResidualQuantizer(nn.Module):
         )
         self.register_buffer("first_error", torch.zeros(codebook_size))
         self.register_buffer("difficulty", torch.zeros(codebook_size, dtype=torch.int32))
+
+    @property
+    def started(self) -> bool:
+        """Whether the codebooks come from data."""
+        return bool(self.stages[0]._codebook.initted)  # type: ignore[union-attr]
 
     def forward(self, latents: Tensor, num_levels: int) -> Quantized:
         """Quantizes with `num_levels` levels and, in training mode, moves the codebooks towards what they code."""

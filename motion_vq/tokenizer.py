@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from motion_vq.camera import CameraCode, compand, expand, to_fractions, to_pixels
-from motion_vq.layers import Decoder, Encoder, Stride, fold, tanh_head, unfold
+from motion_vq.layers import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
 from motion_vq.quantizer import Quantized, ResidualQuantizer
 from motion_vq.tokens import MotionTokens
 
@@ -49,13 +49,15 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
                                 ▼                                      ▼
                   linear patches + space-time decoder ─────────────► plus ──► vectors
 
-    A field is [B, num_steps, *grid, 2] in fractions of the frame; a place of the code is a patch times all strides, and has
-    an id at each level. Everything is computed in the model's own dtype; in float64 the ids do not depend on threads or batch. Nothing samples.
+    A field is [B, num_steps, *grid, 2] in fractions of the frame; a place of the code is a patch times all strides.
+    Everything is computed in the model's own dtype; in float64 the ids do not depend on threads or batch. Nothing
+    samples.
 
     Args:
         num_steps, grid: size of the fields, time and (height, width).
-        patch: steps and cells that the first layer takes together and the last one lays out; (1, 1, 1) = single cells, as published.
-        encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `layers.Encoder`; decoder_* likewise.
+        patch: steps and cells that the first layer takes together and the last one lays out; (1, 1, 1), as published:
+            single cells.
+        encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `layers`; decoder_* likewise.
         num_heads: attention heads; must divide the width of every stage that has blocks.
         code_dim, codebook_size: of each codebook.
         num_levels: levels trained. `default_levels`: levels written when nobody asks.
@@ -100,7 +102,7 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         place = _product(self.patch, *encoder_strides)
         if place != _product(self.patch, *decoder_strides):
             raise ValueError(
-                f"strides of encoder {encoder_strides} and decoder {decoder_strides} must multiply to the same"
+                f"strides of encoder {encoder_strides} and decoder {decoder_strides} must make the same place"
             )
         if any(size % step for size, step in zip((num_steps, *grid), place, strict=True)):
             raise ValueError(
@@ -127,8 +129,7 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
             self.linear_out = nn.Linear(code_dim, 2 * cells, bias=False)
             # the networks start as corrections of nothing
             for head in (self.encode_task_layer, self.decode_task_layer):
-                nn.init.zeros_(head[2].weight)
-                nn.init.zeros_(head[2].bias)
+                silence(head[2])  # type: ignore[arg-type]
 
     @property
     def num_levels(self) -> int:
@@ -241,8 +242,8 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
             )
         if tokens.camera_ids.shape[1] != self.num_camera_ids:
             raise ValueError(
-                f"`camera_ids` must be [B, {self.num_camera_ids}] for these weights, got {list(tokens.camera_ids.shape)}; "
-                "decode with the weights that encoded"
+                f"`camera_ids` must be [B, {self.num_camera_ids}] for these weights, "
+                f"got {list(tokens.camera_ids.shape)}; decode with the weights that encoded"
             )
         for name, ids, size in (
             ("ids", tokens.ids, self.codebook_size),

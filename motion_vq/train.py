@@ -22,8 +22,8 @@ _INITIAL_CLIPS = 512
 class MotionTraining:
     """Teaches a `MotionTokenizer` (see `videotok.training.loop.Task`).
 
-    The loss is `path_loss` + a little of `step_loss` and of the commitment to codes, at a number of levels drawn anew each step, so
-    that every first n levels are a code.
+    The loss is `path_loss` + a little of `step_loss` and of the commitment to codes, at a number of levels drawn anew
+    each step, so that every first n levels are a code.
     """
 
     def __init__(self, model: MotionTokenizer) -> None:
@@ -39,9 +39,12 @@ class MotionTraining:
 
     @torch.no_grad()
     def initialise(self, batches: Iterable[Batch]) -> None:
-        """Starts the linear path from the principal components of local motion and the codebooks from k-means; without a
-        linear path, codebooks start from the first step's latents."""
-        if not self.model.config["linear_path"]:
+        """Starts the linear path from the principal components of local motion, the codebooks from k-means.
+
+        Without a linear path there is nothing to know yet: codebooks start from the first step's latents. A model that
+        has learned already stays as it is.
+        """
+        if self.model.quantize.started or not self.model.config["linear_path"]:
             return
         fields: list[Tensor] = []
         for batch in batches:
@@ -73,9 +76,10 @@ class MotionTraining:
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Figures of the model as it encodes and decodes, on fields as they are prepared.
 
-        There are no pictures here: "psnr" is -10 log10 of the robust displacement error (`path_loss`, at the default number of
-        levels), which falls and rises with the PSNR of a warp but is not one. "paths_n" are the losses with n levels,
-        "error_pixels" the mean end-point error of displacements to the keyframe, "use" the share of the codebook used.
+        There are no pictures here: "psnr" is -10 log10 of the robust displacement error (`path_loss`, at the default
+        number of levels), which falls and rises with the PSNR of a warp but is not one. "paths_n" are the losses with n
+        levels, "error_pixels" the mean end-point error of displacements to the keyframe, "use" the share of the
+        codebook used.
         """
         losses: dict[int, list[float]] = {0: []} | {n: [] for n in range(1, self.model.num_levels + 1)}
         errors, used = [], []

@@ -1,0 +1,31 @@
+"""Motion fields of known kinds: a camera that pans and zooms, and something that moves by itself."""
+
+import torch
+from torch import Tensor
+
+PIXELS = torch.tensor((256.0, 144.0))
+
+
+def pan(num_clips: int, num_steps: int, grid: tuple[int, int], pixels: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Every cell moves by the same pixels (of 256x144) at every step: vectors [B, T, h, w, 2] and valid."""
+    vectors = (torch.tensor(pixels) / PIXELS).expand(num_clips, num_steps, *grid, 2).contiguous()
+    return vectors, torch.ones(num_clips, num_steps, *grid, dtype=torch.bool)
+
+
+def moving_fields(num_clips: int, num_steps: int, grid: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A camera's pan and zoom, a block that moves against it, a few cells without a vector: vectors and valid."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = grid
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    centres = torch.stack(
+        torch.meshgrid(torch.linspace(-1, 1, width), torch.linspace(-1, 1, height), indexing="xy"), dim=-1
+    )
+    vectors = normal(num_clips, 1, 1, 1, 2) * 2 + normal(num_clips, 1, 1, 1, 1) * centres
+    vectors = vectors.expand(-1, num_steps, -1, -1, -1).clone()
+    vectors[:, :, height // 4 : height // 2, width // 4 : width // 2] += normal(num_clips, 1, 1, 1, 2) * 3
+    vectors += normal(num_clips, num_steps, height, width, 2) * 0.05
+    valid = torch.rand(num_clips, num_steps, height, width, generator=generator) > 0.1
+    return vectors / PIXELS, valid
