@@ -35,6 +35,7 @@ def test_tokens_describe_the_clip(tokens, tokenizer, tiny_model):
     assert tokens.pts_seconds.tolist() == [0.0, 2.0]
     assert tokens.duration_seconds == 3
     assert tokens.motion_source == "native"
+    assert not tokens.damaged.any()
     assert tokens.source.file == "clip.mp4"
     assert (tokens.source.codec, tokens.source.width, tokens.source.height) == ("h264", 160, 96)
     assert tokens.source.average_fps == 24
@@ -116,6 +117,7 @@ def replace_clips(tokens, clips):
         camera_ids=tokens.camera_ids[[0] * clips],
         num_frames=tokens.num_frames[[0] * clips],
         pts_seconds=np.arange(clips) * 2.0,
+        damaged=tokens.damaged[[0] * clips],
     )
 
 

@@ -41,6 +41,7 @@ def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, se
         camera_ids=rng.integers(0, CODEBOOKS["camera"], (clips, camera), np.int32),
         num_frames=num_frames,
         pts_seconds=np.arange(clips) * 2.0 + 1 / 3,
+        damaged=rng.random(clips) < 0.3,
         start_seconds=1.5,
     )
 

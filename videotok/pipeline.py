@@ -137,7 +137,7 @@ class VideoTokenizer:
             path, spec, start_seconds=start_seconds, duration_seconds=duration_seconds, max_clips=max_clips
         )
         columns: dict[str, list] = {
-            name: [] for name in ("visual", "mask", "motion", "camera", "num_frames", "pts", "source")
+            name: [] for name in ("visual", "mask", "motion", "camera", "num_frames", "pts", "damaged", "source")
         }
         seconds = 0.0
         for batch in _batched(clips, batch_size):
@@ -161,6 +161,7 @@ class VideoTokenizer:
             camera_ids=np.concatenate(columns["camera"]).astype(np.int32),
             num_frames=np.array(columns["num_frames"], np.int32),
             pts_seconds=np.array(columns["pts"], np.float64),
+            damaged=np.array(columns["damaged"], np.bool_),
             start_seconds=start_seconds,
         )
 
@@ -174,6 +175,7 @@ class VideoTokenizer:
         columns["camera"].append(motion.camera_ids.numpy())
         columns["num_frames"] += [clip.num_frames for clip in clips]
         columns["pts"] += [clip.pts_seconds for clip in clips]
+        columns["damaged"] += [clip.damaged for clip in clips]
         columns["source"] += [clip.motion_source for clip in clips]
 
     def _motion_tokens(self, fields: list[MotionField], levels: int) -> MotionTokens:

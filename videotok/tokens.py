@@ -91,6 +91,8 @@ class VideoTokens:
     """int32 [clips]: true frames of each clip; less than spec.frames where the video ends."""
     pts_seconds: np.ndarray = field(repr=False)
     """float64 [clips]: time of each keyframe in the source."""
+    damaged: np.ndarray = field(repr=False)
+    """bool [clips]: where frames of the source could not be decoded."""
     start_seconds: float = 0.0
     """Where encoding began, counted from the video's first frame."""
 
@@ -103,6 +105,7 @@ class VideoTokens:
         _check_array("camera_ids", self.camera_ids, np.int32, (clips, None))
         _check_array("num_frames", self.num_frames, np.int32, (clips,))
         _check_array("pts_seconds", self.pts_seconds, np.float64, (clips,))
+        _check_array("damaged", self.damaged, np.bool_, (clips,))
         if clips == 0:
             raise ValueError("`num_frames` is empty: there must be at least one clip")
         if self.motion_source not in ("native", "reencode"):
@@ -196,6 +199,7 @@ class VideoTokens:
         counts = self.visual_counts
         return {
             "clips": self.num_clips,
+            "damaged_clips": int(self.damaged.sum()),
             "frames": int(self.num_frames.sum()),
             "duration_seconds": self.duration_seconds,
             "start_seconds": self.start_seconds,

@@ -21,6 +21,7 @@ HEADER = "videotok"
 """Key of the JSON in the safetensors metadata: one key, because the order of several is not fixed."""
 ARRAYS = (
     "camera_ids",
+    "damaged",
     "keep_mask",
     "motion_ids",
     "num_frames",
@@ -105,6 +106,7 @@ def _packed(tokens: VideoTokens) -> dict[str, np.ndarray]:
     id_types = {name: np.uint16 if size <= 1 << 16 else np.uint32 for name, size in tokens.codebooks.items()}
     return {
         "camera_ids": tokens.camera_ids.astype(id_types["camera"]),
+        "damaged": tokens.damaged.astype(np.uint8),
         "keep_mask": np.packbits(tokens.keep_mask, axis=1),
         "motion_ids": tokens.motion_ids.astype(id_types["motion"]),
         "num_frames": tokens.num_frames.astype(np.uint32),
@@ -129,6 +131,7 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTok
         visual_offsets=arrays["visual_offsets"].astype(np.int64),
         keep_mask=np.unpackbits(arrays["keep_mask"], axis=1, count=header["patches"]).astype(bool),
         pts_seconds=arrays["pts_seconds"],
+        damaged=arrays["damaged"].astype(bool),
         start_seconds=header["start_seconds"],
         **wide,
     )

@@ -74,8 +74,9 @@ def encode(
 def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:
     """What was made of the video, and how fast."""
     counts = tokens.visual_counts
+    damaged = f" ({tokens.damaged.sum()} of them damaged)" if tokens.damaged.any() else ""
     return (
-        f"{place}: {tokens.num_clips} clips, {len(tokens.visual_ids)} visual tokens "
+        f"{place}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe), "
         f"{tokens.num_clips * tokens.motion_tokens_per_clip} motion tokens, "
         f"{tokens.tokens_per_second:.0f} tokens/s of video, "

@@ -36,6 +36,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     motion = f"{camera} for the camera, {levels}" if camera else levels
     rate = "unknown" if source["average_fps"] is None else source["average_fps"]
     length = "unknown length" if source["duration_seconds"] is None else f"{source['duration_seconds']:.2f} s"
+    damaged = f", {facts['damaged_clips']} damaged" if facts["damaged_clips"] else ""
     turned = f", turned by {source['rotation_degrees']}°" if source["rotation_degrees"] else ""
     return [
         ("file", f"{facts['file']}: format {facts['format']}, {facts['size_bytes']:,} bytes"),
@@ -46,7 +47,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "clips",
             f"{facts['clips']} of {spec['frames']} frames at {spec['fps']} fps: {facts['frames']} frames, "
-            f"{facts['duration_seconds']:.2f} s from {facts['start_seconds']:.2f} s",
+            f"{facts['duration_seconds']:.2f} s from {facts['start_seconds']:.2f} s{damaged}",
         ),
         (
             "visual tokens",
