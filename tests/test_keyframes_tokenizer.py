@@ -16,7 +16,7 @@ def lively(model: KeyframeTokenizer) -> KeyframeTokenizer:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     pictures = torch.rand(8, 3, model.image_size, model.image_size) * 2 - 1
-    scores = model.selector(model.features(pictures))[1].detach()
+    scores = model.selector.scores(model.features(pictures)).detach()
     levels = torch.linspace(1, 0, len(model.thresholds.values))
     model.thresholds.values.copy_(torch.quantile(scores, levels))
     return model.eval()

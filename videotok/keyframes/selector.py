@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+SPREAD = 1.0
+"""Strength of what is added to the scores so that kept patches do not huddle (log of a squared error)."""
 LOG_ERROR_RANGE = (-16.0, 4.0)
 """Log of a patch's squared error, pictures in [-1, 1]: from below a grey level's rounding to beyond black for white."""
 
@@ -16,10 +18,17 @@ class Selector(nn.Module):
 
         log_error    what remains of the patch's error when it is kept
         log_saving   what keeping it saves: error when dropped = exp(log_error) + exp(log_saving)
+
+    Scores are log_saving and a fixed pattern. By the saving alone, either every patch of a smooth wall is kept or none,
+    and one in sixteen would be best. In training Gumbel noise keeps the few (a draw in proportion to the saving); the
+    pattern has the noise's distribution, but is ordered, so it spreads them evenly and encoding draws nothing.
     """
 
-    def __init__(self, width: int) -> None:
+    pattern: Tensor
+
+    def __init__(self, width: int, side: int) -> None:
         super().__init__()
+        self.register_buffer("pattern", SPREAD * gumbel_pattern(side), persistent=False)
         self.local = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.judge = nn.Sequential(
             nn.Linear(width, width // 2),
@@ -34,6 +43,20 @@ class Selector(nn.Module):
         whole = shared.mean(dim=1, keepdim=True).expand_as(shared)
         log_error, log_saving = self.judge(torch.cat([own, whole], dim=-1)).clamp(*LOG_ERROR_RANGE).unbind(-1)
         return log_error, log_saving
+
+    def scores(self, features: Tensor) -> Tensor:
+        """features [B, N, D] -> what to keep first, [B, N]."""
+        return self(features)[1] + self.pattern
+
+
+def gumbel_pattern(side: int) -> Tensor:
+    """Quantiles of the standard Gumbel distribution, [side**2], in the order of Bayer's dither matrix (1973)."""
+    order = torch.zeros(1, 1)
+    while len(order) < side:
+        upper, lower = torch.cat([4 * order, 4 * order + 2], dim=1), torch.cat([4 * order + 3, 4 * order + 1], dim=1)
+        order = torch.cat([upper, lower])
+    places = (order + 0.5) / order.numel()
+    return -(-places.log()).log()[:side, :side].flatten()
 
 
 def keep_best(scores: Tensor, counts: Tensor) -> Tensor:

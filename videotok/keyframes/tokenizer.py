@@ -94,7 +94,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
             if self.config[whole] % self.config[part]:
                 raise ValueError(f"`{part}` (={self.config[part]}) must divide `{whole}` (={self.config[whole]})")
         self.vit = VisionTransformer(image_size, patch_size, width, depth, heads, hidden)
-        self.selector = Selector(width)
+        self.selector = Selector(width, image_size // patch_size)
         self.thresholds = Thresholds()
         self.merger = Merger(width, merger_depth, heads, hidden)
         self.to_code = nn.Linear(width, code_dim)
@@ -207,7 +207,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
                     f"`keep_mask` must be bool {list(features.shape[:2])} and keep a patch of each picture"
                 )
             return keep_mask
-        scores = self.selector(features)[1]
+        scores = self.selector.scores(features)
         if num_tokens is not None:
             if not 1 <= num_tokens <= self.num_patches:
                 raise ValueError(f"`num_tokens` (={num_tokens}) must lie in 1..{self.num_patches}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videotok.keyframes.codebook import codebook_use
 from videotok.keyframes.patches import patchify
-from videotok.keyframes.selector import keep_best
+from videotok.keyframes.selector import SPREAD, keep_best
 from videotok.keyframes.start import start_linear
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 
@@ -21,8 +21,6 @@ START_PATCHES_PER_WORD = 4
 """The codebook begins on so many patches a word."""
 LEAST_KEEP = 0.12
 """Keep rates of training lie between this and 1, uniform in their logarithm: one set of weights serves every rate."""
-CHOICE_NOISE = 0.5
-"""Strength of the Gumbel noise on the selector's scores (log of a squared error) when training."""
 RANDOM_CHOICE = 0.25
 """Part of the training pictures whose patches are chosen blindly: every kind of patch is seen kept and dropped."""
 COMMITMENT, SELECTION, RECALL = 1.0, 0.005, 0.005
@@ -77,7 +75,7 @@ class KeyframeTraining:
         pixels = errors.mean()
         recall = F.mse_loss(model.detokenizer.recall(filled).float(), features.detach().float())
         selection = foretelling(log_error.float(), log_saving.float(), errors.detach(), keep_mask)
-        model.thresholds.follow(log_saving.detach().float(), step=0.2 * (1 - progress) + 0.01)
+        model.thresholds.follow(log_saving.detach().float() + model.selector.pattern, step=0.2 * (1 - progress) + 0.01)
         total = pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
         return total, {
             "pixels": pixels.item(),
@@ -121,13 +119,13 @@ def choose(log_saving: Tensor) -> tuple[Tensor, Tensor]:
     batch, patches = log_saving.shape
     blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
     gumbel = -torch.empty_like(log_saving).exponential_().log()
-    scores = log_saving * ~blind + CHOICE_NOISE * gumbel
+    scores = log_saving * ~blind + SPREAD * gumbel
     rate = LEAST_KEEP ** torch.rand(1, device=scores.device)
     spread = rate * torch.empty(batch, device=scores.device).uniform_(0.8, 1.25)
     counts = (spread * patches).round().long().clamp(1, patches)
     keep_mask = keep_best(scores.detach(), counts)
     edge = scores.detach().masked_fill(~keep_mask, torch.inf).amin(dim=1, keepdim=True)
-    soft = torch.sigmoid((scores - edge) / CHOICE_NOISE)
+    soft = torch.sigmoid((scores - edge) / SPREAD)
     return keep_mask, 1 + soft - soft.detach()
 
 
