@@ -88,26 +88,26 @@ class KeyframeTraining:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-        """PSNR in dB (mean over pictures) at the default rate and with every patch kept, and the codebook's use."""
+        """PSNR in dB (mean over pictures) at the default budget and with every patch kept, the codebook's use, and the
+        part of the patches that the default threshold keeps."""
         model = self.model
-        default, full, kept, ids = [], [], [], []
+        budgets = {
+            "psnr": round(model.config["default_keep"] * model.num_patches),
+            "psnr_all_patches": model.num_patches,
+        }
+        found: dict[str, list[Tensor]] = {name: [] for name in budgets}
+        kept, ids = [], []
         for batch in batches:
             images = batch["images"]
-            for keep, psnrs in ((None, default), (1.0, full)):
-                tokens = model.encode(images, keep)
-                psnrs.append(psnr(model.decode(tokens.ids, tokens.keep_mask).float(), images))
-                if keep is None:
-                    kept.append(tokens.keep_mask.float().mean(dim=1))
-                else:
-                    ids += tokens.ids
+            for name, budget in budgets.items():
+                tokens = model.encode(images, num_tokens=budget)
+                found[name].append(psnr(model.decode(tokens.ids, tokens.keep_mask).float(), images))
+                ids += tokens.ids if budget == model.num_patches else []
+            scores = model.selector.scores(model.features(images))
+            kept.append((scores >= model.thresholds(model.config["default_keep"])).double().mean(dim=1))
         used, perplexity = codebook_use(torch.cat(ids), model.codebook_size)
-        return {
-            "psnr": float(torch.cat(default).mean()),
-            "psnr_all_patches": float(torch.cat(full).mean()),
-            "kept": float(torch.cat(kept).mean()),
-            "words_used": used,
-            "perplexity": perplexity,
-        }
+        figures = {name: float(torch.cat(values).mean()) for name, values in found.items()}
+        return figures | {"kept": float(torch.cat(kept).mean()), "words_used": used, "perplexity": perplexity}
 
 
 def choose(log_saving: Tensor) -> tuple[Tensor, Tensor]:
