@@ -44,7 +44,7 @@ class Codebook(nn.Module):
         return self.words[ids]
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, rounds: int = 4) -> None:
+    def start(self, vectors: Tensor, rounds: int = 5) -> None:
         """Spherical k-means (Lloyd's rounds from a random sample) on `vectors` [n, dim], n >= size."""
         if len(vectors) < len(self.words):
             raise ValueError(f"{len(vectors)} vectors cannot start {len(self.words)} words; give at least as many")

@@ -17,13 +17,13 @@ from videotok.keyframes.selector import SPREAD, keep_best
 from videotok.keyframes.start import start_linear
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 
-START_PATCHES_PER_WORD = 4
+START_PATCHES_PER_WORD = 6
 """The codebook begins on so many patches a word."""
 LEAST_KEEP = 0.12
 """Keep rates of training lie between this and 1, uniform in their logarithm: one set of weights serves every rate."""
 RANDOM_CHOICE = 0.25
 """Part of the training pictures whose patches are chosen blindly: every kind of patch is seen kept and dropped."""
-COMMITMENT, SELECTION, RECALL = 1.0, 0.005, 0.005
+COMMITMENT, SELECTION, RECALL = 2.0, 0.005, 0.005
 """Weights beside the squared error of the pixels, whose own weight is 1."""
 
 
@@ -144,9 +144,13 @@ def psnr(restored: Tensor, images: Tensor) -> Tensor:
 
 
 def random_crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random window of `picture` (half of its sides or more), squashed to size x size, mirrored half of the time."""
+    """A random window of `picture`, squashed to size x size, mirrored half of the time.
+
+    Windows have three quarters of the sides or more: smaller ones are smoother than any keyframe, and words learned from
+    them are missing where there is detail.
+    """
     height, width = picture.shape[:2]
-    rows, columns = (max(1, round(side * rng.uniform(0.5, 1.0))) for side in (height, width))
+    rows, columns = (max(1, round(side * rng.uniform(0.75, 1.0))) for side in (height, width))
     top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
     window = picture[top : top + rows, left : left + columns]
     shrinks = rows > size and columns > size
