@@ -146,8 +146,8 @@ def psnr(restored: Tensor, images: Tensor) -> Tensor:
 def random_crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of `picture`, squashed to size x size, mirrored half of the time.
 
-    Windows have three quarters of the sides or more: smaller ones are smoother than any keyframe, and words learned from
-    them are missing where there is detail.
+    Windows have three quarters of the sides or more: smaller ones are smoother than any keyframe, and words learned
+    from them are missing where there is detail.
     """
     height, width = picture.shape[:2]
     rows, columns = (max(1, round(side * rng.uniform(0.75, 1.0))) for side in (height, width))
