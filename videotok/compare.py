@@ -139,7 +139,8 @@ def side_by_side(clip: ComparedClip) -> Iterator[np.ndarray]:
 
 
 def _named(picture: np.ndarray, name: str) -> np.ndarray:
-    picture = np.ascontiguousarray(picture)
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, name, (6, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+    picture = picture.copy()
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    picture[: height + 8, : width + 8] //= 3
+    cv2.putText(picture, name, (4, height + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return picture

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -97,6 +98,10 @@ class VideoTokenizer:
         """Levels of motion ids that are kept where the caller does not say."""
         return self.motion.default_levels
 
+    def spec(self, fps: Fraction | int = 12) -> ClipSpec:
+        """Clips as this model's motion tokenizer takes them, at `fps` frames a second."""
+        return ClipSpec(self.motion_encoder.config["num_steps"], Fraction(fps), self.motion_encoder.grid)
+
     def encode(
         self,
         path: str | Path,
@@ -114,7 +119,7 @@ class VideoTokenizer:
 
         Args:
             path: any video file FFmpeg reads.
-            spec: frames, rate and grid of a clip; 24 frames at 12 fps where not given.
+            spec: frames, rate and grid of a clip; `self.spec()`, 24 frames at 12 fps, where not given.
             keep: share of a keyframe's patches to keep, above 0 to 1, on average over many pictures; the model's own
                 rate where not given.
             motion_levels: levels of motion ids, 0 (camera alone) to the model's; `default_motion_levels` if not given.
@@ -129,7 +134,7 @@ class VideoTokenizer:
             ValueError: `keep` or `motion_levels` out of range.
         """
         path = Path(path)
-        spec = spec or ClipSpec()
+        spec = spec or self.spec()
         levels = self.default_motion_levels if motion_levels is None else motion_levels
         info = probe(path)
         expected = _expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)

@@ -39,7 +39,7 @@ def encode(
         raise Refusal(f"--duration {duration} must be above 0 seconds")
     rate = parse_fps(fps)
 
-    from codec import ClipSpec, probe
+    from codec import probe
     from videotok.bundle import Bundle
 
     began = time.monotonic()
@@ -59,7 +59,7 @@ def encode(
 
         tokens = tokenizer.encode(
             video,
-            ClipSpec(fps=rate),
+            tokenizer.spec(rate),
             keep=keep,
             motion_levels=motion_levels,
             start_seconds=start,

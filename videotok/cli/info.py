@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 
 def info(
@@ -22,10 +20,8 @@ def info(
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    table = Table(show_header=False, box=None)
     for name, value in _lines(facts):
-        table.add_row(name, value)
-    Console().print(table, highlight=False)
+        print(f"{name:<18} {value}")
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
