@@ -1,0 +1,188 @@
+"""Motion tokens against plain k-means codes of the same size: what warping along each is worth.
+
+    python -m benchmarks.motion_codes TRAIN_CACHE TEST_CACHE --levels 1 2 4
+
+The caches are folders that `videotok train prepare` wrote; k-means is fitted on the first, both are measured on the
+second: mean PSNR of frames 1 to 22 at the size of the cache's pictures, exact keyframes, mean over clips, then videos.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec import replacing
+from motion_vq import MotionTokenizer, MotionTokens
+from motion_vq.camera import compand, expand, to_fractions, to_pixels
+from motion_vq.kmeans import k_means, nearest
+from motion_vq.layers import fold, unfold
+from unet3d.warp import compose, two_way, warp
+from videotok.ladder import Ends, pixels, still_rungs, tensor
+from videotok.metrics import psnr
+from videotok.training.cache import Cache, Row
+
+PATCH = (8, 4, 4)
+UNIT_PIXELS = 1.0
+WORDS = 1024
+TRAIN_CLIPS = 600
+
+
+@dataclass(frozen=True)
+class KMeansCodes:
+    """Residual k-means of log-companded patches of 8 steps and 4x4 cells, one id each a level; no network, no camera."""
+
+    codebooks: list[Tensor]
+
+    @classmethod
+    def fit(cls, vectors: Tensor, levels: int) -> "KMeansCodes":
+        """Codebooks of fields [B, T, h, w, 2] in fractions of the frame."""
+        residual = cls._patches(vectors).flatten(0, 3)
+        codebooks = []
+        for _ in range(levels):
+            codebooks.append(k_means(residual, WORDS))
+            residual = residual - codebooks[-1][nearest(residual, codebooks[-1])]
+        return cls(codebooks)
+
+    def coded(self, vectors: Tensor, levels: int) -> Tensor:
+        """The fields as the first `levels` levels tell them."""
+        patches = self._patches(vectors)
+        residual = patches.flatten(0, 3)
+        for codebook in self.codebooks[:levels]:
+            residual = residual - codebook[nearest(residual, codebook)]
+        return to_fractions(expand(unfold(patches - residual.view_as(patches), PATCH), UNIT_PIXELS))
+
+    @staticmethod
+    def _patches(vectors: Tensor) -> Tensor:
+        return fold(compand(to_pixels(vectors), UNIT_PIXELS), PATCH)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Motion tokens against plain k-means codes of the same size.")
+    parser.add_argument("train", type=Path, help="cache that k-means is fitted on")
+    parser.add_argument("test", type=Path, help="cache that both are measured on")
+    parser.add_argument("--model", type=Path, help="weights of a motion tokenizer instead of the shipped ones")
+    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--max-clips", type=int, help="clips a video")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    args = parser.parse_args()
+    shipped = Path(__file__).parent.parent / "videotok" / "weights" / "motion"
+    model = MotionTokenizer.from_pretrained(args.model or shipped).double().eval()
+    torch.manual_seed(0)
+    baseline = KMeansCodes.fit(_sample(Cache(args.train).clips("train")), max(args.levels))
+    rows: list[dict] = []
+    for row, following in _pairs(Cache(args.test).clips(), args.max_clips):
+        rows += measure(model, baseline, row, following, args.levels)
+    print_table(rows)
+    print_fields(model, Cache(args.test).clips(), args.levels)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@torch.no_grad()
+def measure(
+    model: MotionTokenizer, baseline: KMeansCodes, row: Row, following: Row | None, levels: list[int]
+) -> list[dict]:
+    """Rows {video, clip, rung, levels, ids, psnr} of one clip; `ids`: motion ids of a clip."""
+    item = row.clip()
+    truth = item["frames"]
+    next_keyframe = None if following is None else tensor(item["next_keyframe_frame"])
+    ends = Ends(tensor(truth[0]), next_keyframe)
+    vectors, valid = _fields([row] if following is None else [row, following])
+    tokens = model.encode(vectors, valid, max(levels))
+
+    def score(rung: str, frames: np.ndarray, levels: int | None = None, ids: int | None = None) -> dict:
+        found = float(np.mean([psnr(a, b) for a, b in zip(truth[1:23], frames[1:23], strict=True)]))
+        return {"video": row.source, "clip": row.row, "rung": rung, "levels": levels, "ids": ids, "psnr": found}
+
+    rows = [score(rung, frames) for rung, frames in still_rungs(ends, len(truth)).items()]
+    fields: list[tuple[str, int | None, int | None, Tensor]] = [("_raw", None, None, vectors)]
+    if model.num_camera_ids:
+        fields.append(("_camera", 0, model.num_camera_ids, model.decode(tokens.first_levels(0))))
+    for number in levels:
+        coarse = tokens.first_levels(number)
+        fields.append(("", number, coarse.tokens_per_clip, model.decode(coarse)))
+        fields.append(("_kmeans", number, number * model.tokens_per_level, baseline.coded(vectors, number)))
+    for suffix, number, ids, field in fields:
+        rows.append(score(f"warp{suffix}", pixels(warp(ends.keyframe, compose(field[:1]))), number, ids))
+        if next_keyframe is not None:
+            both = two_way(ends.keyframe, field[:1], next_keyframe, field[1:])
+            rows.append(score(f"two_way{suffix}", pixels(both.pictures), number, ids))
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """One line a rung and level: mean over clips, then over videos."""
+    found: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["rung"], row["levels"], row["ids"]][row["video"]].append(row["psnr"])
+    print(f"{'rung':<16}{'levels':>7}{'ids':>6}{'PSNR dB':>9}{'videos':>8}")
+    for (rung, levels, ids), videos in found.items():
+        mean = np.mean([np.mean(values) for values in videos.values()])
+        print(f"{rung:<16}{'' if levels is None else levels:>7}{ids or '':>6}{mean:>9.2f}{len(videos):>8}")
+
+
+@torch.no_grad()
+def print_fields(model: MotionTokenizer, rows: list[Row], levels: list[int]) -> None:
+    """What the codes do to the fields themselves, all clips: end-point error, still cells, words of a level in use."""
+    vectors, valid = _fields(rows)
+    parts = [
+        model.encode(part, there, max(levels)) for part, there in zip(vectors.split(16), valid.split(16), strict=True)
+    ]
+    tokens = MotionTokens(torch.cat([part.ids for part in parts]), torch.cat([part.camera_ids for part in parts]))
+    print(f"{'levels':>6}{'error a step px':>17}{'error to keyframe px':>22}{'still cells':>13}{'words used':>12}")
+    print(f"{'raw':>6}{0:>17}{0:>22}{_still(vectors):>13.0%}")
+    for number in levels:
+        decoded = model.decode(tokens.first_levels(number))
+        step = to_pixels(decoded - vectors).norm(dim=-1).mean()
+        path = to_pixels(compose(decoded) - compose(vectors)).norm(dim=-1).mean()
+        used = len(tokens.ids[:, number - 1].unique()) / model.codebook_size
+        print(f"{number:>6}{step:>17.3f}{path:>22.2f}{_still(decoded):>13.0%}{used:>12.0%}")
+
+
+def _still(vectors: Tensor) -> float:
+    """Share of cells that move by less than a tenth of a pixel in a step."""
+    return float((to_pixels(vectors).norm(dim=-1) < 0.1).float().mean())
+
+
+def _sample(rows: list[Row]) -> Tensor:
+    """Fields of at most TRAIN_CLIPS clips, as many of each folder."""
+    folders: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        folders[row.folder].append(row)
+    each = TRAIN_CLIPS // len(folders)
+    chosen = [
+        kind[i] for kind in folders.values() for i in np.linspace(0, len(kind) - 1, min(each, len(kind))).astype(int)
+    ]
+    return _fields(chosen)[0]
+
+
+def _fields(rows: list[Row]) -> tuple[Tensor, Tensor]:
+    items = [row.motion() for row in rows]
+    vectors = torch.from_numpy(np.stack([item["vectors"] for item in items]))
+    return vectors, torch.from_numpy(np.stack([item["valid"] for item in items]))
+
+
+def _pairs(rows: list[Row], max_clips: int | None) -> list[tuple[Row, Row | None]]:
+    """Whole clips, each with the one that follows it in its video, if any."""
+    pairs, seen = [], defaultdict(int)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        whole = row.motion()["num_frames"] == len(row.motion()["vectors"])
+        if whole and (max_clips is None or seen[row.source] < max_clips):
+            seen[row.source] += 1
+            joined = (
+                following is not None
+                and following.shard is row.shard
+                and following.shard.arrays["follows"][following.row]
+            )
+            pairs.append((row, following if joined else None))
+    return pairs
+
+
+if __name__ == "__main__":
+    main()
