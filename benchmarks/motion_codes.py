@@ -34,7 +34,7 @@ TRAIN_CLIPS = 600
 
 @dataclass(frozen=True)
 class KMeansCodes:
-    """Residual k-means of log-companded patches of 8 steps and 4x4 cells, one id each a level; no network, no camera."""
+    """Residual k-means of log-companded patches, one id each a level: no network, no camera."""
 
     codebooks: list[Tensor]
 
