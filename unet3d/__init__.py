@@ -3,17 +3,6 @@
 from unet3d.chain import decode_chain
 from unet3d.detokenizer import VideoDetokenizer
 from unet3d.train import DetokenizerTraining
-from unet3d.warp import Guess, compose, invert, one_way, towards, two_way, warp
+from unet3d.warp import Guess, one_way, two_way
 
-__all__ = [
-    "DetokenizerTraining",
-    "Guess",
-    "VideoDetokenizer",
-    "compose",
-    "decode_chain",
-    "invert",
-    "one_way",
-    "towards",
-    "two_way",
-    "warp",
-]
+__all__ = ["DetokenizerTraining", "Guess", "VideoDetokenizer", "decode_chain", "one_way", "two_way"]

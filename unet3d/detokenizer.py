@@ -13,6 +13,9 @@ from unet3d.unet import build_unet, depth_to_space, pooled, space_to_depth
 
 GATES_A_SIDE = 2
 """Gates of a candidate along each side of a cell: one gate for every patch_size / 2 pixels."""
+STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
+OUTPUT_GAIN = 0.25
+"""Of the network's output, which starts at zero: Adam's first steps would else move frames by as much as the spread."""
 
 
 class VideoDetokenizer(ModelMixin, ConfigMixin):
@@ -26,9 +29,9 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
           └──────────────── x ◄─────────────────┘          frame = prior + spread * x
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
-    how far the candidates lie apart around a pixel: where all agree nothing is to be invented. The network predicts x
-    clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et al. 2022) as
-    the candidates' own differences from the prior, each times a gate, and a free remainder.
+    how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
+    predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et al.
+    2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
     Both start at zero: an untrained network gives the prior, at any number of steps.
 
     Args:
@@ -46,7 +49,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     def __init__(
         self,
         patch_size: int = 4,
-        block_out_channels: tuple[int, ...] = (64, 96, 128),
+        block_out_channels: tuple[int, ...] = (32, 64, 96),
         attention: tuple[bool, ...] = (False, False, True),
         layers_per_block: int = 1,
         attention_width: int = 64,
@@ -105,7 +108,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         given = self.unet(
             torch.cat(cells, dim=2), sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)
         ).sample
-        free, gates = given.split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
+        free, gates = (OUTPUT_GAIN * given).split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
         return free + space_to_depth(_mixed(apart, gates, patch), patch)
 
     def _added_ids(self, motion: Tensor) -> Tensor:
@@ -122,15 +125,16 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         return evidence.prior + depth_to_space(clean, self.config["patch_size"]) * self.spread(evidence)
 
     def spread(self, evidence: Evidence) -> Tensor:
-        """Twice the candidates' mean distance from the prior around each pixel (so that x is of about unit variance).
+        """How far the prior has come from the nearer of both keyframes held still, around each pixel.
 
-        [B, T, 1, H, W], at least `spread_floor`.
+        [B, T, 1, H, W], at least `spread_floor`; about the size of the prior's error.
         """
-        apart = (evidence.candidates - evidence.prior[:, :, None]).abs().mean((2, 3))
+        still = evidence.candidates[:, :, STILL] - evidence.prior[:, :, None]
+        apart = still.abs().mean(3).amin(2)
         cells = F.avg_pool2d(apart, self.config["patch_size"])
         around = F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
         smooth = F.interpolate(around, apart.shape[-2:], mode="bilinear", align_corners=False)
-        return 2 * smooth[:, :, None] + self.config["spread_floor"]
+        return 1.5 * smooth[:, :, None] + self.config["spread_floor"]
 
     @torch.no_grad()
     def reconstruct(
