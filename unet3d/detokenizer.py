@@ -30,8 +30,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
     how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
-    predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et al.
-    2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
+    predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et
+    al. 2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
     Both start at zero: an untrained network gives the prior, at any number of steps.
 
     Args:
