@@ -37,7 +37,7 @@ def refusal(command: str, capfd, code: int = 2) -> str:
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     assert main(command.split()) == code
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
-    lines = capfd.readouterr().err.strip().splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("videotok: ")
     return lines[0]

@@ -14,10 +14,11 @@ class Refusal(Exception):
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr, counted in seconds of video."""
+    """A bar on stderr, counted in seconds of video; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
     counted = TextColumn("{task.completed:.1f} / {task.fields[of]} s of video")
     columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def refuse_unwritable(path: Path, force: bool) -> None:
