@@ -33,10 +33,10 @@ def _add(folder: Path, depth: int, lines: list[tuple[str, str]]) -> None:
 
 
 def _first_line(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.split("\n")[0].rstrip(".")
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(BLOCK.sub(lambda _: tree(), readme.read_text()))
+    readme.write_text(BLOCK.sub(lambda _: tree(), readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -11,9 +11,9 @@ from house import BLOCK, ROOT, tree
 from importlinter.cli import lint_imports
 
 from codec import probe
-from videotok.cli.main import main
+from videotok.cli.main import app, main
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -60,12 +60,12 @@ def test_readme_commands_run_as_written(tmp_path, monkeypatch, capsys):
     assert probe("again.mp4").duration_seconds == pytest.approx(6.0)
 
 
-def test_readme_names_every_command(capsys):
-    assert main(["--help"]) == 0
-    commands = re.findall(r"^│ (\w+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) >= 5
-    for command in commands:
-        assert f"`videotok {command} " in README
+def test_readme_names_every_command():
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {group.name for group in app.registered_groups if group.name}
+    assert {"encode", "decode", "info", "sample", "train"} <= names
+    for name in names:
+        assert f"`videotok {name} " in README
 
 
 def test_ci_runs_the_readme_commands():
