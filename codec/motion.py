@@ -31,6 +31,10 @@ ROUNDS = 3
 ENOUGH = 0.25
 """Share of a cell that must have vectors for them to speak for it."""
 
+STEADY = 0.01, 0.5
+"""A way may differ from the step before by this much of the frame's width and this much of that step before it counts
+as a wrong match: encoders point to whatever looks alike."""
+
 HOLES = 0.05
 """Share of a picture without vectors above which it is worth while to measure its motion."""
 
@@ -47,6 +51,10 @@ class MovedFrame:
     taken from the cells around."""
 
 
+Evidence = tuple[np.ndarray, np.ndarray]
+"""A way float32 [h, w, 2], and the share of each cell it speaks for [h, w]."""
+
+
 class MotionChain:
     """Follows frames in display order; `grid` is that of the coded picture, before rotation."""
 
@@ -58,6 +66,9 @@ class MotionChain:
         self._back: OrderedDict[int, np.ndarray] = OrderedDict()
         """Displacement float32 [h, w, 2] from the last frame to each frame before it that may still be pointed to."""
         self._links: dict[int, list[Link]] = {}
+        self._times: dict[int, float] = {}
+        self._velocity = np.zeros((*grid, 2), np.float32)
+        """Fractions of the frame a second, from the step before."""
         self._ahead: dict[int, SourceFrame] = {}
 
     def waits_for(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> bool:
@@ -79,6 +90,7 @@ class MotionChain:
             vectors float32 [h, w, 2] in fractions of the frame, and the share of each cell that has vectors [h, w].
         """
         self._ahead = {other.index: other for other in ahead}
+        self._times.update({other.index: other.pts_seconds for other in self._ahead.values()})
         if self._last is None:
             found = np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32)
         else:
@@ -101,38 +113,61 @@ class MotionChain:
         return vectors, share
 
     def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
+        if self._last is not None:
+            self._velocity = vectors / np.float32(frame.pts_seconds - self._last.pts_seconds)
         for index, back in self._back.items():
             self._back[index] = vectors + sample(back, vectors)
         if frame.is_reference:
             self._back[frame.index] = np.zeros((*self._grid, 2), np.float32)
+            self._times[frame.index] = frame.pts_seconds
             if len(self._back) > REMEMBERED:
                 self._back.popitem(last=False)
+        self._times = {
+            index: time for index, time in self._times.items() if index in self._back or index in self._ahead
+        }
         self._last, self._last_links = frame, self._links.pop(frame.index, [])
 
     def _way(
         self, frame: SourceFrame, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Displacement from `frame` to the last frame, over whatever it points to; None where no vector leads there."""
-        if frame.index in ways:
-            return ways[frame.index]
+        if frame.index in ways or self._last is None:
+            return ways.get(frame.index)
         # what points in a circle, in a damaged stream, leads nowhere
         ways[frame.index] = None
-        total = np.zeros((*self._grid, 2), np.float32)
-        weight = np.zeros(self._grid, np.float32)
         if frame.index not in self._links:
-            self._links[frame.index] = links_of(frame, self._lists(frame), self._grid)
+            lists = self._lists(frame)
+            self._links[frame.index] = links_of(frame, lists, self._times, self._expected(lists, ways))
+        usual = self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds)
+        evidence: list[Evidence] = []
         for link in self._links[frame.index]:
             way = self._over(link, ways)
             if way is not None:
-                total += way * link.weight[..., None]
-                weight += link.weight
-        total, weight = self._with_returns(frame, total, weight)
+                certain = link.exact and link.index == self._last.index
+                evidence.append((way, link.weight if certain else link.weight * likelihood(way, usual)))
+        returned = self._returned(frame, evidence)
+        if returned is not None:
+            evidence.append((returned[0], returned[1] * likelihood(returned[0], usual)))
+        if not evidence:
+            return None
+        weight = np.sum([share for _, share in evidence], axis=0)
         if not (weight >= ENOUGH).any():
             return None
-        mean = total / np.maximum(weight, 1e-6)[..., None]
-        found = fill(mean, weight >= ENOUGH), np.minimum(weight, 1)
+        found = fill(weighted_mean(evidence), weight >= ENOUGH), np.minimum(weight, 1)
         ways[frame.index] = found
         return found
+
+    def _expected(
+        self, lists: tuple[tuple[int, ...], ...], ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
+    ) -> np.ndarray:
+        """Velocity by which a vector's reference is told: that towards the first decoded of the frames still to be
+        shown (a P frame, which has few references itself), else that of the step before."""
+        first = min((index for places in lists for index in places if index in self._ahead), default=None)
+        if first is not None and self._last is not None:
+            way = self._way(self._ahead[first], ways)
+            if way is not None:
+                return way[0] / np.float32(self._ahead[first].pts_seconds - self._last.pts_seconds)
+        return self._velocity
 
     def _over(self, link: Link, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]) -> np.ndarray | None:
         """The way to the last frame over the frame that `link` points to."""
@@ -149,13 +184,15 @@ class MotionChain:
             way = link.vectors - sample(back, way)
         return way
 
-    def _with_returns(self, frame: SourceFrame, total: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Adds what the last frame said about this one, turned round: B frames know where P frames have no vectors."""
+    def _returned(self, frame: SourceFrame, evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the last frame said about this one, turned round: B frames know where P frames have no vectors."""
         forward = next((link for link in self._last_links if link.index == frame.index), None)
         if forward is None:
-            return total, weight
-        guess = fill(-forward.vectors, forward.weight >= ENOUGH)
-        way = np.where((weight > 0)[..., None], total / np.maximum(weight, 1e-6)[..., None], guess)
+            return None
+        way = fill(-forward.vectors, forward.weight >= ENOUGH)
+        if evidence:
+            known = np.sum([share for _, share in evidence], axis=0) > 0
+            way = np.where(known[..., None], weighted_mean(evidence), way)
         share = forward.weight[..., None]
         packed = np.concatenate([-forward.vectors * share, share], -1)
         covered = share
@@ -163,14 +200,28 @@ class MotionChain:
             read = sample(packed, way)
             covered = read[..., 2:]
             way = np.where(covered >= ENOUGH, read[..., :2] / np.maximum(covered, 1e-6), way)
-        covered = np.where(covered >= ENOUGH, covered, 0)
-        return total + way * covered, weight + covered[..., 0]
+        return way, np.where(covered >= ENOUGH, covered, 0)[..., 0]
 
     def _lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
         if frame.headers is not None:
             return frame.headers.lists
         after = next((other.index for other in self._ahead.values() if other.is_reference), -1)
         return (next(reversed(self._back), -1),), (after,)
+
+
+def likelihood(way: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """float32 [h, w]: 1 where a way is as usual, falling with the square of the difference."""
+    size = np.array([1, 9 / 16], np.float32)
+    miss = np.linalg.norm((way - usual) * size, axis=-1)
+    allowed = STEADY[0] + STEADY[1] * np.linalg.norm(usual * size, axis=-1)
+    return (1 / (1 + (miss / allowed) ** 2)).astype(np.float32)
+
+
+def weighted_mean(evidence: list[Evidence]) -> np.ndarray:
+    """float32 [h, w, 2]: the mean way, zero where nothing speaks for a cell."""
+    total = np.sum([way * share[..., None] for way, share in evidence], axis=0)
+    weight = np.sum([share for _, share in evidence], axis=0)
+    return total / np.maximum(weight, 1e-6)[..., None]
 
 
 def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
