@@ -14,7 +14,7 @@ from codec.types import ClipSpec
 FINER = 2
 """Frames passed between two ticks are put together on a grid this much finer: each step blurs a little."""
 
-TOLERANCE = 5e-4
+TOLERANCE = 6e-4
 """Seconds a frame may come late: containers round their times."""
 
 

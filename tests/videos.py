@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from codec import Clip, ClipSpec, VideoWriter
+from codec.clock import TOLERANCE
 from videotok.virtual_camera import Layer, Pose, Scene, photograph, steady
 
 ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
@@ -27,7 +29,15 @@ def scenes(size: tuple[int, int]) -> dict[str, Scene]:
     front = Layer(photograph("chelsea"), steady(pan=(-0.2, 0.05), start=Pose(x=0.2, zoom=0.8)), oval=(0.5, 0.7))
     back = Layer(coffee, steady(pan=(0.12, -0.04)))
     return {
-        "pan": Scene((Layer(coffee, steady(pan=(0.24, -0.12), start=Pose(x=-0.2, y=0.1)),),), size),
+        "pan": Scene(
+            (
+                Layer(
+                    coffee,
+                    steady(pan=(0.24, -0.12), start=Pose(x=-0.2, y=0.1)),
+                ),
+            ),
+            size,
+        ),
         "zoom": Scene((Layer(coffee, steady(zoom=1.25)),), size),
         "turn": Scene((Layer(coffee, steady(degrees=12)),), size),
         "layers": Scene((back, front), size),
@@ -64,8 +74,8 @@ def truth(scene: Scene, clip: Clip, shown: list[float], spec: ClipSpec) -> tuple
     Returns vectors float32 [num_frames, h, w, 2], visible bool [num_frames, h, w].
     """
     times = [clip.pts_seconds + float(step / spec.fps) for step in range(-1, clip.num_frames)]
-    seen = [max((time for time in shown if time <= wanted + 1e-3), default=shown[0]) for wanted in times]
-    steps = [scene.motion(now, before, spec.grid) for before, now in zip(seen[:-1], seen[1:], strict=True)]
+    seen = [max((time for time in shown if time <= wanted + TOLERANCE), default=shown[0]) for wanted in times]
+    steps = [scene.motion(now, before, spec.grid) for before, now in pairwise(seen)]
     return np.stack([vectors for vectors, _ in steps]), np.stack([visible for _, visible in steps])
 
 

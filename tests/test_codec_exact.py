@@ -1,0 +1,95 @@
+"""Vectors do not depend on threads, and reference lists are what the encoder wrote."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from codec.decode import read_frames
+from codec.demux import opened
+from codec.h264 import Bits, nal_units
+from tests.videos import even, scenes, write
+
+FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
+
+
+@pytest.fixture(scope="module")
+def pyramid_mp4(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("codec") / "pyramid.mp4"
+    return write(path, scenes((160, 96))["layers"], even(1.0, 25), "veryslow", 25)
+
+
+def vectors_with(path: Path, threads: str, count: int) -> list[np.ndarray | None]:
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        context.thread_type, context.thread_count = threads, count
+        context.options = {"flags2": "+export_mvs"}
+        found = [frame.side_data.get("MOTION_VECTORS") for frame in container.decode(video=0)]
+        return [None if data is None else data.to_ndarray() for data in found]
+
+
+def test_any_number_of_threads_gives_the_same_vectors(pyramid_mp4):
+    alone = vectors_with(pyramid_mp4, "NONE", 1)
+    for _ in range(20):
+        with opened(pyramid_mp4) as (container, stream):
+            ours = [frame.vectors for frame in read_frames(container, stream, with_vectors=True)]
+        assert len(ours) == len(alone)
+        for one, other in zip(alone, ours, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                # fields, not bytes: the padding of the records is random
+                assert all(np.array_equal(one[name], other[name]) for name in FIELDS)
+
+
+def test_reference_lists_hold_what_was_decoded_before(pyramid_mp4):
+    with opened(pyramid_mp4) as (container, stream):
+        frames = list(read_frames(container, stream, with_vectors=True))
+    times = {frame.index: frame.pts_seconds for frame in frames}
+    longest = 0
+    for frame in frames:
+        assert frame.headers is not None
+        assert not frame.headers.is_interlaced
+        assert not frame.headers.follows_loss
+        forward, backward = frame.headers.lists
+        longest = max(longest, len(set(forward)))
+        assert all(index < frame.index and index in times for index in (*forward, *backward))
+        if backward:
+            # the first of list 1 is shown later, the first of list 0 earlier: a B frame lies between
+            assert times[forward[0]] < frame.pts_seconds < times[backward[0]]
+    assert longest > 2
+
+
+def test_vectors_come_with_lists(pyramid_mp4):
+    with opened(pyramid_mp4) as (container, stream):
+        for frame in read_frames(container, stream, with_vectors=True):
+            if frame.vectors is not None and frame.headers is not None:
+                used = {0 if source < 0 else 1 for source in np.unique(frame.vectors["source"])}
+                assert all(frame.headers.lists[which] for which in used)
+
+
+def test_codes():
+    # 1, 010, 011, 00100, 00101: 0 to 4 (table 9-2)
+    bits = Bits(int("101001100100001010000000", 2).to_bytes(3, "big"))
+    assert [bits.ue() for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="ends inside"):
+        Bits(b"\xff").read(9)
+    with pytest.raises(ValueError, match="exp-Golomb"):
+        Bits(bytes(8)).ue()
+
+
+def test_signed_codes():
+    # 1, 010, 011, 00100, 00101: 0, 1, -1, 2, -2 (table 9-3)
+    bits = Bits(int("101001100100001010000000", 2).to_bytes(3, "big"))
+    assert [bits.se() for _ in range(5)] == [0, 1, -1, 2, -2]
+
+
+def test_emulation_bytes_are_taken_out():
+    assert Bits(bytes([0, 0, 3, 1])).read(24) == 1
+
+
+def test_nal_units():
+    units = [b"\x67abc", b"\x68de", b"\x65" + b"f" * 300]
+    assert list(nal_units(b"".join(b"\0\0\1" + unit for unit in units), 0)) == units
+    assert list(nal_units(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units), 4)) == units
+    assert list(nal_units(b"", 4)) == []

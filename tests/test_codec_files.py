@@ -1,0 +1,240 @@
+"""Files of every kind: rotation, odd sizes, tails, parts, damage, and what is no video at all."""
+
+import random
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, probe
+from tests.videos import even, scenes, write
+
+SPEC = ClipSpec(frames=6)
+SIZE = (160, 96)
+
+
+@pytest.fixture(scope="module")
+def pan_mp4(tmp_path_factory) -> Path:
+    """2.25 s at 24 fps: 27 frames at 12 fps."""
+    path = tmp_path_factory.mktemp("codec") / "pan.mp4"
+    return write(path, scenes(SIZE)["pan"], even(2.25, 24), "medium", 24)
+
+
+def same(one: list[Clip], other: list[Clip]) -> bool:
+    return len(one) == len(other) and all(
+        a.num_frames == b.num_frames
+        and a.pts_seconds == b.pts_seconds
+        and np.array_equal(a.motion.vectors, b.motion.vectors)
+        and np.array_equal(a.motion.valid, b.motion.valid)
+        and np.array_equal(a.keyframe, b.keyframe)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_the_tail_is_kept_and_says_how_long_it_is(pan_mp4):
+    clips = list(iter_clips(pan_mp4, SPEC, frames=True, frame_size=(64, 36)))
+    assert [clip.num_frames for clip in clips] == [6, 6, 6, 6, 3]
+    assert [clip.pts_seconds for clip in clips] == pytest.approx([0, 0.5, 1, 1.5, 2])
+    for clip in clips:
+        assert clip.keyframe.shape == (96, 160, 3)
+        assert clip.frames is not None
+        assert clip.frames.shape == (clip.num_frames, 36, 64, 3)
+        assert clip.motion.vectors.shape == (6, 20, 36, 2)
+        assert not clip.motion.vectors[clip.num_frames :].any()
+        assert not clip.damaged
+
+
+def test_frames_are_the_pictures_of_their_times(pan_mp4):
+    scene = scenes(SIZE)["pan"]
+    for clip in iter_clips(pan_mp4, SPEC, frames=True):
+        assert clip.frames is not None
+        assert np.array_equal(clip.frames[0], clip.keyframe)
+        for step, frame in enumerate(clip.frames):
+            exact = scene.frame(clip.pts_seconds + step / 12).astype(float)
+            assert np.abs(frame - exact).mean() < 6
+
+
+def test_probe(pan_mp4):
+    facts = probe(pan_mp4)
+    assert (facts.codec, facts.width, facts.height, facts.rotation_degrees) == ("h264", 160, 96, 0)
+    assert facts.duration_seconds == pytest.approx(2.25)
+    assert facts.average_fps == 24
+    assert facts.has_native_vectors
+    assert not facts.is_interlaced
+
+
+def test_parts_are_parts_of_the_whole(pan_mp4):
+    whole = list(iter_clips(pan_mp4, SPEC))
+    assert same(list(iter_clips(pan_mp4, SPEC, max_clips=2)), whole[:2])
+    assert same(list(iter_clips(pan_mp4, SPEC, duration_seconds=1.0)), whole[:2])
+    later = list(iter_clips(pan_mp4, SPEC, start_seconds=1.5))
+    assert [clip.pts_seconds for clip in later] == pytest.approx([1.5, 2.0])
+    assert np.array_equal(later[0].keyframe, whole[3].keyframe)
+    assert later[0].motion.vectors == pytest.approx(whole[3].motion.vectors, abs=1e-6)
+    with pytest.raises(MediaError, match="after 9"):
+        list(iter_clips(pan_mp4, SPEC, start_seconds=9.0))
+    with pytest.raises(MediaError, match="0 or more"):
+        list(iter_clips(pan_mp4, SPEC, start_seconds=-1.0))
+
+
+def test_the_same_twice(pan_mp4):
+    for source in ("native", "reencode"):
+        first = list(iter_clips(pan_mp4, SPEC, motion_source=source))
+        assert same(first, list(iter_clips(pan_mp4, SPEC, motion_source=source)))
+
+
+@pytest.mark.parametrize("size", [(161, 97), (33, 50), (16, 16)])
+def test_odd_and_small_sizes(size, tmp_path):
+    path = tmp_path / "odd.mp4"
+    with VideoWriter(path, 12, size, options={"preset": "medium"}) as writer:
+        for frame in scenes(size)["pan"].frames(even(0.5, 12)):
+            writer.write(frame)
+    clip = next(iter_clips(path, SPEC, frames=True))
+    even_size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    assert clip.keyframe.shape == (even_size[1], even_size[0], 3)
+    assert np.median(clip.motion.vectors[1:, :, :, 0]) == pytest.approx(0.24 / 12, abs=0.02)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_rotation(turns, pan_mp4, tmp_path):
+    """A camera held sideways says so: pictures and vectors come upright."""
+    turned = tmp_path / "turned.mp4"
+    remux_turned(pan_mp4, turned, turns)
+    facts = probe(turned)
+    assert facts.rotation_degrees == 90 * turns
+    assert (facts.width, facts.height) == (SIZE if turns == 2 else SIZE[::-1])
+    plain, upright = next(iter_clips(pan_mp4, SPEC)), next(iter_clips(turned, SPEC, frames=True))
+    assert np.array_equal(upright.keyframe, np.rot90(plain.keyframe, turns))
+    x, y = np.median(plain.motion.vectors[1:], axis=(0, 1, 2))
+    expected = {1: (y, -x), 2: (-x, -y), 3: (-y, x)}[turns]
+    assert np.median(upright.motion.vectors[1:], axis=(0, 1, 2)) == pytest.approx(expected, abs=0.003)
+
+
+def remux_turned(source: Path, target: Path, turns: int) -> None:
+    """Copies a file with a display matrix that turns it counter-clockwise (the matrix stands in the track header)."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    one = 1 << 16
+    a, b, c, d = {1: (0, -one, one, 0), 2: (-one, 0, 0, -one), 3: (0, one, -one, 0)}[turns]
+    words = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    content = bytearray(target.read_bytes())
+    header = content.index(b"tkhd")
+    content[header + 44 : header + 80] = b"".join(word.to_bytes(4, "big", signed=True) for word in words)
+    target.write_bytes(content)
+
+
+def test_one_frame_is_one_clip(tmp_path):
+    path = tmp_path / "one.mp4"
+    with VideoWriter(path, 25, SIZE) as writer:
+        writer.write(scenes(SIZE)["pan"].frame(0.0))
+    (clip,) = iter_clips(path, SPEC)
+    assert clip.num_frames == 1
+    assert not clip.motion.vectors.any()
+    assert not clip.motion.valid.any()
+
+
+def test_what_is_no_video(tmp_path):
+    for name, content, message in [
+        ("empty.mp4", b"", "empty"),
+        ("text.mp4", b"This is not a video.\n" * 50, "cannot read"),
+        ("text.txt", b"This is not a video.\n" * 50, "cannot read"),
+        ("zeros.mp4", bytes(5000), "cannot read"),
+        ("list.m3u8", b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:3,\nhttp://example.org/a.ts\n", "cannot read"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(MediaError, match=message) as raised:
+            list(iter_clips(path))
+        assert "\n" not in str(raised.value)
+        with pytest.raises(MediaError):
+            probe(path)
+    with pytest.raises(MediaError, match="no such file"):
+        list(iter_clips(tmp_path / "missing.mp4"))
+    with pytest.raises(MediaError, match="directory"):
+        probe(tmp_path)
+
+
+def test_sound_alone(tmp_path):
+    path = tmp_path / "sound.m4a"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError, match="no video stream"):
+        list(iter_clips(path))
+
+
+def test_a_file_cut_short_says_so(pan_mp4, tmp_path):
+    short = tmp_path / "short.mp4"
+    content = pan_mp4.read_bytes()
+    short.write_bytes(content[: len(content) * 6 // 10])
+    clips = list(iter_clips(short, SPEC))
+    assert 1 <= sum(clip.num_frames for clip in clips) < 27
+    assert clips[-1].damaged
+    assert "damaged" in repr(clips[-1])
+
+
+def test_lost_packets_say_so(pan_mp4, tmp_path):
+    raw = tmp_path / "lost.h264"
+    with av.open(str(pan_mp4)) as given, av.open(str(raw), "w", format="h264") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(video=0)):
+            if packet.dts is not None and number not in (5, 6, 7):
+                packet.stream = stream
+                made.mux(packet)
+    assert any(clip.damaged for clip in iter_clips(raw, SPEC))
+
+
+def mutated(content: bytes, seed: int) -> bytes:
+    """The file with bits flipped, a piece cut out, or two pieces swapped."""
+    rng, data = random.Random(seed), bytearray(content)
+    kind = seed % 3
+    if kind == 0:
+        for _ in range(rng.choice([1, 10, 100])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        begin = rng.randrange(len(data))
+        del data[begin : begin + rng.randrange(1, len(data))]
+    else:
+        a, b, length = rng.randrange(len(data)), rng.randrange(len(data)), rng.randrange(1, 2000)
+        data[a : a + length], data[b : b + length] = data[b : b + length], data[a : a + length]
+    return bytes(data)
+
+
+def outcome(path: Path) -> str:
+    try:
+        return "damaged" if any(clip.damaged for clip in iter_clips(path, SPEC)) else "clips"
+    except MediaError:
+        return "refused"
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_mutations_give_clips_or_one_error(first, pan_mp4, tmp_path, capfd):
+    content = pan_mp4.read_bytes()
+    path = tmp_path / "mutated.mp4"
+    for seed in range(first, first + 20):
+        path.write_bytes(mutated(content, seed))
+        assert outcome(path) in ("clips", "damaged", "refused")
+    assert capfd.readouterr().err == ""
+
+
+def test_times_that_jump_do_not_make_endless_video(pan_mp4, tmp_path):
+    path = tmp_path / "jump.mkv"
+    with VideoWriter(path, 12, SIZE, time_base=Fraction(1, 1000)) as writer:
+        for number, frame in enumerate(scenes(SIZE)["pan"].frames(even(1.0, 12))):
+            writer.write(frame, pts_seconds=Fraction(number, 12) + (100_000 if number >= 6 else 0))
+    assert sum(clip.num_frames for clip in iter_clips(path, SPEC)) == pytest.approx(12, abs=1)
+
+
+def test_clips_follow_each_other(pan_mp4):
+    for one, other in pairwise(iter_clips(pan_mp4, SPEC)):
+        assert other.pts_seconds - one.pts_seconds == pytest.approx(float(SPEC.duration_seconds))

@@ -1,0 +1,119 @@
+"""Motion of known clips, through every encoder: sign, size and units of the vectors."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec import Clip, ClipSpec, MediaError, iter_clips
+from tests.videos import error_pixels, even, scenes, truth, write
+from videotok.virtual_camera import Scene
+
+SIZE = (256, 144)
+SPEC = ClipSpec(frames=12)
+SECONDS = 1.0
+
+
+def first_clip(path: Path, **options) -> Clip:
+    return next(iter_clips(path, SPEC, **options))
+
+
+@pytest.fixture(scope="module")
+def moving() -> dict[str, Scene]:
+    return scenes(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "scene", "limit"),
+    [
+        ("ultrafast", "pan", 1.5),
+        ("medium", "pan", 0.8),
+        ("medium", "zoom", 0.8),
+        ("medium", "layers", 1.0),
+        ("veryslow", "pan", 1.2),
+        ("zerolatency", "turn", 1.2),
+        ("mpeg4", "pan", 1.3),
+        ("mpeg4-b", "pan", 1.6),
+        ("mpeg2-b", "pan", 1.2),
+    ],
+)
+def test_vectors_are_the_motion_that_is_there(encoding, scene, limit, moving, tmp_path):
+    times = even(SECONDS, 30)
+    path = write(tmp_path / "clip.mp4", moving[scene], times, encoding)
+    clip = first_clip(path)
+    assert clip.motion_source == "native"
+    assert clip.num_frames == SPEC.frames
+    assert clip.motion.valid[1:].mean() > 0.6
+    assert error_pixels(moving[scene], clip, [float(time) for time in times], SPEC) < limit
+
+
+@pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 60, 10])
+def test_the_same_motion_at_any_rate(fps, moving, tmp_path):
+    times = even(SECONDS, fps)
+    clip = first_clip(write(tmp_path / "clip.mp4", moving["pan"], times, "medium", fps))
+    assert error_pixels(moving["pan"], clip, [float(time) for time in times], SPEC) < 1.2
+    # a pan of (0.24, -0.12) frames a second, whatever the source's rate
+    total = np.median(clip.motion.vectors[1:], axis=(1, 2)).sum(0) / (clip.num_frames - 1) * 12
+    assert total == pytest.approx([0.24, -0.12], abs=0.02)
+
+
+def test_variable_frame_rate(moving, tmp_path):
+    rng = np.random.default_rng(0)
+    times = [Fraction(int(tick), 600) for tick in np.cumsum(rng.integers(6, 60, 40))]
+    path = write(tmp_path / "clip.mp4", moving["pan"], times, "medium", time_base=Fraction(1, 600))
+    clip = first_clip(path)
+    shown = [float(time) for time in times]
+    assert error_pixels(moving["pan"], clip, shown, SPEC) < 1.5
+
+
+def test_a_reencoding_tells_the_same(moving, tmp_path):
+    times = even(SECONDS, 25)
+    clip = first_clip(write(tmp_path / "clip.mp4", moving["layers"], times, fps=25), motion_source="reencode")
+    assert clip.motion_source == "reencode"
+    assert error_pixels(moving["layers"], clip, [float(time) for time in times], SPEC) < 0.8
+
+
+def test_far_references_are_better_than_taking_vectors_as_they_come(moving, tmp_path):
+    """The reference implementation's way, `source * motion` as the motion of one frame, is more than twice as wrong."""
+    from codec.decode import read_frames
+    from codec.demux import opened
+    from codec.vectors import lattice_of, on_grid
+
+    times = even(SECONDS, 30)
+    path = write(tmp_path / "clip.mp4", moving["pan"], times, "veryslow")
+    errors = []
+    with opened(path) as (container, stream):
+        for frame in read_frames(container, stream, with_vectors=True):
+            if frame.vectors is None:
+                continue
+            vectors, known = lattice_of(frame.vectors, *SIZE)
+            signed = np.where(known[0][..., None], vectors[0], -vectors[1])
+            pooled, share = on_grid(signed, known.any(0), *SIZE, SPEC.grid)
+            exact, _ = moving["pan"].motion(frame.pts_seconds, frame.pts_seconds - 1 / 30, SPEC.grid)
+            errors.append(np.linalg.norm((pooled - exact) * SIZE, axis=-1)[share > 0.5].mean())
+    per_step = np.mean(errors) * 30 / 12
+    ours = error_pixels(moving["pan"], first_clip(path), [float(time) for time in times], SPEC)
+    assert ours < per_step / 2
+
+
+def test_slot_0_is_the_step_into_the_keyframe(moving, tmp_path):
+    times = even(2.2, 30)
+    clips = list(iter_clips(write(tmp_path / "clip.mp4", moving["pan"], times), SPEC))
+    assert not clips[0].motion.valid[0].any()
+    assert np.array_equal(clips[0].motion.vectors[0], clips[0].motion.vectors[1])
+    exact, _ = truth(moving["pan"], clips[1], [float(time) for time in times], SPEC)
+    assert clips[1].motion.valid[0].mean() > 0.6
+    assert np.median(clips[1].motion.vectors[0] - exact[0], axis=(0, 1)) == pytest.approx([0, 0], abs=0.004)
+
+
+def test_native_where_there_is_none(moving, tmp_path):
+    from codec import VideoWriter
+
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 10, SIZE, codec="libx265", options={"x265-params": "log-level=none"}) as writer:
+        for time in even(0.5, 10):
+            writer.write(moving["pan"].frame(float(time)))
+    with pytest.raises(MediaError, match="hevc video has no usable motion vectors"):
+        first_clip(path, motion_source="native")
+    assert first_clip(path).motion_source == "reencode"
