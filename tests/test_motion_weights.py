@@ -1,0 +1,73 @@
+"""The motion tokenizer that ships: small, and right about motion that is known."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from motion_fields import PIXELS, moving_fields, pan
+
+import videotok.weights
+from motion_vq import MotionTokenizer
+
+FOLDER = Path(videotok.weights.__file__).parent / "motion"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MotionTokenizer:
+    return MotionTokenizer.from_pretrained(FOLDER, torch_dtype=torch.float64).eval()
+
+
+def test_is_small(tokenizer):
+    assert sum(parameter.numel() for parameter in tokenizer.parameters()) <= 3_000_000
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 8_000_000
+    assert (tokenizer.tokens_per_level, tokenizer.codebook_size) == (135, 1024)
+    assert (tokenizer.num_levels, tokenizer.default_levels, tokenizer.num_camera_ids) == (4, 4, 24)
+
+
+def test_words_of_a_codebook_differ(tokenizer):
+    # equal words would leave the choice between them to rounding
+    for stage in tokenizer.quantize.stages:
+        words = stage._codebook.embed[0]
+        distances = torch.cdist(words, words) + torch.eye(len(words))
+        assert distances.min() > 1e-3
+
+
+@pytest.mark.parametrize("pixels", [(2.0, -1.0), (-6.0, 0.5), (0.25, 3.0)])
+@pytest.mark.parametrize("levels", [0, 1, 4])
+def test_a_pan_comes_back_with_its_sign_and_size(tokenizer, pixels, levels):
+    vectors, valid = pan(1, 24, (20, 36), pixels)
+    decoded = tokenizer.decode(tokenizer.encode(vectors, valid, levels)) * PIXELS
+    assert torch.allclose(decoded.mean((0, 1, 2, 3)), torch.tensor(pixels), atol=0.05 + 0.03 * max(map(abs, pixels)))
+    assert (decoded - torch.tensor(pixels)).norm(dim=-1).quantile(0.95) < 0.5
+
+
+def test_a_still_picture_stays_still(tokenizer):
+    vectors, valid = pan(1, 24, (20, 36), (0.0, 0.0))
+    tokens = tokenizer.encode(vectors, valid)
+    decoded = tokenizer.decode(tokens) * PIXELS
+    assert (tokens.camera_ids == 127).all()
+    assert decoded[:, 1:].cumsum(1).norm(dim=-1).mean() < 0.25
+
+
+def test_finer_levels_are_nearer(tokenizer):
+    vectors, valid = moving_fields(4, 24, (20, 36))
+    tokens = tokenizer.encode(vectors, valid)
+    errors = [
+        ((tokenizer.decode(tokens.first_levels(levels)) - vectors) * PIXELS)[:, 1:].cumsum(1).norm(dim=-1).mean()
+        for levels in (0, 1, 2, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < 0.7 * errors[0]
+
+
+def test_ids_do_not_depend_on_batch_or_threads(tokenizer):
+    vectors, valid = moving_fields(3, 24, (20, 36), seed=1)
+    whole = tokenizer.encode(vectors, valid)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        single = [tokenizer.encode(vectors[i : i + 1], valid[i : i + 1]) for i in range(3)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole.ids, torch.cat([tokens.ids for tokens in single]))
+    assert torch.equal(whole.camera_ids, torch.cat([tokens.camera_ids for tokens in single]))
