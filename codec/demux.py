@@ -64,6 +64,11 @@ def _video(container: InputContainer, source: Path) -> VideoStream:
     return stream
 
 
+def video_in(container: InputContainer) -> VideoStream:
+    """The first video stream of a container of our own making."""
+    return container.streams.video[0]
+
+
 def frame_interval(stream: VideoStream) -> Fraction:
     """Nominal time between two frames, where nothing says it better."""
     rate = stream.average_rate or stream.base_rate or Fraction(25)

@@ -1,16 +1,24 @@
 """Motion vectors of our own making: the pictures encoded again with x264, one reference and no B frames."""
 
+import subprocess
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from threading import Thread
 from typing import Any, cast
 
 import av
+import ffmpeg
+import imageio_ffmpeg
+from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from codec.clock import FINER, Tick, fine_grid
-from codec.decode import SourceFrame
+from codec.decode import SourceFrame, read_frames
+from codec.demux import video_in
+from codec.errors import MediaError
 from codec.field import pooled, turned
 from codec.motion import motion_of
 from codec.probe import quarter_turns
@@ -18,6 +26,9 @@ from codec.types import ClipSpec
 
 LONG_SIDE = 640
 """Pictures are made no larger than this before they are encoded: the grid is coarse."""
+
+X264 = "ref=1:bframes=0:scenecut=0:keyint=infinite:weightp=0:threads=1"
+"""Each frame points to the one before; one thread, so that the result is always the same."""
 
 
 def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator[Tick, None, None]:
@@ -30,30 +41,81 @@ def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator
                 waiting.append(tick)
                 yield tick.picture
 
-    try:
-        for moved in motion_of(reencoded(pictures(), spec.fps), fine_grid(spec)):
+    with closing(ticks), closing(reencoded(pictures(), spec.fps)) as frames:
+        for moved in motion_of(frames, fine_grid(spec)):
             tick = waiting.popleft()
             turns = quarter_turns(tick.picture) if tick.picture is not None else 0
             vectors, valid = pooled(*turned(moved.vectors, moved.valid, turns), FINER)
             yield replace(tick, vectors=vectors, valid=valid)
+
+
+def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[SourceFrame, None, None]:
+    """Sends pictures through an FFmpeg process and gives them back, one for one, with x264's vectors.
+
+    Raises:
+        MediaError: FFmpeg gave fewer pictures back than it got.
+    """
+    source = iter(pictures)
+    first = next(source, None)
+    if first is None:
+        return
+    size = encoded_size(first.width, first.height)
+    process = _started(size, fps)
+    feeder = _Feeder(process, source, first, size)
+    feeder.start()
+    number = 0
+    try:
+        with cast(InputContainer, av.open(process.stdout, format="h264")) as container:
+            for frame in read_frames(container, video_in(container), with_vectors=True):
+                yield replace(frame, pts_seconds=float(number / fps), duration_seconds=float(1 / fps), damaged=False)
+                number += 1
     finally:
-        ticks.close()
+        # ends a feeder that waits for the pipe, too
+        process.kill()
+        feeder.join()
+        cast(Any, process.stdout).close()
+        process.wait()
+    if feeder.error is not None:
+        raise feeder.error
+    if number != feeder.sent:
+        raise MediaError(f"re-encoding gave {number} of {feeder.sent} frames back; is FFmpeg's x264 missing?")
 
 
-def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Iterator[SourceFrame]:
-    """Encodes pictures one after another and gives them back with x264's vectors, each pointing to the one before."""
-    encoder = decoder = None
-    scaler = VideoReformatter()
-    for number, picture in enumerate(pictures):
-        if encoder is None or decoder is None:
-            encoder, decoder = _encoder(encoded_size(picture.width, picture.height), fps), _decoder()
-        small = scaler.reformat(picture, encoder.width, encoder.height, "yuv420p", interpolation=Interpolation.AREA)
-        small.pts, small.time_base, small.pict_type = number, 1 / fps, 0
-        for packet in encoder.encode(small):
-            for frame in decoder.decode(packet):
-                data = cast(Any, frame.side_data.get("MOTION_VECTORS"))
-                vectors = None if data is None else data.to_ndarray()
-                yield SourceFrame(frame, float(number / fps), float(1 / fps), vectors, number)
+class _Feeder(Thread):
+    """Writes pictures into FFmpeg while its output is read elsewhere: neither waits for the other for ever."""
+
+    def __init__(
+        self, process: subprocess.Popen, source: Iterator[av.VideoFrame], first: av.VideoFrame, size: tuple[int, int]
+    ) -> None:
+        super().__init__(name="feeder", daemon=True)
+        self.sent = 0
+        self.error: Exception | None = None
+        self._pipe, self._source, self._first, self._size = cast(Any, process.stdin), source, first, size
+        self._scaler = VideoReformatter()
+
+    def run(self) -> None:
+        try:
+            self._send(self._first)
+            for picture in self._source:
+                self._send(picture)
+        except BrokenPipeError:
+            pass  # nobody reads any more
+        except Exception as error:
+            self.error = error
+        finally:
+            _quietly(self._pipe.close)
+
+    def _send(self, picture: av.VideoFrame) -> None:
+        small = self._scaler.reformat(picture, *self._size, "yuv420p", interpolation=Interpolation.AREA)
+        self._pipe.write(small.to_ndarray().tobytes())
+        self.sent += 1
+
+
+def _quietly(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except BrokenPipeError:
+        return
 
 
 def encoded_size(width: int, height: int) -> tuple[int, int]:
@@ -62,22 +124,17 @@ def encoded_size(width: int, height: int) -> tuple[int, int]:
     return max(16, round(width * scale / 2) * 2), max(16, round(height * scale / 2) * 2)
 
 
-def _encoder(size: tuple[int, int], fps: Fraction) -> av.VideoCodecContext:
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height = size
-    encoder.pix_fmt = "yuv420p"
-    encoder.time_base, encoder.framerate = 1 / fps, fps
-    encoder.options = {
-        "preset": "medium",
-        "tune": "zerolatency",
-        "crf": "20",
-        "x264-params": "ref=1:bframes=0:scenecut=0:keyint=infinite:threads=1:weightp=0",
-    }
-    return encoder
-
-
-def _decoder() -> av.VideoCodecContext:
-    decoder = av.CodecContext.create("h264", "r")
-    decoder.thread_type = "NONE"
-    decoder.options = {"flags2": "+export_mvs", "flags": "+low_delay"}
-    return decoder
+def _started(size: tuple[int, int], fps: Fraction) -> subprocess.Popen:
+    raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", video_size=size, framerate=str(fps))
+    encoded = raw.output(
+        "pipe:",
+        format="h264",
+        vcodec="libx264",
+        preset="medium",
+        tune="zerolatency",
+        crf=20,
+        flush_packets=1,
+        **{"x264-params": X264},
+    )
+    command = encoded.global_args("-loglevel", "quiet")
+    return command.run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stdout=True)
