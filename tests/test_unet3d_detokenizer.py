@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from unet3d import DetokenizerTraining, VideoDetokenizer, decode_chain, one_way, two_way
-from unet3d.condition import MotionEncoder
-from unet3d.unet import build_unet, depth_to_space, space_to_depth
+from unet3d.cells import depth_to_space, space_to_depth
 
 GRID = (20, 36)
 
@@ -135,17 +134,38 @@ def test_cells_hold_every_pixel():
 
 def test_the_published_shapes_are_a_configuration():
     with torch.device("meta"):
-        unet = build_unet(10, 4, (320, 640, 1280, 1280), (True, True, True, False), 2, 1024, 256)
-        encoder = MotionEncoder((24, 16, 16), layers=12, width=512, heads=8, out_width=1024)
-    assert unet.conv_in.weight.shape == (320, 10, 3, 3)
-    assert unet.conv_out.weight.shape == (4, 320, 3, 3)
-    assert unet.add_embedding.linear_1.in_features == 768
-    shapes = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+        model = VideoDetokenizer(
+            latent_channels=4,
+            block_out_channels=(320, 640, 1280, 1280),
+            attention=(True, True, True, False),
+            layers_per_block=2,
+            attention_width=1024,
+            time_ids_width=256,
+            motion_grid=(24, 16, 16),
+            motion_layers=12,
+            motion_width=512,
+            motion_heads=8,
+        )
+    assert model.unet.conv_in.weight.shape == (320, 10, 3, 3)
+    assert model.unet.conv_out.weight.shape == (4, 320, 3, 3)
+    assert model.unet.add_embedding.linear_1.in_features == 768
+    shapes = {name: tuple(value.shape) for name, value in model.motion_encoder.state_dict().items()}
     assert len(shapes) == 247
     assert shapes["pos_embed"] == (1, 256, 512)
     assert shapes["blocks.11.temporal_attention.qkv.weight"] == (1536, 512)
     assert shapes["blocks.0.mlp.fc1.weight"] == (2048, 512)
     assert shapes["out_proj.weight"] == (1024, 512)
+
+
+def test_latents_are_denoised_in_the_published_layout():
+    model, (_, vectors) = tiny(latent_channels=4), clip(steps=3)
+    noisy, sigma = torch.randn(1, 3, 4, 8, 12), torch.tensor([1e-4])
+    clean = model.denoise_latents(noisy, sigma, torch.zeros(1, 4, 8, 12), vectors)
+    assert torch.allclose(clean, noisy, atol=1e-2)  # next to no noise: next to nothing is taken away
+    with pytest.raises(ValueError, match="denoise_latents"):
+        model.reconstruct(torch.zeros(1, 3, 32, 48), vectors)
+    with pytest.raises(ValueError, match="reconstruct"):
+        tiny().denoise_latents(noisy, sigma, torch.zeros(1, 4, 8, 12), vectors)
 
 
 def items(count: int = 2) -> list[dict[str, np.ndarray]]:

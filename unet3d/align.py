@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unet3d.cells import luma
 from unet3d.warp import cell_centres, sample
 
 SCALES = (8, 4, 2)
@@ -33,7 +34,7 @@ def align(first: Tensor, second: Tensor, nearness: Tensor) -> tuple[Tensor, Tens
     """
     height, width = first.shape[-2:]
     share = nearness.view(-1, 1, 1, 1)
-    flow = _flow(_luma(first), _luma(second), share)
+    flow = _flow(luma(first)[:, None], luma(second)[:, None], share)
     flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
     shift = flow.permute(0, 2, 3, 1)
     places = cell_centres(height, width, first)
@@ -78,8 +79,3 @@ def _slope(picture: Tensor) -> Tensor:
 
 def _mean(values: Tensor, window: int) -> Tensor:
     return F.avg_pool2d(values, window, stride=1, padding=window // 2, count_include_pad=False)
-
-
-def _luma(picture: Tensor) -> Tensor:
-    """Brightness (Rec. 601) of [N, 3, H, W]: [N, 1, H, W]."""
-    return torch.einsum("nchw,c->nhw", picture, picture.new_tensor((0.299, 0.587, 0.114)))[:, None]

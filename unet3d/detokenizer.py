@@ -6,13 +6,12 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from unet3d.cells import GATES_A_SIDE, depth_to_space, luma, mixed, pooled, resized, space_to_depth
 from unet3d.condition import MotionEncoder
 from unet3d.evidence import CANDIDATES, MAPS, Evidence, gather
 from unet3d.sampler import euler, noise_like
-from unet3d.unet import build_unet, depth_to_space, pooled, space_to_depth
+from unet3d.unet import build_unet
 
-GATES_A_SIDE = 2
-"""Gates of a candidate along each side of a cell: one gate for every patch_size / 2 pixels."""
 STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
 OUTPUT_GAIN = 0.25
 """Of the network's output, which starts at zero: Adam's first steps would else move frames by as much as the spread."""
@@ -37,6 +36,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     Args:
         patch_size: pixels along each side of a cell.
         block_out_channels, attention, layers_per_block: of the U-Net, finest level first; see `build_unet`.
+        latent_channels: 0, or the channels of an autoencoder's latents that are denoised in Video-LaVIT's layout: noisy
+            latents, the keyframe's, and motion in; v-prediction; no evidence. See `denoise_latents`.
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
         spread_floor: of the spread, pictures in [-1, 1].
@@ -49,6 +50,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     def __init__(
         self,
         patch_size: int = 4,
+        latent_channels: int = 0,
         block_out_channels: tuple[int, ...] = (32, 64, 96),
         attention: tuple[bool, ...] = (False, False, True),
         layers_per_block: int = 1,
@@ -67,9 +69,10 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         super().__init__()
         self.cell_channels = 3 * patch_size**2
         gates = len(CANDIDATES) * GATES_A_SIDE**2
+        in_channels = 2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + 1 + len(MAPS)
         self.unet = build_unet(
-            in_channels=2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + 1 + len(MAPS),
-            out_channels=self.cell_channels + gates,
+            in_channels=2 * latent_channels + 2 if latent_channels else in_channels,
+            out_channels=latent_channels or self.cell_channels + gates,
             block_out_channels=block_out_channels,
             attention=attention,
             layers_per_block=layers_per_block,
@@ -77,7 +80,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             time_ids_width=time_ids_width,
         )
         self.motion_encoder = MotionEncoder(motion_grid, motion_layers, motion_width, motion_heads, attention_width)
-        for parameter in self.unet.conv_out.parameters():
+        for parameter in [] if latent_channels else self.unet.conv_out.parameters():
             torch.nn.init.zeros_(parameter)
 
     @property
@@ -101,7 +104,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         cells = (
             noisy / (level.square() + 1).sqrt(),
             space_to_depth(evidence.prior, patch),
-            space_to_depth(_luma(apart), patch),
+            space_to_depth(luma(apart), patch),
             maps,
         )
         motion = maps[:, :, -2:]
@@ -109,7 +112,30 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             torch.cat(cells, dim=2), sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)
         ).sample
         free, gates = (OUTPUT_GAIN * given).split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
-        return free + space_to_depth(_mixed(apart, gates, patch), patch)
+        return free + space_to_depth(mixed(apart, gates, patch), patch)
+
+    def denoise_latents(self, noisy: Tensor, sigma: Tensor, keyframe_latents: Tensor, vectors: Tensor) -> Tensor:
+        """The clean latents, as expected from noisy ones, where the configuration has `latent_channels`.
+
+        Args:
+            noisy: [B, T, latent_channels, h, w], of unit variance when clean, + sigma * noise.
+            sigma: [B].
+            keyframe_latents: [B, latent_channels, h, w].
+            vectors: [B, T, y, x, 2], scaled as the weights expect.
+
+        Raises:
+            ValueError: the configuration has no `latent_channels`.
+        """
+        if not self.config["latent_channels"]:
+            raise ValueError("`latent_channels` (=0): this model works on pictures, call reconstruct()")
+        level = sigma.view(-1, 1, 1, 1, 1)
+        scale = (level.square() + 1).sqrt()
+        motion = vectors.movedim(-1, 2)
+        given = torch.cat(
+            (noisy / scale, keyframe_latents[:, None].expand_as(noisy), resized(motion, *noisy.shape[-2:])), dim=2
+        )
+        velocity = self.unet(given, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample
+        return noisy / scale.square() - velocity * level / scale
 
     def _added_ids(self, motion: Tensor) -> Tensor:
         """[B, 3], Stable Video Diffusion's: frame rate, how much moves (0..255), noise in the condition (none)."""
@@ -166,6 +192,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         Raises:
             ValueError: tensors that do not fit together; less than one step.
         """
+        if self.config["latent_channels"]:
+            raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): call denoise_latents() instead")
         _check(keyframe, vectors, next_keyframe, previous_frames)
         keyframe, vectors = self._own(keyframe), self._own(vectors)
         whole = gather(
@@ -203,19 +231,6 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
 
     def _own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
-
-
-def _mixed(apart: Tensor, gates: Tensor, patch: int) -> Tensor:
-    """Differences [B, T, K, 3, H, W], each times its gate [B, T, K * 4, h, w], added up: [B, T, 3, H, W]."""
-    coarse = depth_to_space(gates, GATES_A_SIDE)
-    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=patch / GATES_A_SIDE, mode="bilinear", align_corners=False)
-    return (fine.unflatten(0, gates.shape[:2])[:, :, :, None] * apart).sum(2)
-
-
-def _luma(pictures: Tensor) -> Tensor:
-    """Brightness (Rec. 601) of [..., 3, H, W]: [..., H, W]."""
-    red, green, blue = pictures.unbind(-3)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _check(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, previous_frames: Tensor | None) -> None:

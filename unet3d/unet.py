@@ -1,25 +1,8 @@
-"""The network's frame: pictures to a small grid of deep cells and back, and diffusers' 3D U-Net between."""
+"""diffusers' spatio-temporal U-Net, in any size."""
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
-from torch import Tensor
-
-
-def space_to_depth(frames: Tensor, patch: int) -> Tensor:
-    """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; exact, undone by `depth_to_space`."""
-    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
-
-
-def depth_to_space(cells: Tensor, patch: int) -> Tensor:
-    """[B, T, C * patch², h, w] to [B, T, C, h * patch, w * patch]."""
-    return F.pixel_shuffle(cells.flatten(0, 1), patch).unflatten(0, cells.shape[:2])
-
-
-def pooled(maps: Tensor, patch: int) -> Tensor:
-    """Means over cells: [B, T, C, H, W] to [B, T, C, H / patch, W / patch]."""
-    return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
 
 
 def build_unet(

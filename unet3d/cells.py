@@ -1,0 +1,41 @@
+"""Cells: pictures as a small grid of deep channels, and back; exact, so no autoencoder is needed."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+GATES_A_SIDE = 2
+"""Gates of a candidate along each side of a cell: one gate for every patch / 2 pixels."""
+
+
+def space_to_depth(frames: Tensor, patch: int) -> Tensor:
+    """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; undone by `depth_to_space`."""
+    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
+
+
+def depth_to_space(cells: Tensor, patch: int) -> Tensor:
+    """[B, T, C * patch², h, w] to [B, T, C, h * patch, w * patch]."""
+    return F.pixel_shuffle(cells.flatten(0, 1), patch).unflatten(0, cells.shape[:2])
+
+
+def pooled(maps: Tensor, patch: int) -> Tensor:
+    """Means over cells: [B, T, C, H, W] to [B, T, C, H / patch, W / patch]."""
+    return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
+
+
+def mixed(pictures: Tensor, gates: Tensor, patch: int) -> Tensor:
+    """Pictures [B, T, K, 3, H, W], each times its gates [B, T, K * GATES_A_SIDE², h, w], added up: [B, T, 3, H, W]."""
+    coarse = depth_to_space(gates, GATES_A_SIDE)
+    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=patch / GATES_A_SIDE, mode="bilinear", align_corners=False)
+    return (fine.unflatten(0, gates.shape[:2])[:, :, :, None] * pictures).sum(2)
+
+
+def luma(pictures: Tensor) -> Tensor:
+    """Brightness (Rec. 601) of [..., 3, H, W]: [..., H, W]."""
+    red, green, blue = pictures.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def resized(fields: Tensor, height: int, width: int) -> Tensor:
+    """[B, T, C, h, w] to [B, T, C, height, width], bicubic, centres aligned."""
+    flat = F.interpolate(fields.flatten(0, 1), (height, width), mode="bicubic", align_corners=False)
+    return flat.unflatten(0, fields.shape[:2])
