@@ -2,12 +2,14 @@
 
 from codec.atomic import replacing
 from codec.clips import iter_clips
+from codec.doctor import Check, examine
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec, MotionField, MotionSource
 from codec.writer import VideoWriter
 
 __all__ = [
+    "Check",
     "Clip",
     "ClipSpec",
     "MediaError",
@@ -15,6 +17,7 @@ __all__ = [
     "MotionField",
     "MotionSource",
     "VideoWriter",
+    "examine",
     "iter_clips",
     "probe",
     "replacing",

@@ -30,6 +30,9 @@ LONG_SIDE = 640
 X264 = "ref=1:bframes=0:scenecut=0:keyint=infinite:weightp=0:threads=1"
 """Each frame points to the one before; one thread, so that the result is always the same."""
 
+PROBING = {"fpsprobesize": "0", "probesize": "65536"}
+"""What the stream holds is known: no need to read far ahead before it begins."""
+
 
 def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator[Tick, None, None]:
     """Ticks, each with the motion that x264 finds between its picture and the one before."""
@@ -65,7 +68,7 @@ def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[Sou
     feeder.start()
     number = 0
     try:
-        with cast(InputContainer, av.open(process.stdout, format="h264")) as container:
+        with cast(InputContainer, av.open(process.stdout, format="h264", options=PROBING)) as container:
             for frame in read_frames(container, video_in(container), with_vectors=True):
                 yield replace(frame, pts_seconds=float(number / fps), duration_seconds=float(1 / fps), damaged=False)
                 number += 1

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from codec import examine
 from codec.decode import read_frames
 from codec.demux import opened
 from codec.h264 import Bits, nal_units
@@ -93,3 +94,12 @@ def test_nal_units():
     assert list(nal_units(b"".join(b"\0\0\1" + unit for unit in units), 0)) == units
     assert list(nal_units(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units), 4)) == units
     assert list(nal_units(b"", 4)) == []
+
+
+def test_the_doctor_finds_this_machine_well():
+    checks = examine()
+    assert {check.name for check in checks} >= {"FFmpeg program", "vectors exported", "threads"}
+    for check in checks:
+        assert check.ok, check
+        assert check.found
+        assert not check.advice
