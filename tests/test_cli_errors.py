@@ -115,11 +115,25 @@ def test_unwritable_output(folder, capfd, command):
 def test_existing_outputs(encoded, capfd):
     (encoded / "out-compare.mp4").write_text("mine")
     assert "clip.vtok exists; give --force" in refusal("encode clip.mp4 --model model", capfd)
-    assert "clip.mp4 exists; give --force" in refusal("decode clip.vtok --model model", capfd)
+    (encoded / "clip-decoded.mp4").write_text("mine")
+    assert "clip-decoded.mp4 exists; give --force" in refusal("decode clip.vtok --model model", capfd)
     assert "clip.mp4 exists; give --force" in refusal("sample clip.mp4", capfd)
     line = refusal("decode clip.vtok -o out.mp4 --compare clip.mp4 --model model", capfd)
     assert "out-compare.mp4 exists" in line
     assert "is a folder" in refusal("encode clip.mp4 -o . --model model", capfd)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "encode clip.mp4 -o clip.mp4 --force",
+        "decode clip.vtok -o clip.vtok --force",
+        "decode clip.vtok -o ./clip.mp4 --compare clip.mp4 --force",
+        "decode clip.vtok -o clip.mp4 --keyframes-from clip.mp4 --force",
+    ],
+)
+def test_no_command_overwrites_what_it_reads(encoded, capfd, command):
+    assert "read by this very command" in refusal(f"{command} --model model", capfd)
 
 
 def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):

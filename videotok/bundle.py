@@ -106,7 +106,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*/config.json", "*/*.safetensors", "*/*.json"]))
+        return Path(snapshot_download(hub_id, allow_patterns=["*/*.json", "*/*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot download {hub_id}: {reason}; check the name and the network") from error

@@ -8,7 +8,6 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,13 +17,11 @@ from motion_vq import MotionTokenizer, MotionTokens
 from unet3d import VideoDetokenizer, decode_chain
 from videotok.bundle import Bundle
 from videotok.errors import TokensError
+from videotok.gather import Gathered
 from videotok.keyframes import KeyframeTokenizer
 from videotok.ladder import pixels, tensor
+from videotok.pictures import display_size, resized, squashed
 from videotok.tokens import TOKENIZERS, SourceFacts, VideoTokens
-
-DEFAULT_AREA = 256 * 144
-"""Pixels of a decoded frame where the caller names no size: what the shipped detokenizer was trained on."""
-SMALLEST_SIDE = 32
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
@@ -141,47 +138,19 @@ class VideoTokenizer:
         clips = iter_clips(
             path, spec, start_seconds=start_seconds, duration_seconds=duration_seconds, max_clips=max_clips
         )
-        columns: dict[str, list] = {
-            name: [] for name in ("visual", "mask", "motion", "camera", "num_frames", "pts", "damaged", "source")
-        }
-        seconds = 0.0
+        gathered, seconds = Gathered(), 0.0
         for batch in _batched(clips, batch_size):
-            self._encode_batch(batch, keep, levels, columns)
+            pictures = torch.cat([squashed(clip.keyframe, self.keyframe_encoder.image_size) for clip in batch])
+            motion = self._motion_tokens([clip.motion for clip in batch], levels)
+            gathered.add(batch, self.keyframe_encoder.encode(pictures, keep), motion)
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
             if progress:
                 progress(seconds, expected)
         _check_length(path, seconds, expected)
-        if sum(columns["num_frames"]) < 2:
+        if sum(gathered.num_frames) < 2:
             raise MediaError(f"{path} shows a single frame at {spec.fps} frames a second; a video has at least two")
-        return VideoTokens(
-            spec=spec,
-            source=SourceFacts.of(path, info),
-            motion_source=columns["source"][0],
-            models={part: self.bundle.identity(part) for part in TOKENIZERS},
-            codebooks=self.codebooks,
-            visual_ids=np.concatenate(columns["visual"]).astype(np.int32),
-            visual_offsets=np.cumsum([0, *map(len, columns["visual"])], dtype=np.int64),
-            keep_mask=np.concatenate(columns["mask"]),
-            motion_ids=np.concatenate(columns["motion"]).astype(np.int32),
-            camera_ids=np.concatenate(columns["camera"]).astype(np.int32),
-            num_frames=np.array(columns["num_frames"], np.int32),
-            pts_seconds=np.array(columns["pts"], np.float64),
-            damaged=np.array(columns["damaged"], np.bool_),
-            start_seconds=start_seconds,
-        )
-
-    def _encode_batch(self, clips: list[Clip], keep: float | None, levels: int, columns: dict[str, list]) -> None:
-        side = self.keyframe_encoder.image_size
-        visual = self.keyframe_encoder.encode(torch.cat([_square(clip.keyframe, side) for clip in clips]), keep)
-        motion = self._motion_tokens([clip.motion for clip in clips], levels)
-        columns["visual"] += [ids.numpy() for ids in visual.ids]
-        columns["mask"].append(visual.keep_mask.numpy())
-        columns["motion"].append(motion.ids.numpy())
-        columns["camera"].append(motion.camera_ids.numpy())
-        columns["num_frames"] += [clip.num_frames for clip in clips]
-        columns["pts"] += [clip.pts_seconds for clip in clips]
-        columns["damaged"] += [clip.damaged for clip in clips]
-        columns["source"] += [clip.motion_source for clip in clips]
+        models = {part: self.bundle.identity(part) for part in TOKENIZERS}
+        return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, start_seconds)
 
     def _motion_tokens(self, fields: list[MotionField], levels: int) -> MotionTokens:
         vectors = torch.from_numpy(np.stack([field.vectors for field in fields]))
@@ -251,7 +220,7 @@ class VideoTokenizer:
                     raise TokensError(
                         f"there are {clip} keyframes for {tokens.num_clips} clips of {tokens.source.file}"
                     )
-                keyframe = tensor(_resized(picture, size))
+                keyframe = tensor(resized(picture, size))
             motion = MotionTokens(
                 ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
                 camera_ids=torch.from_numpy(tokens.camera_ids[clip : clip + 1]).long(),
@@ -272,7 +241,7 @@ class VideoTokenizer:
 
     def rebuilt_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
         """A keyframe uint8 [H, W, 3] through its tokens and back: float32 [1, 3, height, width] in [-1, 1]."""
-        tokens = self.keyframe_encoder.encode(_square(keyframe, self.keyframe_encoder.image_size))
+        tokens = self.keyframe_encoder.encode(squashed(keyframe, self.keyframe_encoder.image_size))
         return self._decode_keyframe(tokens.ids[0].numpy(), tokens.keep_mask[0].numpy(), size)
 
     def coded_motion(self, field: MotionField, levels: int) -> Tensor:
@@ -281,18 +250,7 @@ class VideoTokenizer:
 
     def _decode_keyframe(self, ids: np.ndarray, keep_mask: np.ndarray, size: tuple[int, int]) -> Tensor:
         square = self.keyframes.decode([torch.from_numpy(ids).long()], torch.from_numpy(keep_mask)[None])
-        return tensor(_resized(pixels(square[:, None])[0], size))
-
-
-def display_size(width: int, height: int, area: int = DEFAULT_AREA) -> tuple[int, int]:
-    """(width, height) of about `area` pixels in the shape of `width` x `height`, both even."""
-    scale = math.sqrt(area / (width * height))
-    return even(width * scale), even(height * scale)
-
-
-def even(side: float) -> int:
-    """The nearest even number that is not too small for the detokenizer."""
-    return max(SMALLEST_SIDE, 2 * round(side / 2))
+        return tensor(resized(pixels(square[:, None])[0], size))
 
 
 def _expected_seconds(
@@ -317,14 +275,3 @@ def _check_length(path: Path, seconds: float, expected: float | None) -> None:
 def _batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
     while batch := list(itertools.islice(clips, size)):
         yield batch
-
-
-def _square(picture: np.ndarray, side: int) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, side, side] in [-1, 1]; the whole picture, squashed."""
-    return tensor(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [height, width, 3]: area where it shrinks, cubic where it grows."""
-    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -32,7 +32,8 @@ RUNG_TITLES = {
 def decode(
     file: Annotated[Path, typer.Argument(help="The .vtok file.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The video file; an .mp4 beside the tokens by default.")
+        Path | None,
+        typer.Option("--output", "-o", help="The video file; NAME-decoded.mp4 by default."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
     compare: Annotated[
@@ -53,11 +54,11 @@ def decode(
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
 ) -> None:
     """Turn tokens back into a video."""
-    place = output or file.with_suffix(".mp4")
-    refuse_unwritable(place, force)
+    # not clip.mp4: that is what the source of clip.vtok is called
+    place = output or file.with_name(f"{file.stem}-decoded.mp4")
     beside = place.with_name(f"{place.stem}-compare.mp4")
-    if compare:
-        refuse_unwritable(beside, force)
+    for written in (place, beside) if compare else (place,):
+        refuse_unwritable(written, force, file, compare, keyframes_from)
     wanted = parse_size(size) if size else None
 
     from videotok.bundle import Bundle
@@ -71,7 +72,8 @@ def decode(
 
     from codec import VideoWriter
     from videotok.compare import PANELS, Figures, compared, source_clips
-    from videotok.pipeline import VideoTokenizer, display_size
+    from videotok.pictures import display_size
+    from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle)
     shown = wanted or display_size(tokens.source.width, tokens.source.height)

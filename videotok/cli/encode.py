@@ -32,7 +32,7 @@ def encode(
 ) -> None:
     """Turn a video into tokens."""
     place = output or video.with_suffix(".vtok")
-    refuse_unwritable(place, force)
+    refuse_unwritable(place, force, video)
     if keep is not None and not 0 < keep <= 1:
         raise Refusal(f"--keep {keep} must be above 0 and at most 1: it is the share of patches to keep")
     if duration is not None and duration <= 0:

@@ -21,12 +21,15 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def refuse_unwritable(path: Path, force: bool) -> None:
+def refuse_unwritable(path: Path, force: bool, *inputs: Path | None) -> None:
     """Turns down an output before the work and not after it.
 
     Raises:
-        Refusal: it exists and `force` is not given, it is a folder, or its folder cannot be written to.
+        Refusal: it is one of the `inputs`, it exists and `force` is not given, it is a folder, or its folder cannot be
+            written to.
     """
+    if any(path.exists() and source and source.exists() and path.samefile(source) for source in inputs):
+        raise Refusal(f"{path} is read by this very command; name another output with -o")
     if path.is_dir():
         raise Refusal(f"{path} is a folder; name a file with -o")
     if path.exists() and not force:
