@@ -1,9 +1,27 @@
-"""Motion fields of known kinds: a camera that pans and zooms, and something that moves by itself."""
+"""Motion fields of known kinds (a camera that pans and zooms, something that moves by itself), and a tiny tokenizer."""
 
 import torch
 from torch import Tensor
 
 PIXELS = torch.tensor((256.0, 144.0))
+
+TINY = {
+    "num_steps": 8,
+    "grid": (8, 12),
+    "patch": (4, 4, 4),
+    "encoder_widths": (16,),
+    "encoder_depths": (1,),
+    "decoder_widths": (16,),
+    "decoder_depths": (1,),
+    "num_heads": 2,
+    "code_dim": 8,
+    "codebook_size": 32,
+    "num_levels": 3,
+    "num_stages": 5,
+    "default_levels": 2,
+    "camera_terms": (3, 1, 1),
+    "camera_codebook_size": 64,
+}
 
 
 def pan(num_clips: int, num_steps: int, grid: tuple[int, int], pixels: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -5,27 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from motion_fields import moving_fields
+from motion_fields import TINY, moving_fields
 
 from motion_vq import PUBLISHED_CONFIG, MotionTokenizer, MotionTokens
-
-TINY = {
-    "num_steps": 8,
-    "grid": (8, 12),
-    "patch": (4, 4, 4),
-    "encoder_widths": (16,),
-    "encoder_depths": (1,),
-    "decoder_widths": (16,),
-    "decoder_depths": (1,),
-    "num_heads": 2,
-    "code_dim": 8,
-    "codebook_size": 32,
-    "num_levels": 3,
-    "num_stages": 5,
-    "default_levels": 2,
-    "camera_terms": (3, 1, 1),
-    "camera_codebook_size": 64,
-}
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from motion_fields import PIXELS, moving_fields, pan
-from test_motion_tokenizer import TINY
+from motion_fields import PIXELS, TINY, moving_fields, pan
 
 from motion_vq import MotionTokenizer, MotionTraining
 from motion_vq.augment import augment, camera_motion
