@@ -1,7 +1,6 @@
 """MotionTokenizer: a motion field to ids and back."""
 
 import math
-from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,27 +11,6 @@ from motion_vq.camera import CameraCode, compand, expand, to_fractions, to_pixel
 from motion_vq.layers import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
 from motion_vq.quantizer import Quantized, ResidualQuantizer
 from motion_vq.tokens import MotionTokens
-
-PUBLISHED_CONFIG: dict[str, Any] = {
-    "patch": (1, 1, 1),
-    "encoder_widths": (512, 512, 512, 512, 512),
-    "encoder_depths": (3, 3, 3, 3, 0),
-    "encoder_strides": ((1, 2, 2), (2, 1, 1), (2, 1, 1), (2, 2, 2)),
-    "decoder_widths": (512, 512, 512, 512, 512),
-    "decoder_depths": (3, 3, 3, 3, 0),
-    "decoder_strides": ((2, 2, 2), (2, 1, 1), (2, 1, 1), (1, 2, 2)),
-    "num_heads": 8,
-    "num_levels": 1,
-    "num_stages": 1,
-    "default_levels": 1,
-    "normalized_codebook": True,
-    "camera_terms": (0, 0, 0),
-    "unit_pixels": (2.54388, 1.62757),
-    "companded": False,
-    "linear_path": False,
-    "valid_channel": False,
-}
-"""The motion tokenizer of Video-LaVIT (arXiv 2402.03161): `MotionTokenizer(**PUBLISHED_CONFIG)`, 158 M parameters."""
 
 
 class MotionTokenizer(ModelMixin, ConfigMixin):

@@ -1,0 +1,24 @@
+"""The size that was published, as a configuration of the same class."""
+
+from typing import Any
+
+PUBLISHED_CONFIG: dict[str, Any] = {
+    "patch": (1, 1, 1),
+    "encoder_widths": (512, 512, 512, 512, 512),
+    "encoder_depths": (3, 3, 3, 3, 0),
+    "encoder_strides": ((1, 2, 2), (2, 1, 1), (2, 1, 1), (2, 2, 2)),
+    "decoder_widths": (512, 512, 512, 512, 512),
+    "decoder_depths": (3, 3, 3, 3, 0),
+    "decoder_strides": ((2, 2, 2), (2, 1, 1), (2, 1, 1), (1, 2, 2)),
+    "num_heads": 8,
+    "num_levels": 1,
+    "num_stages": 1,
+    "default_levels": 1,
+    "normalized_codebook": True,
+    "camera_terms": (0, 0, 0),
+    "unit_pixels": (2.54388, 1.62757),
+    "companded": False,
+    "linear_path": False,
+    "valid_channel": False,
+}
+"""The motion tokenizer of Video-LaVIT (arXiv 2402.03161): `MotionTokenizer(**PUBLISHED_CONFIG)`, 158 M parameters."""
