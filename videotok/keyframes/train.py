@@ -20,11 +20,14 @@ from videotok.keyframes.tokenizer import KeyframeTokenizer
 START_PATCHES_PER_WORD = 6
 """The codebook begins on so many patches a word."""
 LEAST_KEEP = 0.12
-"""Keep rates of training lie between this and 1, uniform in their logarithm: one set of weights serves every rate."""
+"""Keep rates of training are drawn evenly between this and 1: one set of weights serves every rate."""
+LEAST_ERROR = 1e-3
+"""Squared error (36 dB) below which a picture is good enough to be taken less seriously."""
 RANDOM_CHOICE = 0.25
 """Part of the training pictures whose patches are chosen blindly: every kind of patch is seen kept and dropped."""
-COMMITMENT, SELECTION, RECALL = 2.0, 0.005, 0.005
-"""Weights beside the squared error of the pixels, whose own weight is 1."""
+PIXELS, COMMITMENT, SELECTION, RECALL = 0.05, 2.0, 0.005, 0.005
+"""Weights of the log of the pixels' squared error (its mean is near 0.05, so this is the error's own scale), of the
+vectors' distance from their words, of the selector's forecast and of the features' squared error."""
 
 
 class KeyframeTraining:
@@ -72,13 +75,14 @@ class KeyframeTraining:
         restored = model.detokenizer.draw(filled).float()
 
         errors = patchify((restored - images) ** 2, model.config["patch_size"]).mean(dim=-1)
-        pixels = errors.mean()
+        # the log is what PSNR counts in: easy pictures and high rates matter as much as hard ones and low rates
+        pixels = (errors.mean(dim=1) + LEAST_ERROR).log().mean()
         recall = F.mse_loss(model.detokenizer.recall(filled).float(), features.detach().float())
         selection = foretelling(log_error.float(), log_saving.float(), errors.detach(), keep_mask)
         model.thresholds.follow(log_saving.detach().float() + model.selector.pattern, step=0.2 * (1 - progress) + 0.01)
-        total = pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
+        total = PIXELS * pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
         return total, {
-            "pixels": pixels.item(),
+            "pixels": errors.mean().item(),
             "commitment": commitment.item(),
             "recall": recall.item(),
             "selection": selection.item(),
@@ -120,7 +124,7 @@ def choose(log_saving: Tensor) -> tuple[Tensor, Tensor]:
     blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
     gumbel = -torch.empty_like(log_saving).exponential_().log()
     scores = log_saving * ~blind + SPREAD * gumbel
-    rate = LEAST_KEEP ** torch.rand(1, device=scores.device)
+    rate = LEAST_KEEP + (1 - LEAST_KEEP) * torch.rand(1, device=scores.device)
     spread = rate * torch.empty(batch, device=scores.device).uniform_(0.8, 1.25)
     counts = (spread * patches).round().long().clamp(1, patches)
     keep_mask = keep_best(scores.detach(), counts)
