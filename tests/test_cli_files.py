@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from codec import probe
+from codec.doctor import Check
 from videotok import VideoTokens
 from videotok.cli.main import main
 
@@ -46,6 +47,27 @@ def test_encode_options(folder, tiny_model):
     assert tokens.spec.fps == 6
     assert tokens.num_motion_levels == 1
     assert (tokens.start_seconds, tokens.duration_seconds) == (0.5, 2.0)
+
+
+def test_motion_of_a_reencoding(folder, tiny_model):
+    command = "encode clip.mp4 --motion-source reencode --max-clips 1"
+    assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
+    assert VideoTokens.load("clip.vtok").motion_source == "reencode"
+
+
+def test_doctor_looks_at_everything(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for name in ("FFmpeg libraries", "FFmpeg program", "vectors exported", "threads", "backends", "torch"):
+        assert f"ok  {name}" in said
+
+
+def test_doctor_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr("codec.doctor.examine", lambda: [Check("vectors", False, "none", "install av again")])
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr()
+    assert "BAD vectors" in said.out
+    assert "install av again" in said.err
 
 
 def test_decode_writes_a_playable_video(encoded, tiny_model, capsys):

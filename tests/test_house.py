@@ -65,7 +65,7 @@ def test_readme_names_every_command():
     names |= {group.name for group in app.registered_groups if group.name}
     assert {"encode", "decode", "info", "sample", "train"} <= names
     for name in names:
-        assert f"`videotok {name} " in README
+        assert re.search(rf"`videotok {name}[ `]", README), name
 
 
 def test_ci_runs_the_readme_commands():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ class VideoTokenizer:
         *,
         keep: float | None = None,
         motion_levels: int | None = None,
+        motion_source: Literal["auto", "native", "reencode"] = "auto",
         start_seconds: float = 0.0,
         duration_seconds: float | None = None,
         max_clips: int | None = None,
@@ -120,6 +122,8 @@ class VideoTokenizer:
             keep: share of a keyframe's patches to keep, above 0 to 1, on average over many pictures; the model's own
                 rate where not given.
             motion_levels: levels of motion ids, 0 (camera alone) to the model's; `default_motion_levels` if not given.
+            motion_source: `native`, the stream's own vectors; `reencode`, those of an x264 re-encoding; `auto`, the
+                first where there are any.
             start_seconds: where to begin, counted from the first frame.
             duration_seconds: how much to encode; to the end where not given.
             max_clips: how many clips at most.
@@ -127,7 +131,8 @@ class VideoTokenizer:
             progress: told how far it is, after every batch.
 
         Raises:
-            MediaError: the file cannot be read, ends before its header says, or shows fewer than two frames.
+            MediaError: the file cannot be read, ends before its header says, shows fewer than two frames, or has no
+                vectors of its own although `native` was asked for.
             ValueError: `keep` or `motion_levels` out of range.
         """
         path = Path(path)
@@ -136,7 +141,12 @@ class VideoTokenizer:
         info = probe(path)
         expected = _expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
         clips = iter_clips(
-            path, spec, start_seconds=start_seconds, duration_seconds=duration_seconds, max_clips=max_clips
+            path,
+            spec,
+            motion_source=motion_source,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
+            max_clips=max_clips,
         )
         gathered, seconds = Gathered(), 0.0
         for batch in _batched(clips, batch_size):

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def encode(
     motion_levels: Annotated[
         int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
     ] = None,
+    motion_source: Annotated[
+        Literal["auto", "native", "reencode"],
+        typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
+    ] = "auto",
     start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
     duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
@@ -62,6 +66,7 @@ def encode(
             tokenizer.spec(rate),
             keep=keep,
             motion_levels=motion_levels,
+            motion_source=motion_source,
             start_seconds=start,
             duration_seconds=duration,
             max_clips=max_clips,

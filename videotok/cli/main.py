@@ -9,6 +9,7 @@ import typer
 
 from videotok.cli import train
 from videotok.cli.decode import decode
+from videotok.cli.doctor import doctor
 from videotok.cli.encode import encode
 from videotok.cli.info import info
 from videotok.cli.sample import sample
@@ -25,6 +26,7 @@ app.command()(encode)
 app.command()(decode)
 app.command()(info)
 app.command()(sample)
+app.command()(doctor)
 app.add_typer(train.app, name="train")
 
 
