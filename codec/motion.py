@@ -22,8 +22,11 @@ from codec.probe import quarter_turns
 LOOKAHEAD = 16
 """Frames that may be shown before one they point to (H.264 keeps 16 pictures at most)."""
 
-REMEMBERED = 12
-"""References to which the way back is kept."""
+MOST_REMEMBERED = 12
+"""References to which the way back is kept, at most."""
+
+SHOWN_LATE = 3
+"""References that a stream may have dropped already when a frame that points to them is shown."""
 
 ROUNDS = 3
 """Rounds of the fixed point; steps are small against what they cross, so it settles fast."""
@@ -120,7 +123,8 @@ class MotionChain:
         if frame.is_reference:
             self._back[frame.index] = np.zeros((*self._grid, 2), np.float32)
             self._times[frame.index] = frame.pts_seconds
-            if len(self._back) > REMEMBERED:
+            kept = frame.headers.num_references if frame.headers is not None else 1
+            while len(self._back) > min(kept + SHOWN_LATE, MOST_REMEMBERED):
                 self._back.popitem(last=False)
         self._times = {
             index: time for index, time in self._times.items() if index in self._back or index in self._ahead

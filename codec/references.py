@@ -30,6 +30,8 @@ class Picture:
     """A field, or a frame that may hold field macroblocks."""
     follows_loss: bool
     """Pictures that it counts on never came."""
+    num_references: int
+    """Pictures the stream keeps for others to point to, at most."""
 
 
 @dataclass
@@ -90,10 +92,18 @@ class ReferenceLists:
         if first.is_idr:
             self._kept.clear()
         follows_loss = not first.is_idr and self._bridge(first)
-        lists = tuple(max((self._list(header, order, which) for header in headers), key=len) for which in (0, 1))
+        # slices of one picture may differ in length, hardly ever in order
+        first_list = max((self._list(header, order, 0) for header in headers), key=len)
+        second_list = max((self._list(header, order, 1) for header in headers), key=len)
         if first.is_reference:
             self._mark(first, index, order)
-        return Picture(first.is_reference, lists, first.is_field or first.sequence.mixes_fields, follows_loss)  # type: ignore[arg-type]
+        return Picture(
+            first.is_reference,
+            (first_list, second_list),
+            first.is_field or first.sequence.mixes_fields,
+            follows_loss,
+            first.sequence.num_reference_frames,
+        )
 
     def _learn(self, unit: bytes) -> None:
         try:

@@ -19,23 +19,23 @@ def lattice_of(records: np.ndarray, width: int, height: int) -> tuple[np.ndarray
         known bool [2, rows, columns].
     """
     rows, columns = -(-height // LATTICE), -(-width // LATTICE)
-    vectors = np.zeros((2, rows, columns, 2), np.float32)
-    known = np.zeros((2, rows, columns), bool)
-    which = (records["source"] > 0).astype(np.intp)
-    scale = np.maximum(records["motion_scale"], 1).astype(np.float32)
-    motion = np.stack([records["motion_x"] / scale, records["motion_y"] / scale], -1).astype(np.float32)
-    block_width, block_height = records["w"].astype(np.intp), records["h"].astype(np.intp)
+    vectors = np.zeros((2 * rows * columns, 2), np.float32)
+    known = np.zeros(2 * rows * columns, bool)
+    scale = records["motion_scale"]
+    scale = scale[0] if len(scale) and scale.min() == scale.max() else np.maximum(scale, 1)[:, None]
+    motion = np.stack([records["motion_x"], records["motion_y"]], -1) / np.float32(scale)
+    block_width, block_height = records["w"], records["h"]
     left = (records["dst_x"] - block_width // 2) // LATTICE
     top = (records["dst_y"] - block_height // 2) // LATTICE
-    for down in range(2):
-        for right in range(2):
-            here = (block_height > down * LATTICE) & (block_width > right * LATTICE)
-            row, column = top + down, left + right
-            here &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            place = which[here], row[here], column[here]
-            vectors[place] = motion[here]
-            known[place] = True
-    return vectors, known
+    place = ((records["source"] > 0) * np.intp(rows) + top) * columns + left
+    inside = (left >= 0) & (top >= 0) & (left < columns) & (top < rows)
+    wide = inside & (block_width > LATTICE) & (left + 1 < columns)
+    tall = inside & (block_height > LATTICE) & (top + 1 < rows)
+    for covered, offset in ((inside, 0), (wide, 1), (tall, columns), (wide & tall, columns + 1)):
+        here = place[covered] + offset
+        vectors[here] = motion[covered]
+        known[here] = True
+    return vectors.reshape(2, rows, columns, 2), known.reshape(2, rows, columns)
 
 
 def on_grid(
