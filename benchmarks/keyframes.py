@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -49,16 +50,16 @@ def keyframes(video: Path, size: int, most: int) -> Tensor:
     return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def masks(model: KeyframeTokenizer, images: Tensor, selector: str, tokens: int) -> Tensor:
-    """bool [B, N] with `tokens` patches of each picture kept."""
+def rule(model: KeyframeTokenizer, images: Tensor, selector: str, tokens: int) -> dict[str, Any]:
+    """What `encode` is told so that `selector` keeps `tokens` patches of each picture."""
     if selector == "learned":
-        return model.encode(images, num_tokens=tokens).keep_mask
+        return {"num_tokens": tokens}
     if selector == "variance":
         scores = patchify(images, model.config["patch_size"]).var(dim=-1)
     else:
         scores = torch.rand(len(images), model.num_patches, generator=torch.Generator().manual_seed(0))
     best = scores.topk(tokens, dim=1).indices
-    return torch.zeros(len(images), model.num_patches, dtype=torch.bool).scatter_(1, best, True)
+    return {"keep_mask": torch.zeros(len(images), model.num_patches, dtype=torch.bool).scatter_(1, best, True)}
 
 
 def quality(restored: Tensor, images: Tensor) -> dict[str, float]:
@@ -106,7 +107,9 @@ def intra_bytes(image: Tensor) -> int:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Correlation of ranks; equal values share their mean rank."""
+    """Correlation of ranks; equal values share their mean rank. Not a number where one side never changes."""
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return float("nan")
     ranks = [np.mean([np.searchsorted(np.sort(v), v, side) for side in ("left", "right")], axis=0) for v in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -115,9 +118,9 @@ def measure(model: KeyframeTokenizer, images: Tensor) -> Iterator[tuple[dict, li
     """A row and the ids for each selector and rate."""
     rules: list[tuple[str, int | None]] = [(s, t) for s in ("learned", "variance", "random") for t in RATES]
     for selector, tokens in [*rules, ("default", None)]:
-        mask = None if tokens is None else masks(model, images, selector, tokens)
+        told = {} if tokens is None else rule(model, images, selector, tokens)
         began = time.perf_counter()
-        coded = model.encode(images, keep_mask=mask)
+        coded = model.encode(images, **told)
         restored = model.decode(coded.ids, coded.keep_mask)
         seconds = (time.perf_counter() - began) / len(images)
         kept = float(coded.keep_mask.sum(dim=1).double().mean())

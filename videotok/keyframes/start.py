@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from videotok.keyframes.patches import patchify
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 
-REACH = 0.1
+REACH = 0.2
 """Root mean square length of the components beside the constant one: how far apart words lie on the sphere."""
 
 
