@@ -1,0 +1,164 @@
+"""How fast files become motion fields, against other readers in the same run.
+
+    python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5]
+
+Readers: `ours` (iter_clips, fields on the grid and keyframes); `mvextractor` (motion-vector-extractor: vectors and
+frames, no grid); `reference` (the reference implementation's way: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense
+array, max-pooling, resizing); `limit` (the FFmpeg program decoding with vectors exported and thrown away, loop filter
+off). Each run is a process of its own held to `--cores` cores; runs are interleaved and medians compared. Seconds are
+those of the work itself, start-up and imports left out; CPU seconds with one core, so that other work on the machine
+does not count.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from benchmarks.footage import footage
+from codec import ClipSpec, iter_clips, probe
+
+SPEC = ClipSpec()
+
+
+def ours(path: Path) -> None:
+    for clip in iter_clips(path, SPEC):
+        del clip
+
+
+def mvextractor(path: Path) -> None:
+    for _ in _extracted(path):
+        pass
+
+
+def reference(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "mpeg4.mp4"
+        written = ffmpeg.input(str(path)).output(str(small), vcodec="mpeg4", r=str(SPEC.fps), an=None)
+        written.global_args("-loglevel", "quiet", "-threads", "1").run(cmd=imageio_ffmpeg.get_ffmpeg_exe())
+        for shape, vectors in _extracted(small):
+            dense = np.zeros((shape[0] // 4, shape[1] // 4, 2), np.float32)
+            for record in vectors:
+                _, wide, high, _, _, x, y, dx, dy, scale = record[:10]
+                top, left = (y - high // 2) // 4, (x - wide // 2) // 4
+                dense[max(top, 0) : top + high // 4, max(left, 0) : left + wide // 4] = dx / scale, dy / scale
+            rows, columns = dense.shape[0] // 4 * 4, dense.shape[1] // 4 * 4
+            blocks = dense[:rows, :columns].reshape(rows // 4, 4, columns // 4, 4, 2)
+            cv2.resize(blocks.max((1, 3)), SPEC.grid[::-1])
+
+
+def limit(path: Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-threads", "1", "-flags2", "+export_mvs"]
+    subprocess.run([*command, "-skip_loop_filter", "all", "-i", str(path), "-an", "-f", "null", "-"], check=True)
+
+
+def _extracted(path: Path):
+    """(shape of the picture, vectors) of each frame."""
+    from mvextractor.videocap import VideoCap  # the extra [peers]
+
+    capture = VideoCap()
+    capture.open(str(path))
+    while True:
+        got, frame, vectors, *_ = capture.read()
+        if not got:
+            break
+        yield frame.shape, vectors
+    capture.release()
+
+
+READERS: dict[str, Callable[[Path], None]] = {
+    "ours": ours,
+    "mvextractor": mvextractor,
+    "reference": reference,
+    "limit": limit,
+}
+
+
+def run_here(reader: str, path: Path) -> None:
+    """Runs one reader in this process and prints its seconds and its peak memory in MB."""
+    if reader != "limit":
+        cv2.setNumThreads(1)
+    begun, busy = time.perf_counter(), _cpu_seconds()
+    READERS[reader](path)
+    wall, cpu = time.perf_counter() - begun, _cpu_seconds() - busy
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": round(peak / 1024)}))
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def run_apart(reader: str, path: Path, cores: int) -> dict[str, float]:
+    """Runs one reader in a process of its own, on the first `cores` cores this one may use."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    command = [sys.executable, "-m", "benchmarks.codec", "--reader", reader, str(path)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
+    """Rows of one video, a reader each."""
+    facts = probe(path)
+    frames = (facts.duration_seconds or 0) * float(facts.average_fps or 25)
+    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
+    for _ in range(repeats):
+        for reader in READERS:
+            runs[reader].append(run_apart(reader, path, cores))
+    clock = "cpu" if cores == 1 else "wall"
+    seconds = {reader: statistics.median(run[clock] for run in done) for reader, done in runs.items()}
+    return [
+        {
+            "video": path.name,
+            "reader": reader,
+            "cores": cores,
+            "frames_per_second": round(frames / seconds[reader], 1),
+            "ratio_to_ours": round(seconds["ours"] / seconds[reader], 3),
+            "peak_mb": max(run["peak_mb"] for run in runs[reader]),
+        }
+        for reader in READERS
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("videos", nargs="+", type=Path, help="video files, or folders of them")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each reader (5)")
+    parser.add_argument("--cores", type=int, default=1, help="cores each run may use (1)")
+    parser.add_argument("--reader", choices=READERS, help="run one reader in this process")
+    arguments = parser.parse_args()
+    if arguments.reader:
+        run_here(arguments.reader, arguments.videos[0])
+        return
+    rows = []
+    for path in footage(arguments.videos):
+        for row in measure(path, arguments.cores, arguments.repeats):
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
