@@ -60,7 +60,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_layers: int = 2,
         motion_width: int = 64,
         motion_heads: int = 4,
-        spread_floor: float = 0.01,
+        spread_floor: float = 0.003,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
