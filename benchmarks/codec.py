@@ -6,8 +6,8 @@ Readers: `ours` (iter_clips: fields on the grid, and keyframes); `mvextractor` (
 frames, no grid); `reference` (the reference implementation's way: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor,
 a dense array, max-pooling, resizing); `limit` (the FFmpeg program decoding with vectors exported and thrown away, loop
 filter off). Each run is a process of its own held to `--cores` cores; runs are interleaved and medians compared.
-Seconds are those of the work itself, start-up and imports left out; CPU seconds with one core, so that other work on the
-machine does not count. `ratio_to_ours` is a reader's speed divided by ours.
+Seconds are those of the work itself, start-up and imports left out; CPU seconds with one core, so that other work on a
+shared machine does not count. `ratio_to_ours` is a reader's speed divided by ours.
 """
 
 import argparse

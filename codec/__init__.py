@@ -4,6 +4,7 @@ from codec.atomic import replacing
 from codec.clips import iter_clips
 from codec.doctor import Check, examine
 from codec.errors import MediaError
+from codec.isolate import iter_clips_isolated
 from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec, MotionField, MotionSource
 from codec.writer import VideoWriter
@@ -19,6 +20,7 @@ __all__ = [
     "VideoWriter",
     "examine",
     "iter_clips",
+    "iter_clips_isolated",
     "probe",
     "replacing",
 ]

@@ -1,5 +1,6 @@
 """Files of every kind: rotation, odd sizes, tails, parts, damage, and what is no video at all."""
 
+import multiprocessing
 import random
 from fractions import Fraction
 from itertools import pairwise
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, probe
+from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, iter_clips_isolated, probe
 from tests.videos import even, scenes, write
 
 SPEC = ClipSpec(frames=6)
@@ -240,3 +241,19 @@ def test_times_that_jump_do_not_make_endless_video(pan_mp4, tmp_path):
 def test_clips_follow_each_other(pan_mp4):
     for one, other in pairwise(iter_clips(pan_mp4, SPEC)):
         assert other.pts_seconds - one.pts_seconds == pytest.approx(float(SPEC.duration_seconds))
+
+
+def test_a_decoder_that_dies_apart_is_one_error(pan_mp4):
+    clips = iter_clips_isolated(pan_mp4, SPEC)
+    first = next(clips)
+    assert same([first], list(iter_clips(pan_mp4, SPEC, max_clips=1)))
+    (child,) = multiprocessing.active_children()
+    child.kill()
+    with pytest.raises(MediaError, match=r"decoder died \(exit code -9\)"):
+        list(clips)
+    assert not multiprocessing.active_children()
+
+
+def test_errors_come_from_apart_as_they_are(tmp_path):
+    with pytest.raises(MediaError, match="no such file"):
+        list(iter_clips_isolated(tmp_path / "missing.mp4"))
