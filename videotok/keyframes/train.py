@@ -31,7 +31,7 @@ vectors' distance from their words, of the selector's forecast and of the featur
 
 
 class KeyframeTraining:
-    """Training task: pixels and features are regressed (MSE), words follow by moving average, the selector learns to
+    """Training task: pixels and features are regressed, words follow by moving average, the selector learns to
     foretell what a token saves and feels the picture's gradient through a straight-through Gumbel choice."""
 
     def __init__(self, model: KeyframeTokenizer) -> None:
@@ -59,7 +59,7 @@ class KeyframeTraining:
         start_linear(self.model, torch.cat(images))
 
     def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
-        """One step's loss and what to log; `progress` 0..1 of the run decides on the phase."""
+        """One step's loss and what to log; the thresholds settle as `progress` goes from 0 to 1."""
         model, images = self.model, batch["images"]
         features = model.features(images)
         log_error, log_saving = model.selector(features.detach())
