@@ -1,0 +1,109 @@
+"""The weights that ship: small, in half precision, described, and good for what they are for."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from codec import VideoWriter, iter_clips
+from videotok import VideoTokenizer
+from videotok.bundle import PARTS, SHIPPED
+from videotok.compare import Figures, compared
+from videotok.virtual_camera import Layer, Scene, photograph, steady
+
+LARGEST = {"keyframes": 12e6, "motion": 3e6, "detokenizer": 12e6}
+"""Parameters."""
+SIZE, FPS = (320, 180), 24
+PAN = (0.15, -0.06)
+"""Frame widths and heights a second."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return VideoTokenizer.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def panned(tmp_path_factory):
+    """Four seconds, two clips, of a camera that pans steadily over a photograph."""
+    path = tmp_path_factory.mktemp("panned") / "panned.mp4"
+    scene = Scene((Layer(photograph("rocket"), steady(pan=PAN)),), SIZE)
+    with VideoWriter(path, FPS, SIZE) as writer:
+        for frame in scene.frames(index / FPS for index in range(4 * FPS)):
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokens(tokenizer, panned):
+    return tokenizer.encode(panned)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_small_half_and_described(part):
+    parameters = 0
+    for path in (SHIPPED / part).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(name)
+                assert tensor.get_dtype() in ("F16", "BF16", "I64", "I32", "BOOL"), name
+                parameters += int(np.prod(tensor.get_shape()))
+    assert 0 < parameters <= LARGEST[part]
+    assert (SHIPPED / part / "README.md").read_text().startswith("# ")
+    assert json.loads((SHIPPED / part / "config.json").read_text())["_class_name"]
+
+
+def test_all_together_are_below_50_megabytes():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 50e6
+
+
+@pytest.mark.parametrize(("threads", "batch_size"), [(1, 1), (2, 2)])
+def test_ids_do_not_depend_on_threads_or_batch(tokenizer, tokens, panned, threads, batch_size):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        again = tokenizer.encode(panned, batch_size=batch_size)
+    finally:
+        torch.set_num_threads(before)
+    for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tokens, name), err_msg=name)
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_motion_survives_its_tokens(tokenizer, panned, levels):
+    """Sign, size and unit, through the codec, the tokenizer and back: content moves against the camera's pan."""
+    field = next(iter_clips(panned)).motion
+    decoded = tokenizer.coded_motion(field, levels)[0, 1:].numpy()
+    middle = np.median(decoded[:, 4:16, 6:30], axis=(0, 1, 2))
+    np.testing.assert_allclose(middle, np.array(PAN) / 12, rtol=0.25)
+
+
+def test_a_still_camera_stays_still(tokenizer, panned):
+    field = next(iter_clips(panned)).motion
+    still = type(field)(np.zeros_like(field.vectors), np.ones_like(field.valid))
+    assert np.abs(tokenizer.coded_motion(still, 4).numpy()).max() < 0.5 / 256  # half a pixel
+
+
+def test_the_ladder(tokenizer, tokens, panned):
+    """Each step earns its place on a clip nobody trained on; the figures are windows, not records."""
+    pictures = [clip.keyframe for clip in iter_clips(panned)]
+    clips = tokenizer.decoded_clips(tokens, (256, 144), keyframes=pictures)
+    figures = Figures()
+    for clip in compared(tokenizer, tokens, clips, panned, (256, 144), steps=None, seed=0):
+        figures.add(clip)
+    psnr = {name: value for name, value, _ in figures.rows()}
+    assert psnr["warp"] > psnr["hold"] + 3
+    assert psnr["two_way"] > psnr["warp"]
+    assert psnr["detokenized"] > psnr["warp"] - 0.2
+    assert 22 < psnr["detokenized"] < 45
+
+
+def test_keyframes_are_recognisable(tokenizer, panned, tokens):
+    picture = next(iter_clips(panned)).keyframe
+    rebuilt = tokenizer.rebuilt_keyframe(picture, SIZE)
+    truth = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
+    psnr = float(10 * torch.log10(4 / (rebuilt[0] - truth).square().mean()))
+    assert 17 < psnr < 40
+    assert 8 <= tokens.visual_counts.mean() <= 160
