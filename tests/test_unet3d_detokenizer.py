@@ -6,6 +6,7 @@ import torch
 
 from unet3d import DetokenizerTraining, VideoDetokenizer, decode_chain, one_way, two_way
 from unet3d.cells import depth_to_space, space_to_depth
+from unet3d.evidence import gather
 
 GRID = (20, 36)
 
@@ -71,6 +72,14 @@ def test_previous_frames_and_the_next_keyframe_are_seen():
     assert not torch.allclose(alone, led, atol=1e-3)
     between = model.reconstruct(keyframe, vectors, next_keyframe=keyframe.flip(-2), next_vectors=vectors)
     assert not torch.allclose(alone, between, atol=1e-3)
+
+
+def test_less_is_taken_where_the_two_warps_contradict_each_other():
+    model, (keyframe, vectors) = tiny(), clip()
+    agreeing = model.trust(gather(keyframe, vectors))
+    torn = model.trust(gather(keyframe, vectors, next_keyframe=-keyframe, next_vectors=vectors))
+    assert torch.allclose(agreeing, torch.full_like(agreeing, model.config["restraint"]))
+    assert torn.max() < agreeing.min()
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):

@@ -39,3 +39,9 @@ def resized(fields: Tensor, height: int, width: int) -> Tensor:
     """[B, T, C, h, w] to [B, T, C, height, width], bicubic, centres aligned."""
     flat = F.interpolate(fields.flatten(0, 1), (height, width), mode="bicubic", align_corners=False)
     return flat.unflatten(0, fields.shape[:2])
+
+
+def around(values: Tensor, patch: int, cells: int) -> Tensor:
+    """Means of [B, T, H, W] over squares of so many cells around each pixel: [B, T, 1, H, W]."""
+    small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
+    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]

@@ -1,12 +1,11 @@
 """VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
 import torch
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from unet3d.cells import GATES_A_SIDE, depth_to_space, luma, mixed, pooled, resized, space_to_depth
+from unet3d.cells import GATES_A_SIDE, around, depth_to_space, luma, mixed, pooled, resized, space_to_depth
 from unet3d.condition import MotionEncoder
 from unet3d.evidence import CANDIDATES, MAPS, Evidence, gather
 from unet3d.sampler import euler, noise_like
@@ -25,7 +24,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         vectors ────────────┼─► MotionEncoder ──┐      │
         noise ── Euler ─────┼───────────────► 3D U-Net ┴─► gates (how much of each candidate), residual
           ▲                 │                   │
-          └──────────────── x ◄─────────────────┘          frame = prior + spread * x
+          └──────────────── x ◄─────────────────┘          frame = prior + trust * spread * x
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
     how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
@@ -144,7 +143,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     def trust(self, evidence: Evidence) -> Tensor:
         """Share of the correction that is taken: [B, T, 1, H, W] in 0..`restraint`; less where the warps disagree."""
         forward, backward = evidence.candidates[:, :, :2].unbind(2)
-        apart = _around((forward - backward).abs().mean(2), self.config["patch_size"], cells=9)
+        apart = around((forward - backward).abs().mean(2), self.config["patch_size"], cells=9)
         return self.config["restraint"] / (1 + (apart / self.config["contradiction"]).square())
 
     def _added_ids(self, motion: Tensor) -> Tensor:
@@ -167,7 +166,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         """
         still = evidence.candidates[:, :, STILL] - evidence.prior[:, :, None]
         apart = still.abs().mean(3).amin(2)
-        return 1.5 * _around(apart, self.config["patch_size"], cells=3) + self.config["spread_floor"]
+        return 1.5 * around(apart, self.config["patch_size"], cells=3) + self.config["spread_floor"]
 
     @torch.no_grad()
     def reconstruct(
@@ -221,12 +220,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         """Frames [B, T, 3, H, W] from evidence whose sides are multiples of `multiple`; see `reconstruct`."""
         batch, steps, _, height, width = evidence.prior.shape
         patch = self.config["patch_size"]
-        noise = noise_like(
-            (batch, steps, self.cell_channels, height // patch, width // patch),
-            generator,
-            evidence.prior.device,
-            evidence.prior.dtype,
-        )
+        shape = (batch, steps, self.cell_channels, height // patch, width // patch)
+        noise = noise_like(evidence.prior, shape, generator)
         clean = euler(
             lambda noisy, sigma: self(noisy, sigma.expand(batch), evidence),
             noise,
@@ -238,12 +233,6 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
 
     def _own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
-
-
-def _around(values: Tensor, patch: int, cells: int) -> Tensor:
-    """Means of [B, T, H, W] over squares of so many cells around each pixel: [B, T, 1, H, W]."""
-    small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
-    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
 
 
 def _check(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, previous_frames: Tensor | None) -> None:

@@ -7,10 +7,9 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor
 
 
-def noise_like(shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Tensor:
+def noise_like(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal noise, drawn on the generator's device: one seed is one noise on every machine."""
-    noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
-    return noise.to(device=device, dtype=dtype)
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(like)
 
 
 def euler(
