@@ -3,6 +3,7 @@ PYTHON ?= $(VENV)/bin/python
 VIDEOS ?= ../shared/data/natural
 FOOTAGE ?= ../shared/data/train
 CACHE ?= cache/train
+PRECISION ?= bf16
 RUNS ?= runs
 
 help:   ## Say what there is to make
@@ -27,13 +28,14 @@ bench:  ## The ladder of reconstruction on VIDEOS
 readme: ## Bring the README's tree up to date
 	$(PYTHON) tests/house.py
 
-train:  ## Train the shipped weights from FOOTAGE (hours on a CPU)
+train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
 	$(VENV)/bin/videotok train prepare $(FOOTAGE) $(CACHE)
-	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion
-	$(VENV)/bin/videotok train keyframes $(CACHE) --out $(RUNS)/keyframes
-	$(VENV)/bin/videotok train detokenizer $(CACHE) --out $(RUNS)/detokenizer --tokenizer $(RUNS)/motion/best
+	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion --precision $(PRECISION)
+	$(VENV)/bin/videotok train keyframes $(CACHE) --out $(RUNS)/keyframes --precision $(PRECISION)
+	$(VENV)/bin/videotok train detokenizer $(CACHE) --out $(RUNS)/detokenizer --tokenizer $(RUNS)/motion/best \
+		--precision $(PRECISION)
 	for model in motion keyframes detokenizer; do \
-		$(VENV)/bin/videotok train export $$model $(RUNS)/$$model videotok/weights/$$model || exit; \
+		$(VENV)/bin/videotok train export $$model $(RUNS)/$$model $(RUNS)/bundle/$$model || exit; \
 	done
 
 .PHONY: help setup check test bench readme train
