@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet3d.warp import compose, two_way, warp
+from unet3d.warp import one_way, two_way
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def warp_rungs(ends: Ends, vectors: Tensor, next_vectors: Tensor | None, suffix:
         vectors: float32 [1, T, h, w, 2]; next_vectors: the next clip's field, whose slot 0 is used.
         suffix: added to the names ("_raw" for vectors that were not coded).
     """
-    rungs = {f"warp{suffix}": pixels(warp(ends.keyframe, compose(vectors)))}
+    rungs = {f"warp{suffix}": pixels(one_way(ends.keyframe, vectors).pictures)}
     if ends.next_keyframe is not None and next_vectors is not None:
         both = two_way(ends.keyframe, vectors, ends.next_keyframe, next_vectors)
         rungs[f"two_way{suffix}"] = pixels(both.pictures)
