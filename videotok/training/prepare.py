@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -53,7 +54,8 @@ def prepare(
     chunks += [(_photo_shard, "photos", part) for part in _chunks(photos, 16 * FILES_A_SHARD)]
 
     result, finished = Prepared(), 0
-    with ProcessPoolExecutor(workers) as pool:
+    # not forked: a fork of a process whose libraries have threads may wait for them for ever
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         jobs = {
             pool.submit(work, cache / f"{kind}-{_name(part, folder, spec)}.safetensors", folder, part, spec): (
                 kind,
