@@ -28,7 +28,7 @@ SIZE = (256, 144)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="How well clips are rebuilt, rung by rung.")
     add_footage_arguments(parser)
     parser.add_argument("--model", help="bundle of weights instead of the shipped one")
     parser.add_argument("--levels", type=int, nargs="+", help="motion levels to measure (default: the model's own)")
@@ -68,7 +68,7 @@ def measure(
     model: VideoTokenizer, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict
 ) -> list[dict]:
     """Rows of one clip."""
-    truth = clip.frames
+    truth = _frames(clip)
     last = min(22, len(truth) - 2)
     shared = {"source_sharpness": sharpness(truth[1 : last + 1]), "source_flicker": flicker(truth[1 : last + 1])}
     shared |= {**name, "last": following is None}
@@ -81,22 +81,16 @@ def measure(
             "sharpness": sharpness(frames[1 : last + 1]),
             "flicker": flicker(frames[1 : last + 1]),
         }
-        return {
-            **name,
-            "rung": rung,
-            "levels": levels,
-            **figures,
-            **shared,
-            "seconds": seconds,
-        }
+        return {**shared, "rung": rung, "levels": levels, **figures, "seconds": seconds}
 
     ends = Ends(_keyframe(model, args, clip), None if following is None else _keyframe(model, args, following))
     steps = len(clip.motion.vectors)
     rows = [row(rung, frames, None, 0.0) for rung, frames in still_rungs(ends, steps).items()]
-    raw, raw_next = _field(clip), _field(following)
+    raw, raw_next = _field(clip), following and _field(following)
     rows += [row(rung, frames, None, 0.0) for rung, frames in warp_rungs(ends, raw, raw_next, "_raw").items()]
     for levels in args.levels or [model.default_motion_levels]:
-        coded, coded_next = _coded(model, clip, levels), _coded(model, following, levels)
+        coded = model.coded_motion(clip.motion, levels)
+        coded_next = following and model.coded_motion(following.motion, levels)
         began = time.monotonic()
         rungs = warp_rungs(ends, coded, coded_next)
         rows += [row(rung, frames, levels, time.monotonic() - began) for rung, frames in rungs.items()]
@@ -116,16 +110,18 @@ def measure(
 
 def _keyframe(model: VideoTokenizer, args: argparse.Namespace, clip: Clip) -> torch.Tensor:
     if args.keyframes == "exact":
-        return tensor(clip.frames[0])
+        return tensor(_frames(clip)[0])
     return model.rebuilt_keyframe(clip.keyframe, SIZE)
 
 
-def _field(clip: Clip | None) -> torch.Tensor | None:
-    return None if clip is None else torch.from_numpy(clip.motion.vectors)[None]
+def _frames(clip: Clip) -> np.ndarray:
+    if clip.frames is None:
+        raise ValueError(f"{clip} was read without frames; read it with frames=True")
+    return clip.frames
 
 
-def _coded(model: VideoTokenizer, clip: Clip | None, levels: int) -> torch.Tensor | None:
-    return None if clip is None else model.coded_motion(clip.motion, levels)
+def _field(clip: Clip) -> torch.Tensor:
+    return torch.from_numpy(clip.motion.vectors)[None]
 
 
 def summary(rows: list[dict]) -> str:

@@ -41,9 +41,7 @@ def _checked(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (FFmpegError, MediaError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        return Check(
-            name, False, f"{type(error).__name__}: {error}", "reinstall av, imageio-ffmpeg and opencv-python"
-        )
+        return Check(name, False, f"{type(error).__name__}: {error}", "reinstall av, imageio-ffmpeg and opencv-python")
 
 
 def _libraries() -> Check:

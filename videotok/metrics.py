@@ -14,7 +14,7 @@ def psnr(truth: np.ndarray, picture: np.ndarray) -> float:
 
 def ssim(truth: np.ndarray, picture: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004) of one picture uint8 [H, W, 3], mean over channels, 7 x 7 windows."""
-    return float(structural_similarity(truth, picture, data_range=255, channel_axis=2))
+    return float(np.asarray(structural_similarity(truth, picture, data_range=255, channel_axis=2)))
 
 
 def sharpness(frames: np.ndarray) -> float:

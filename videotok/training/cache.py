@@ -86,7 +86,7 @@ class Shard:
         start = int(ends[first - 1]) if first else 0
         data = self._file.get_slice("jpeg")[start : int(ends[first + count - 1])]
         cuts = ends[first : first + count - 1] - start
-        decoded = [cv2.imdecode(part, cv2.IMREAD_COLOR) for part in np.split(data, cuts)]
+        decoded = [np.asarray(cv2.imdecode(part, cv2.IMREAD_COLOR)) for part in np.split(data, cuts)]
         return np.ascontiguousarray(np.stack(decoded)[..., ::-1])
 
     def source(self, row: int) -> str:

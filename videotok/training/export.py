@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from diffusers import ModelMixin
 
 from codec import replacing
@@ -17,7 +16,7 @@ def export(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
     """
     if not (run / "best" / "config.json").is_file():
         raise FileNotFoundError(f"{run} has no weights yet; they appear at the first validation of a training run")
-    model = model_class.from_pretrained(run / "best").to(torch.float16)
+    model = model_class.from_pretrained(run / "best").half()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     record = json.loads((run / "run.json").read_text())

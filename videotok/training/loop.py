@@ -28,7 +28,10 @@ Batch = dict[str, torch.Tensor]
 class Task(Protocol):
     """What a room teaches its model; a plain class beside the model."""
 
-    model: ModelMixin
+    @property
+    def model(self) -> ModelMixin:
+        """What is trained: all its parameters, and buffers that it keeps itself."""
+        ...
 
     def prepare(self, items: list[dict[str, np.ndarray]], rng: np.random.Generator) -> Batch:
         """Augments items of the cache and stacks them."""
@@ -116,7 +119,7 @@ def train(
             loss, figures = task.loss(_on(batch, accelerator.device), step / plan.steps)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), plan.gradient_norm)
-        if not torch.isfinite(norm):
+        if norm is None or not torch.isfinite(norm):
             raise FloatingPointError(
                 f"loss {loss.item()} at step {step} has no finite gradient; lower the learning rate"
             )

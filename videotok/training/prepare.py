@@ -99,7 +99,7 @@ def _clip_shard(path: Path, folder: Path, files: list[Path], spec: ClipSpec) -> 
     for index, file in enumerate(files):
         try:
             for number, clip in enumerate(iter_clips(file, spec, frames=True, frame_size=FRAME_SIZE)):
-                if clip.num_frames < 2:
+                if clip.frames is None or clip.num_frames < 2:
                     continue
                 columns["first_picture"].append(len(pictures))
                 pictures += [jpeg(frame) for frame in clip.frames]
