@@ -9,14 +9,13 @@ from codec.h264 import (
     SPS,
     PictureSet,
     SequenceSet,
-    SliceHeader,
     length_prefix_size,
     nal_units,
     parameter_units,
     read_picture_set,
     read_sequence_set,
-    read_slice_header,
 )
+from codec.slices import SliceHeader, read_slice_header
 
 
 @dataclass(frozen=True)
