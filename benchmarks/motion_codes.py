@@ -9,56 +9,20 @@ second: mean PSNR of frames 1 to 22 at the size of the cache's pictures, exact k
 import argparse
 import json
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.kmeans import KMeansCodes, fields, sample
 from codec import replacing
 from motion_vq import MotionTokenizer, MotionTokens
-from motion_vq.camera import compand, expand, to_fractions, to_pixels
-from motion_vq.kmeans import k_means, nearest
-from motion_vq.layers import fold, unfold
+from motion_vq.camera import to_pixels
 from unet3d.warp import compose, two_way, warp
 from videotok.ladder import Ends, pixels, still_rungs, tensor
 from videotok.metrics import psnr
 from videotok.training.cache import Cache, Row
-
-PATCH = (8, 4, 4)
-UNIT_PIXELS = 1.0
-WORDS = 1024
-TRAIN_CLIPS = 600
-
-
-@dataclass(frozen=True)
-class KMeansCodes:
-    """Residual k-means of log-companded patches, one id each a level: no network, no camera."""
-
-    codebooks: list[Tensor]
-
-    @classmethod
-    def fit(cls, vectors: Tensor, levels: int) -> "KMeansCodes":
-        """Codebooks of fields [B, T, h, w, 2] in fractions of the frame."""
-        residual = cls._patches(vectors).flatten(0, 3)
-        codebooks = []
-        for _ in range(levels):
-            codebooks.append(k_means(residual, WORDS))
-            residual = residual - codebooks[-1][nearest(residual, codebooks[-1])]
-        return cls(codebooks)
-
-    def coded(self, vectors: Tensor, levels: int) -> Tensor:
-        """The fields as the first `levels` levels tell them."""
-        patches = self._patches(vectors)
-        residual = patches.flatten(0, 3)
-        for codebook in self.codebooks[:levels]:
-            residual = residual - codebook[nearest(residual, codebook)]
-        return to_fractions(expand(unfold(patches - residual.view_as(patches), PATCH), UNIT_PIXELS))
-
-    @staticmethod
-    def _patches(vectors: Tensor) -> Tensor:
-        return fold(compand(to_pixels(vectors), UNIT_PIXELS), PATCH)
 
 
 def main() -> None:
@@ -73,7 +37,7 @@ def main() -> None:
     shipped = Path(__file__).parent.parent / "videotok" / "weights" / "motion"
     model = MotionTokenizer.from_pretrained(args.model or shipped).double().eval()
     torch.manual_seed(0)
-    baseline = KMeansCodes.fit(_sample(Cache(args.train).clips("train")), max(args.levels))
+    baseline = KMeansCodes.fit(sample(Cache(args.train).clips("train")), max(args.levels))
     rows: list[dict] = []
     for row, following in _pairs(Cache(args.test).clips(), args.max_clips):
         rows += measure(model, baseline, row, following, args.levels)
@@ -93,7 +57,7 @@ def measure(
     truth = item["frames"]
     next_keyframe = None if following is None else tensor(item["next_keyframe_frame"])
     ends = Ends(tensor(truth[0]), next_keyframe)
-    vectors, valid = _fields([row] if following is None else [row, following])
+    vectors, valid = fields([row] if following is None else [row, following])
     tokens = model.encode(vectors, valid, max(levels))
 
     def score(rung: str, frames: np.ndarray, levels: int | None = None, ids: int | None = None) -> dict:
@@ -101,14 +65,14 @@ def measure(
         return {"video": row.source, "clip": row.row, "rung": rung, "levels": levels, "ids": ids, "psnr": found}
 
     rows = [score(rung, frames) for rung, frames in still_rungs(ends, len(truth)).items()]
-    fields: list[tuple[str, int | None, int | None, Tensor]] = [("_raw", None, None, vectors)]
+    tried: list[tuple[str, int | None, int | None, Tensor]] = [("_raw", None, None, vectors)]
     if model.num_camera_ids:
-        fields.append(("_camera", 0, model.num_camera_ids, model.decode(tokens.first_levels(0))))
+        tried.append(("_camera", 0, model.num_camera_ids, model.decode(tokens.first_levels(0))))
     for number in levels:
         coarse = tokens.first_levels(number)
-        fields.append(("", number, coarse.tokens_per_clip, model.decode(coarse)))
-        fields.append(("_kmeans", number, number * model.tokens_per_level, baseline.coded(vectors, number)))
-    for suffix, number, ids, field in fields:
+        tried.append(("", number, coarse.tokens_per_clip, model.decode(coarse)))
+        tried.append(("_kmeans", number, baseline.ids(vectors, number), baseline.coded(vectors, number)))
+    for suffix, number, ids, field in tried:
         rows.append(score(f"warp{suffix}", pixels(warp(ends.keyframe, compose(field[:1]))), number, ids))
         if next_keyframe is not None:
             both = two_way(ends.keyframe, field[:1], next_keyframe, field[1:])
@@ -130,7 +94,7 @@ def print_table(rows: list[dict]) -> None:
 @torch.no_grad()
 def print_fields(model: MotionTokenizer, rows: list[Row], levels: list[int]) -> None:
     """What the codes do to the fields themselves, all clips: end-point error, still cells, words of a level in use."""
-    vectors, valid = _fields(rows)
+    vectors, valid = fields(rows)
     parts = [
         model.encode(part, there, max(levels)) for part, there in zip(vectors.split(16), valid.split(16), strict=True)
     ]
@@ -148,24 +112,6 @@ def print_fields(model: MotionTokenizer, rows: list[Row], levels: list[int]) -> 
 def _still(vectors: Tensor) -> float:
     """Share of cells that move by less than a tenth of a pixel in a step."""
     return float((to_pixels(vectors).norm(dim=-1) < 0.1).float().mean())
-
-
-def _sample(rows: list[Row]) -> Tensor:
-    """Fields of at most TRAIN_CLIPS clips, as many of each folder."""
-    folders: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        folders[row.folder].append(row)
-    each = TRAIN_CLIPS // len(folders)
-    chosen = [
-        kind[i] for kind in folders.values() for i in np.linspace(0, len(kind) - 1, min(each, len(kind))).astype(int)
-    ]
-    return _fields(chosen)[0]
-
-
-def _fields(rows: list[Row]) -> tuple[Tensor, Tensor]:
-    items = [row.motion() for row in rows]
-    vectors = torch.from_numpy(np.stack([item["vectors"] for item in items]))
-    return vectors, torch.from_numpy(np.stack([item["valid"] for item in items]))
 
 
 def _pairs(rows: list[Row], max_clips: int | None) -> list[tuple[Row, Row | None]]:

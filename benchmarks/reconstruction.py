@@ -2,9 +2,11 @@
 
 Every rung of the ladder on every clip, against the source's own frames at 256x144, 12 fps: mean over frames 1…22 (fewer
 in a short last clip) of PSNR and SSIM, sharpness (mean absolute Laplacian) and flicker (mean absolute second difference
-in time) beside the source's. Keyframes are exact, or `--keyframes tokens` decodes them from their tokens.
+in time) beside the source's. Keyframes are exact, or `--keyframes tokens` decodes them from their tokens. `kmeans` is
+the two-way warp (the forward one in a last clip) along plain k-means codes of as many levels, see benchmarks/kmeans.py.
 The table averages clips that have a next clip, so that all rungs stand on the same clips; last clips, which can only be
-rebuilt forward, follow in a line of their own. JSON: a list of rows, one a video, clip, rung and number of levels.
+rebuilt forward, follow in a line of their own. JSON: a list of rows, one a video, clip, rung and number of levels;
+`ids` are the motion ids of the clip.
 """
 
 import argparse
@@ -12,39 +14,38 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain, pairwise
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import torch
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import Clip, ClipSpec, MediaError, iter_clips, replacing
-from videotok.ladder import Ends, pixels, still_rungs, tensor, warp_rungs
-from videotok.metrics import flicker, psnr, sharpness, ssim
+from benchmarks.kmeans import KMeansCodes
+from codec import Clip, MediaError, replacing
+from videotok.evaluation import Rung, clips_with_next, ends_of, figures, frames_of, ladder, measured
+from videotok.ladder import Ends, warp_rungs
+from videotok.metrics import flicker, sharpness
 from videotok.pipeline import VideoTokenizer
-
-SIZE = (256, 144)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How well clips are rebuilt, rung by rung.")
     add_footage_arguments(parser)
     parser.add_argument("--model", help="bundle of weights instead of the shipped one")
-    parser.add_argument("--levels", type=int, nargs="+", help="motion levels to measure (default: the model's own)")
+    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 4], help="motion levels to measure")
     parser.add_argument("--keyframes", choices=("exact", "tokens"), default="exact")
     parser.add_argument("--steps", type=int, help="network evaluations a clip (default: the model's own)")
     parser.add_argument("--max-clips", type=int, help="clips a video")
     parser.add_argument("--no-detokenizer", action="store_true", help="leave out the slow rung")
     args = parser.parse_args()
-    model = VideoTokenizer.from_pretrained(args.model)
+    model, plain = VideoTokenizer.from_pretrained(args.model), KMeansCodes.load()
     rows = []
     for path in footage(args.videos):
         try:
             rate = model.encode(path, max_clips=args.max_clips).tokens_per_second
-            for index, clip, following in clips(path, args.max_clips):
+            for index, clip, following in clips_with_next(path, args.max_clips):
                 name = {"video": path.name, "clip": index, "tokens_per_second": rate}
-                rows += measure(model, args, clip, following, name)
+                rows += measure(model, plain, args, clip, following, name)
         except MediaError as error:
             print(f"left out: {error}")
             continue
@@ -56,72 +57,46 @@ def main() -> None:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def clips(path: Path, max_clips: int | None) -> Iterator[tuple[int, Clip, Clip | None]]:
-    """Clips of a video beside the one that follows, if any; clips of fewer than three frames are left out."""
-    found = iter_clips(path, ClipSpec(), frames=True, frame_size=SIZE, max_clips=max_clips and max_clips + 1)
-    for index, (clip, following) in enumerate(pairwise(chain(found, [None]))):
-        if clip is not None and clip.num_frames >= 3 and (max_clips is None or index < max_clips):
-            yield index, clip, following
-
-
 def measure(
-    model: VideoTokenizer, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict
+    model: VideoTokenizer, plain: KMeansCodes, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict
 ) -> list[dict]:
     """Rows of one clip."""
-    truth = _frames(clip)
-    last = min(22, len(truth) - 2)
-    shared = {"source_sharpness": sharpness(truth[1 : last + 1]), "source_flicker": flicker(truth[1 : last + 1])}
-    shared |= {**name, "last": following is None}
-
-    def row(rung: str, frames: np.ndarray, levels: int | None, seconds: float) -> dict:
-        pairs = list(zip(truth[1 : last + 1], frames[1 : last + 1], strict=True))
-        figures = {
-            "psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
-            "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
-            "sharpness": sharpness(frames[1 : last + 1]),
-            "flicker": flicker(frames[1 : last + 1]),
-        }
-        return {**shared, "rung": rung, "levels": levels, **figures, "seconds": seconds}
-
-    ends = Ends(_keyframe(model, args, clip), None if following is None else _keyframe(model, args, following))
-    steps = len(clip.motion.vectors)
-    rows = [row(rung, frames, None, 0.0) for rung, frames in still_rungs(ends, steps).items()]
-    raw, raw_next = _field(clip), following and _field(following)
-    rows += [row(rung, frames, None, 0.0) for rung, frames in warp_rungs(ends, raw, raw_next, "_raw").items()]
-    for levels in args.levels or [model.default_motion_levels]:
-        coded = model.coded_motion(clip.motion, levels)
-        coded_next = following and model.coded_motion(following.motion, levels)
-        began = time.monotonic()
-        rungs = warp_rungs(ends, coded, coded_next)
-        rows += [row(rung, frames, levels, time.monotonic() - began) for rung, frames in rungs.items()]
-        if not args.no_detokenizer:
-            began = time.monotonic()
-            rebuilt = model.detokenizer.reconstruct(
-                ends.keyframe,
-                coded,
-                next_keyframe=ends.next_keyframe,
-                next_vectors=coded_next,
-                num_inference_steps=args.steps,
-                generator=torch.Generator().manual_seed(0),
-            )
-            rows.append(row("detokenized", pixels(rebuilt), levels, time.monotonic() - began))
+    truth = frames_of(clip)
+    source = truth[measured(truth)]
+    shared = {**name, "source_sharpness": sharpness(source), "source_flicker": flicker(source)}
+    shared["last"] = following is None
+    ends = ends_of(model, clip, following, exact=args.keyframes == "exact")
+    learned = ladder(model, ends, clip, following, args.levels, steps=args.steps, detokenize=not args.no_detokenizer)
+    rows = []
+    for rung in chain(learned, kmeans_rungs(plain, ends, clip, following, args.levels)):
+        found = figures(truth, rung.frames)
+        row = {**shared, "rung": rung.name, "levels": rung.levels, "ids": _ids(model, rung)}
+        row |= {"psnr": float(np.mean(found.psnr)), "ssim": float(np.mean(found.ssim))}
+        rows.append(row | {"sharpness": found.sharpness, "flicker": found.flicker, "seconds": rung.seconds})
     return rows
 
 
-def _keyframe(model: VideoTokenizer, args: argparse.Namespace, clip: Clip) -> torch.Tensor:
-    if args.keyframes == "exact":
-        return tensor(_frames(clip)[0])
-    return model.rebuilt_keyframe(clip.keyframe, SIZE)
+def kmeans_rungs(
+    plain: KMeansCodes, ends: Ends, clip: Clip, following: Clip | None, levels: list[int]
+) -> Iterator[Rung]:
+    """The best warp along k-means codes, at each number of levels."""
+    for number in levels:
+        began = time.monotonic()
+        coded = [
+            plain.coded(torch.from_numpy(one.motion.vectors)[None], number)
+            for one in (clip, following)
+            if one is not None
+        ]
+        rungs = warp_rungs(ends, coded[0], coded[1] if following else None)
+        yield Rung("kmeans", number, rungs.get("two_way", rungs["warp"]), time.monotonic() - began)
 
 
-def _frames(clip: Clip) -> np.ndarray:
-    if clip.frames is None:
-        raise ValueError(f"{clip} was read without frames; read it with frames=True")
-    return clip.frames
-
-
-def _field(clip: Clip) -> torch.Tensor:
-    return torch.from_numpy(clip.motion.vectors)[None]
+def _ids(model: VideoTokenizer, rung: Rung) -> int | None:
+    """Motion ids of a clip that a rung is rebuilt from."""
+    if rung.levels is None:
+        return None
+    own = 0 if rung.name == "kmeans" else model.motion.num_camera_ids
+    return own + rung.levels * model.motion.tokens_per_level
 
 
 def summary(rows: list[dict]) -> str:
@@ -162,14 +137,17 @@ def print_table(rows: list[dict]) -> None:
     for row in rows:
         if not row["last"]:
             groups[row["rung"], row["levels"]].append(row)
-    print(f"\n{'rung':<14}{'levels':>7}{'clips':>7}{'PSNR':>8}{'SSIM':>8}{'sharpness':>11}{'flicker':>9}{'seconds':>9}")
+    print(
+        f"\n{'rung':<14}{'levels':>7}{'ids':>6}{'clips':>7}{'PSNR':>8}{'SSIM':>8}{'sharpness':>11}{'flicker':>9}{'seconds':>9}"
+    )
     for (rung, levels), group in groups.items():
         means = {
             key: np.mean([row[key] for row in group]) for key in ("psnr", "ssim", "sharpness", "flicker", "seconds")
         }
         print(
-            f"{rung:<14}{levels or '':>7}{len(group):>7}{means['psnr']:>8.2f}{means['ssim']:>8.3f}"
-            f"{means['sharpness']:>11.2f}{means['flicker']:>9.2f}{means['seconds']:>9.2f}"
+            f"{rung:<14}{levels or '':>7}{group[0]['ids'] or '':>6}{len(group):>7}"
+            f"{means['psnr']:>8.2f}{means['ssim']:>8.3f}{means['sharpness']:>11.2f}{means['flicker']:>9.2f}"
+            f"{means['seconds']:>9.2f}"
         )
     first = [row for row in rows if not row["last"] and row["rung"] == "hold"]
     for key in ("sharpness", "flicker"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from codec import Clip, iter_clips
 from videotok.errors import TokensError
+from videotok.evaluation import LAST_FRAME
 from videotok.ladder import Ends, still_rungs, warp_rungs
 from videotok.metrics import psnr, ssim
 from videotok.pipeline import DecodedClip, VideoTokenizer
@@ -20,8 +21,6 @@ from videotok.tokens import VideoTokens
 RUNGS = ("hold", "warp", "two_way", "detokenized")
 PANELS = 3
 """Pictures side by side: the source, the two-way warp, the result."""
-LAST_FRAME = 22
-"""Figures are over frames 1 to this of a clip: the keyframe and the frame before the next one are too easy."""
 
 
 @dataclass(frozen=True)
