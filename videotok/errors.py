@@ -7,3 +7,7 @@ class TokensError(Exception):
 
 class ModelError(Exception):
     """Weights that cannot be found or loaded."""
+
+
+class CorpusError(Exception):
+    """A corpus that cannot be read, written or continued."""

@@ -1,7 +1,6 @@
 """VideoTokenizer: video file to tokens, and tokens to frames."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import Clip, ClipSpec, MediaError, MediaInfo, MotionField, iter_clips, probe
+from codec import Clip, ClipSpec, MotionField, iter_clips, probe
 from motion_vq import MotionTokenizer, MotionTokens
 from unet3d import VideoDetokenizer, decode_chain
 from videotok.bundle import Bundle
 from videotok.errors import TokensError
 from videotok.gather import Gathered
-from videotok.keyframes import KeyframeTokenizer
+from videotok.keyframes import KeyframeTokenizerProtocol
 from videotok.ladder import pixels, tensor
+from videotok.length import check_length, expected_seconds
 from videotok.pictures import display_size, resized, squashed
 from videotok.tokens import TOKENIZERS, SourceFacts, VideoTokens
 
@@ -58,23 +58,29 @@ class VideoTokenizer:
         self.bundle = bundle
 
     @classmethod
-    def from_pretrained(cls, model: str | Path | None = None) -> "VideoTokenizer":
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, keyframes: str | Path | None = None
+    ) -> "VideoTokenizer":
         """The tokenizer with the weights that ship (None), of a folder, or of a hub id (which is downloaded).
+
+        Args:
+            model: None, a folder with subfolders `keyframes`, `motion` and `detokenizer`, or a hub id.
+            keyframes: folder of another keyframe tokenizer, ours, a VQModel or one that a package registered.
 
         Raises:
             ModelError: there is no such model.
         """
-        return cls(Bundle.find(model))
+        return cls(Bundle.find(model, keyframes))
 
     @cached_property
-    def keyframes(self) -> KeyframeTokenizer:
+    def keyframes(self) -> KeyframeTokenizerProtocol:
         """Decodes keyframes; float32."""
-        return self.bundle.load("keyframes", KeyframeTokenizer, torch.float32)
+        return self.bundle.load_keyframes(torch.float32)
 
     @cached_property
-    def keyframe_encoder(self) -> KeyframeTokenizer:
+    def keyframe_encoder(self) -> KeyframeTokenizerProtocol:
         """Encodes keyframes; float64."""
-        return self.bundle.load("keyframes", KeyframeTokenizer, torch.float64)
+        return self.bundle.load_keyframes(torch.float64)
 
     @cached_property
     def motion(self) -> MotionTokenizer:
@@ -139,7 +145,7 @@ class VideoTokenizer:
         spec = spec or self.spec()
         levels = self.default_motion_levels if motion_levels is None else motion_levels
         info = probe(path)
-        expected = _expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
+        expected = expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
         clips = iter_clips(
             path,
             spec,
@@ -156,9 +162,7 @@ class VideoTokenizer:
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
             if progress:
                 progress(seconds, expected)
-        _check_length(path, seconds, expected)
-        if sum(gathered.num_frames) < 2:
-            raise MediaError(f"{path} shows a single frame at {spec.fps} frames a second; a video has at least two")
+        check_length(path, spec, sum(gathered.num_frames), expected)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
         return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, start_seconds)
 
@@ -214,6 +218,7 @@ class VideoTokenizer:
     ) -> Iterator[DecodedClip]:
         """Keyframes and vectors of each clip, without the detokenizer. Arguments and errors as for `decode`."""
         self.bundle.check(tokens)
+        _check_patches(tokens, self.keyframes.num_patches)
         if motion_levels is not None:
             tokens = tokens.first_levels(motion_levels)
         return self._decoded_clips(tokens, size, None if keyframes is None else iter(keyframes))
@@ -261,25 +266,6 @@ class VideoTokenizer:
     def _decode_keyframe(self, ids: np.ndarray, keep_mask: np.ndarray, size: tuple[int, int]) -> Tensor:
         square = self.keyframes.decode([torch.from_numpy(ids).long()], torch.from_numpy(keep_mask)[None])
         return tensor(resized(pixels(square[:, None])[0], size))
-
-
-def _expected_seconds(
-    info: MediaInfo, spec: ClipSpec, start: float, duration: float | None, max_clips: int | None
-) -> float | None:
-    """What the header promises of the part asked for; None where it does not say."""
-    if info.duration_seconds is None:
-        return None
-    limits = [info.duration_seconds - start, duration, None if max_clips is None else max_clips * spec.duration_seconds]
-    return float(min(limit for limit in limits if limit is not None))
-
-
-def _check_length(path: Path, seconds: float, expected: float | None) -> None:
-    """Refuses a file that ends before its header says, by more than sound may outlast its pictures."""
-    if expected is not None and expected - seconds > max(0.5, 0.05 * expected):
-        raise MediaError(
-            f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; "
-            f"get a whole copy, or encode that part with --duration {math.floor(seconds * 100) / 100}"
-        )
 
 
 def _batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

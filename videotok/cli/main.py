@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _users_fault(error: Exception) -> str | None:
     """One line for an error that its user can mend; None for one that is ours."""
     from codec import MediaError  # not before it is needed: FFmpeg takes a while to load
-    from videotok.errors import ModelError, TokensError
+    from videotok.errors import CorpusError, ModelError, TokensError
 
-    if isinstance(error, Refusal | MediaError | TokensError | ModelError):
+    if isinstance(error, Refusal | MediaError | TokensError | ModelError | CorpusError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input or output'}: {error.strerror}"
