@@ -87,7 +87,7 @@ def kmeans_rungs(
             for one in (clip, following)
             if one is not None
         ]
-        rungs = warp_rungs(ends, coded[0], coded[1] if following else None)
+        rungs = dict(warp_rungs(ends, coded[0], coded[1] if following else None))
         yield Rung("kmeans", number, rungs.get("two_way", rungs["warp"]), time.monotonic() - began)
 
 

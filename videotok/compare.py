@@ -114,7 +114,7 @@ def compared(
         truth = cast(np.ndarray, source.frames)[: clip.num_frames]
         ends = Ends(clip.keyframe, None if following is None else following.keyframe)
         rungs = still_rungs(ends, clip.vectors.shape[1])
-        rungs |= warp_rungs(ends, clip.vectors, None if following is None else following.vectors)
+        rungs |= dict(warp_rungs(ends, clip.vectors, None if following is None else following.vectors))
         rungs.setdefault("two_way", rungs["warp"])
         rungs["detokenized"] = frames
         yield ComparedClip(truth, {name: rungs[name][: clip.num_frames] for name in RUNGS})

@@ -137,6 +137,6 @@ def frames_of(clip: Clip) -> np.ndarray:
 def _warps(ends: Ends, fields: list[Tensor], levels: int | None) -> Iterator[Rung]:
     following = fields[1] if len(fields) > 1 else None
     began = time.monotonic()
-    for name, frames in warp_rungs(ends, fields[0], following, "_raw" if levels is None else "").items():
+    for name, frames in warp_rungs(ends, fields[0], following, "_raw" if levels is None else ""):
         yield Rung(name, levels, frames, time.monotonic() - began)
         began = time.monotonic()

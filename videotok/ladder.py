@@ -1,5 +1,6 @@
 """The ladder of rebuilt clips: what each step of the system is worth, from the keyframe held still upward."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,10 @@ def still_rungs(ends: Ends, steps: int) -> dict[str, np.ndarray]:
     return rungs
 
 
-def warp_rungs(ends: Ends, vectors: Tensor, next_vectors: Tensor | None, suffix: str = "") -> dict[str, np.ndarray]:
-    """Rungs along a motion field: name -> uint8 [T, H, W, 3].
+def warp_rungs(
+    ends: Ends, vectors: Tensor, next_vectors: Tensor | None, suffix: str = ""
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Rungs along a motion field: (name, uint8 [T, H, W, 3]), each made when it is asked for.
 
     `warp`: the keyframe along the field. `two_way`: the next keyframe too, where there is one.
 
@@ -38,11 +41,10 @@ def warp_rungs(ends: Ends, vectors: Tensor, next_vectors: Tensor | None, suffix:
         vectors: float32 [1, T, h, w, 2]; next_vectors: the next clip's field, whose slot 0 is used.
         suffix: added to the names ("_raw" for vectors that were not coded).
     """
-    rungs = {f"warp{suffix}": pixels(one_way(ends.keyframe, vectors).pictures)}
+    yield f"warp{suffix}", pixels(one_way(ends.keyframe, vectors).pictures)
     if ends.next_keyframe is not None and next_vectors is not None:
         both = two_way(ends.keyframe, vectors, ends.next_keyframe, next_vectors)
-        rungs[f"two_way{suffix}"] = pixels(both.pictures)
-    return rungs
+        yield f"two_way{suffix}", pixels(both.pictures)
 
 
 def pixels(frames: Tensor) -> np.ndarray:
