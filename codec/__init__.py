@@ -6,7 +6,7 @@ from codec.doctor import Check, examine
 from codec.errors import MediaError
 from codec.isolate import iter_clips_isolated
 from codec.probe import MediaInfo, probe
-from codec.types import Clip, ClipSpec, MotionField, MotionSource
+from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.writer import VideoWriter
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MediaInfo",
     "MotionField",
     "MotionSource",
+    "VectorShares",
     "VideoWriter",
     "examine",
     "iter_clips",

@@ -20,7 +20,7 @@ from codec.motion import MovedFrame, motion_of
 from codec.paint import Painter
 from codec.probe import displayed_size, probe
 from codec.reencode import with_motion
-from codec.types import Clip, ClipSpec, MotionField, MotionSource
+from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 
 MotionChoice = Literal["auto", "native", "reencode"]
 
@@ -35,6 +35,7 @@ def iter_clips(
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
     max_clips: int | None = None,
+    split_at_cuts: bool = False,
 ) -> Iterator[Clip]:
     """Cuts a video into clips, in constant memory.
 
@@ -50,6 +51,7 @@ def iter_clips(
         start_seconds: where to begin, counted from the video's first frame.
         duration_seconds: how much to read; to the end where not given.
         max_clips: how many clips at most.
+        split_at_cuts: begin a new clip with every new scene, so that its keyframe shows it; the clip before is short.
 
     Raises:
         MediaError: the file cannot be read, holds no frame that can be decoded in the part asked for, or has no
@@ -72,7 +74,7 @@ def iter_clips(
             ticks = with_motion(clock.ticks(_unmoved(read, spec)), spec)
         found = False
         with closing(ticks):
-            for clip in islice(_clips(ticks, stream, spec, source, frames, frame_size), max_clips):
+            for clip in islice(_clips(ticks, stream, spec, source, frames, frame_size, split_at_cuts), max_clips):
                 found = True
                 yield clip
         if not found and max_clips != 0:
@@ -118,16 +120,22 @@ def _clips(
     source: MotionSource,
     with_frames: bool,
     frame_size: tuple[int, int] | None,
+    split_at_cuts: bool,
 ) -> Iterator[Clip]:
     paint, paint_frames = Painter(stream), Painter(stream, frame_size)
     is_first = True
-    while (first := next(ticks, None)) is not None and first.picture is not None:
+    first = next(ticks, None)
+    while first is not None and first.picture is not None:
+        following = None
         # a stream may change its size on the way: all frames of a clip have the first one's
         size = frame_size or displayed_size(first.picture, stream)
         group, pictures = [replace(first, picture=None)], []
         if with_frames:
             pictures.append(paint_frames(first.picture, size))
-        for tick in islice(ticks, spec.frames - 1):
+        while len(group) < spec.frames and (tick := next(ticks, None)) is not None:
+            if split_at_cuts and tick.cut:
+                following = tick
+                break
             if with_frames and tick.picture is not None:
                 pictures.append(paint_frames(tick.picture, size))
             group.append(replace(tick, picture=None))
@@ -137,10 +145,13 @@ def _clips(
             pts_seconds=first.pts_seconds,
             num_frames=len(group),
             motion_source=source,
+            shares=VectorShares.mean(shares for tick in group[1:] for shares in tick.shares),
+            cuts=tuple(step for step, tick in enumerate(group) if tick.cut),
             damaged=any(tick.damaged for tick in group),
             frames=np.stack(pictures) if with_frames else None,
         )
         is_first = False
+        first = following or next(ticks, None)
 
 
 def _field(group: list[Tick], spec: ClipSpec, is_first: bool) -> MotionField:

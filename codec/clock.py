@@ -9,7 +9,7 @@ import numpy as np
 
 from codec.field import compose, pooled
 from codec.motion import MovedFrame
-from codec.types import ClipSpec
+from codec.types import ClipSpec, VectorShares
 
 FINER = 2
 """Frames passed between two ticks are put together on a grid this much finer: each step blurs a little."""
@@ -31,6 +31,10 @@ class Tick:
     """bool [h, w]"""
     damaged: bool = False
     """Something was lost since the tick before."""
+    shares: tuple[VectorShares, ...] = ()
+    """Of each frame passed since the tick before, its own included."""
+    cut: bool = False
+    """A new scene began since the tick before."""
 
 
 def fine_grid(spec: ClipSpec) -> tuple[int, int]:
@@ -87,6 +91,8 @@ class Clock:
                 return
             self._since = compose((item.vectors, item.valid), self._since)
             self._damaged |= item.frame.damaged
+            self._cut |= item.cut
+            self._shares.append(item.shares)
             self._shown = item
         if self._shown is not None:
             # half a tick or more is a tick; a video has one at least
@@ -100,8 +106,11 @@ class Clock:
             return
         while (time := self._time(self._number)) < seconds and self._number < self._count:
             vectors, valid = pooled(*self._since, FINER)
+            if self._cut:
+                vectors, valid = np.zeros_like(vectors), np.zeros_like(valid)
             if self._number >= 0:
-                yield Tick(self._shown.frame.picture, time, vectors, valid, self._damaged)
+                picture, shares = self._shown.frame.picture, tuple(self._shares)
+                yield Tick(picture, time, vectors, valid, self._damaged, shares, self._cut)
             self._forget()
             self._number += 1
 
@@ -111,4 +120,5 @@ class Clock:
     def _forget(self) -> None:
         grid = fine_grid(self._spec)
         self._since = np.zeros((*grid, 2), np.float32), np.ones(grid, bool)
-        self._damaged = False
+        self._damaged = self._cut = False
+        self._shares: list[VectorShares] = []

@@ -1,5 +1,7 @@
 """Motion measured from pictures, for what a stream has no vectors for: I frames, and intra blocks."""
 
+from dataclasses import dataclass
+
 import av
 import cv2
 import numpy as np
@@ -12,6 +14,16 @@ CUT = 20
 """Mean difference, of 255, between a picture and the one before it moved along: above this they are two scenes."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Motion between two pictures."""
+
+    vectors: np.ndarray
+    """float32 [h, w, 2] in fractions of the frame; zero at a cut."""
+    is_cut: bool
+    """The pictures show two scenes."""
+
+
 class PictureFlow:
     """Dense inverse search (Kroeger et al., ECCV 2016) between two pictures, made small."""
 
@@ -19,12 +31,8 @@ class PictureFlow:
         self._scaler = VideoReformatter()
         self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
-    def between(self, picture: av.VideoFrame, before: av.VideoFrame, grid: tuple[int, int]) -> np.ndarray:
-        """Displacement of each cell from `picture` to `before`.
-
-        Returns:
-            float32 [h, w, 2] in fractions of the frame; all zero at a cut.
-        """
+    def between(self, picture: av.VideoFrame, before: av.VideoFrame, grid: tuple[int, int]) -> Measured:
+        """Displacement of each cell from `picture` to `before`."""
         now, then = self._small(picture), self._small(before)
         height, width = now.shape
         threads = cv2.getNumThreads()
@@ -37,9 +45,9 @@ class PictureFlow:
         x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         moved = cv2.remap(then, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if cv2.absdiff(moved, now).mean() > CUT:
-            return np.zeros((*grid, 2), np.float32)
+            return Measured(np.zeros((*grid, 2), np.float32), True)
         cells = cv2.resize(flow, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
-        return cells / np.array([width, height], np.float32)
+        return Measured(cells / np.array([width, height], np.float32), False)
 
     def _small(self, picture: av.VideoFrame) -> np.ndarray:
         size = (LONG_SIDE, SHORT_SIDE) if picture.width >= picture.height else (SHORT_SIDE, LONG_SIDE)

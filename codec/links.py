@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from codec.decode import SourceFrame
+from codec.types import NO_VECTORS, VectorShares
 from codec.vectors import lattice_of, on_grid
 
 TRUST = 0.1
@@ -33,9 +34,21 @@ class Link:
     """The list holds no other frame; otherwise that this one is meant is inferred."""
 
 
+@dataclass(frozen=True)
+class FrameLinks:
+    """All that a frame says."""
+
+    links: list[Link]
+    shares: VectorShares
+    """Of the frame's area."""
+
+
+NOTHING = FrameLinks([], NO_VECTORS)
+
+
 def links_of(
     frame: SourceFrame, lists: Sequence[Sequence[int]], times: Mapping[int, float], velocity: np.ndarray
-) -> list[Link]:
+) -> FrameLinks:
     """Pools a frame's blocks to a grid, one link for each frame pointed to.
 
     A picture coded in fields, in a stream that began without, has none: its vectors are not between frames.
@@ -48,13 +61,14 @@ def links_of(
             holds several frames, it tells which one a vector means.
     """
     if frame.vectors is None or not len(frame.vectors) or (frame.headers and frame.headers.is_interlaced):
-        return []
+        return NOTHING
     width, height, grid = frame.picture.width, frame.picture.height, velocity.shape[:2]
     vectors, known = lattice_of(frame.vectors, width, height)
     expected = cv2.resize(velocity, known.shape[:0:-1]) * np.array([width, height], np.float32)
     # MPEG-4 does not export the vectors of direct blocks, which are those of the P frame in proportion
     direct = np.asarray(known.all(0) & ~vectors.any((0, -1))) if frame.headers is None else None
     found: list[Link] = []
+    sure, inferred = np.zeros((2, *known.shape[1:]), bool)
     for which, places in enumerate(lists):
         # weighted prediction lists a frame more than once
         candidates = [place for place in dict.fromkeys(places) if place in times]
@@ -63,15 +77,19 @@ def links_of(
         spans = np.array([frame.pts_seconds - times[place] for place in candidates], np.float32)
         if direct is not None:
             vectors[which] = np.where(direct[..., None], expected * spans[0], vectors[which])
+        is_only = len(set(places)) == 1
+        sure |= known[which] & is_only & (True if direct is None else ~direct)
+        inferred |= known[which]
         if len(candidates) == 1:
-            found.append(Link(candidates[0], *on_grid(vectors[which], known[which], width, height, grid), True))
+            found.append(Link(candidates[0], *on_grid(vectors[which], known[which], width, height, grid), is_only))
             continue
         meant = likely_reference(vectors[which], expected, spans)
         for number, place in enumerate(candidates):
             here = known[which] & (meant == number)
             if here.any():
                 found.append(Link(place, *on_grid(vectors[which], here, width, height, grid), False))
-    return found
+    exact, either = float(np.mean(sure)), float(np.mean(np.logical_or(sure, inferred)))
+    return FrameLinks(found, VectorShares(exact, either - exact, 1 - either))
 
 
 def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray) -> np.ndarray:

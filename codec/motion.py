@@ -8,7 +8,7 @@ off: steps added up along any path end where the stream's own vectors end.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from av.video.frame import PictureType
@@ -16,8 +16,9 @@ from av.video.frame import PictureType
 from codec.decode import SourceFrame
 from codec.field import fill, sample, turned
 from codec.flow import PictureFlow
-from codec.links import Link, links_of
+from codec.links import NOTHING, FrameLinks, Link, links_of
 from codec.probe import quarter_turns
+from codec.types import NO_VECTORS, VectorShares
 
 LOOKAHEAD = 16
 """Frames that may be shown before one they point to (H.264 keeps 16 pictures at most)."""
@@ -52,6 +53,21 @@ class MovedFrame:
     valid: np.ndarray
     """bool [h, w]; elsewhere the vectors are a guess: measured between the two pictures where much is missing, else
     taken from the cells around."""
+    shares: VectorShares = NO_VECTORS
+    cut: bool = False
+    """A new scene begins here: vectors are zero, valid False."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Motion into a frame from the one shown before, on the grid of the coded picture."""
+
+    vectors: np.ndarray
+    """float32 [h, w, 2] in fractions of the frame."""
+    share: np.ndarray
+    """float32 [h, w]: how much of each cell has vectors."""
+    shares: VectorShares = NO_VECTORS
+    cut: bool = False
 
 
 Evidence = tuple[np.ndarray, np.ndarray]
@@ -65,10 +81,10 @@ class MotionChain:
         self._grid = grid
         self._flow = PictureFlow()
         self._last: SourceFrame | None = None
-        self._last_links: list[Link] = []
+        self._last_links = NOTHING
         self._back: OrderedDict[int, np.ndarray] = OrderedDict()
         """Displacement float32 [h, w, 2] from the last frame to each frame before it that may still be pointed to."""
-        self._links: dict[int, list[Link]] = {}
+        self._links: dict[int, FrameLinks] = {}
         self._times: dict[int, float] = {}
         self._velocity = np.zeros((*grid, 2), np.float32)
         """Fractions of the frame a second, from the step before."""
@@ -82,38 +98,37 @@ class MotionChain:
         oldest = min(self._back, default=0)
         return any(index > oldest and index not in known for index in frame.headers.lists[1])
 
-    def step(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> Step:
         """Motion into `frame` from the frame of the call before.
 
         Args:
             frame: the next frame in display order.
             ahead: frames that come after it, as far as it points to them.
-
-        Returns:
-            vectors float32 [h, w, 2] in fractions of the frame, and the share of each cell that has vectors [h, w].
         """
         self._ahead = {other.index: other for other in ahead}
         self._times.update({other.index: other.pts_seconds for other in self._ahead.values()})
-        if self._last is None:
-            found = np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32)
-        else:
-            found = self._completed(frame, self._last, self._way(frame, {}))
-        self._advance(frame, found[0])
-        return found
+        last = self._last
+        found = self._nothing() if last is None else self._completed(frame, last, self._way(frame, {}))
+        shares = self._links.get(frame.index, NOTHING).shares
+        self._advance(frame, found.vectors)
+        return replace(found, shares=shares)
 
-    def _completed(
-        self, frame: SourceFrame, last: SourceFrame, way: tuple[np.ndarray, np.ndarray] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _nothing(self, cut: bool = False) -> Step:
+        return Step(np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32), cut=cut)
+
+    def _completed(self, frame: SourceFrame, last: SourceFrame, way: tuple[np.ndarray, np.ndarray] | None) -> Step:
+        """The way, or what the pictures show where it says nothing; at a cut nothing."""
         if way is None:
             flow = self._flow.between(frame.picture, last.picture, self._grid)
-            return flow, np.zeros(self._grid, np.float32)
+            return Step(flow.vectors, np.zeros(self._grid, np.float32), cut=flow.is_cut)
         vectors, share = way
         known = share >= ENOUGH
         if known.mean() <= 1 - HOLES:
             flow = self._flow.between(frame.picture, last.picture, self._grid)
-            if flow.any():
-                vectors = np.where(known[..., None], vectors, flow)
-        return vectors, share
+            if flow.is_cut:
+                return self._nothing(cut=True)
+            vectors = np.where(known[..., None], vectors, flow.vectors)
+        return Step(vectors, share)
 
     def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
         if self._last is not None:
@@ -129,7 +144,7 @@ class MotionChain:
         self._times = {
             index: time for index, time in self._times.items() if index in self._back or index in self._ahead
         }
-        self._last, self._last_links = frame, self._links.pop(frame.index, [])
+        self._last, self._last_links = frame, self._links.pop(frame.index, NOTHING)
 
     def _way(
         self, frame: SourceFrame, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
@@ -144,7 +159,7 @@ class MotionChain:
             self._links[frame.index] = links_of(frame, lists, self._times, self._expected(lists, ways))
         usual = self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds)
         evidence: list[Evidence] = []
-        for link in self._links[frame.index]:
+        for link in self._links[frame.index].links:
             way = self._over(link, ways)
             if way is not None:
                 certain = link.exact and link.index == self._last.index
@@ -190,7 +205,7 @@ class MotionChain:
 
     def _returned(self, frame: SourceFrame, evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray] | None:
         """What the last frame said about this one, turned round: B frames know where P frames have no vectors."""
-        forward = next((link for link in self._last_links if link.index == frame.index), None)
+        forward = next((link for link in self._last_links.links if link.index == frame.index), None)
         if forward is None:
             return None
         way = fill(-forward.vectors, forward.weight >= ENOUGH)
@@ -244,5 +259,5 @@ def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[
         while following is not None and len(ahead) < LOOKAHEAD and chain.waits_for(frame, ahead):
             ahead.append(following)
             following = next(source, None)
-        vectors, share = chain.step(frame, ahead)
-        yield MovedFrame(frame, *turned(vectors, share >= 0.5, turns))
+        step = chain.step(frame, ahead)
+        yield MovedFrame(frame, *turned(step.vectors, step.share >= 0.5, turns), step.shares, step.cut)

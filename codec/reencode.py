@@ -49,7 +49,7 @@ def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator
             tick = waiting.popleft()
             turns = quarter_turns(tick.picture) if tick.picture is not None else 0
             vectors, valid = pooled(*turned(moved.vectors, moved.valid, turns), FINER)
-            yield replace(tick, vectors=vectors, valid=valid)
+            yield replace(tick, vectors=vectors, valid=valid, shares=(moved.shares,), cut=moved.cut)
 
 
 def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[SourceFrame, None, None]:

@@ -1,5 +1,6 @@
 """What the codec hands to everyone else: a clip is one keyframe and the motion of the frames after it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -60,6 +61,31 @@ class MotionField:
 
 
 @dataclass(frozen=True)
+class VectorShares:
+    """How much is known of what vectors point to: shares of the picture, from 0 to 1, that add up to 1."""
+
+    exact: float
+    """The stream leaves no doubt which frame the vector points to."""
+    inferred: float
+    """The vector may point to one of several frames; the one that agrees with the motion around it was taken."""
+    missing: float
+    """There is no vector: intra blocks, I frames, frames that were lost."""
+
+    @classmethod
+    def mean(cls, shares: "Iterable[VectorShares]") -> "VectorShares":
+        """Of several frames; all is missing where there are none."""
+        counted = [(one.exact, one.inferred) for one in shares]
+        exact, inferred = np.mean(counted, axis=0).tolist() if counted else (0.0, 0.0)
+        return cls(exact, inferred, 1 - exact - inferred)
+
+    def __str__(self) -> str:
+        return f"{self.exact:.0%} exact, {self.inferred:.0%} inferred, {self.missing:.0%} missing"
+
+
+NO_VECTORS = VectorShares(0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Clip:
     """One keyframe, and how the picture moves in the frames after it."""
 
@@ -70,9 +96,16 @@ class Clip:
     pts_seconds: float
     """Time of the keyframe in the source."""
     num_frames: int
-    """True frames of this clip on the spec's clock; less than spec.frames only at the end of a video."""
+    """True frames of this clip on the spec's clock; less than spec.frames only at the end of a video, and before a cut
+    where clips were to be split there."""
     motion_source: MotionSource = "native"
     """Where the vectors come from."""
+    shares: VectorShares = NO_VECTORS
+    """Of the source frames shown or passed after the keyframe: how much of their area has vectors, and how sure it is
+    what they span. Of a re-encoding where `motion_source` says so."""
+    cuts: tuple[int, ...] = ()
+    """Frames of this clip, from 0, that begin a new scene; 0 where its keyframe is in another scene than the frame
+    before. Their motion is zero with valid = False, and what follows cannot be made from the keyframe."""
     damaged: bool = False
     """Something of this clip was lost: frames that could not be decoded, or an end that is missing."""
     frames: np.ndarray | None = field(default=None, repr=False)
@@ -80,7 +113,8 @@ class Clip:
 
     def __repr__(self) -> str:
         height, width = self.keyframe.shape[:2]
+        cuts = f", cuts at {', '.join(map(str, self.cuts))}" if self.cuts else ""
         return (
             f"Clip({width}x{height} at {self.pts_seconds:.3f} s, num_frames={self.num_frames}, "
-            f"{self.motion!r}, {self.motion_source}{', damaged' if self.damaged else ''})"
+            f"{self.motion!r}, {self.motion_source}: {self.shares}{cuts}{', damaged' if self.damaged else ''})"
         )
