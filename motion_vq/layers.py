@@ -48,14 +48,15 @@ class SpaceTimeBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Strided Conv3d, kernel 3."""
+    """Strided Conv3d, kernel 3; zeros on both sides, only behind along an axis that is strided, as published."""
 
     def __init__(self, in_width: int, out_width: int, stride: Stride) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_width, out_width, 3, stride, padding=1)
+        self.conv = nn.Conv3d(in_width, out_width, 3, stride)
+        self.padding = [side for step in reversed(stride) for side in (int(step == 1), 1)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.movedim(-1, 1)).movedim(1, -1)
+        return self.conv(F.pad(x.movedim(-1, 1), self.padding)).movedim(1, -1)
 
 
 class Upsample(nn.Module):

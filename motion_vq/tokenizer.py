@@ -42,10 +42,12 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         num_stages: codebooks; more than levels lets hard patches have more ids than easy ones (see `quantizer`).
         normalized_codebook: codes on the unit sphere, as published.
         camera_terms, camera_codebook_size: of the camera's own ids, see `camera`; (0, 0, 0) = no such ids.
-        unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y.
+        unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y; negative
+            where they count motion the other way round.
         companded: networks see the signed logarithm of vectors in units, not multiples of it.
         linear_path: a linear encoder and decoder of patches beside the networks.
         valid_channel: the encoder also sees which cells have a vector.
+        keyframe_step: the motion into the keyframe is coded too; the published weights know none, there it counts as 0.
     """
 
     @register_to_config
@@ -73,6 +75,7 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         companded: bool = True,
         linear_path: bool = True,
         valid_channel: bool = True,
+        keyframe_step: bool = True,
     ) -> None:
         super().__init__()
         self.grid = (grid[0], grid[1])
@@ -152,6 +155,8 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         if not 0 <= levels <= self.num_levels:
             raise ValueError(f"`num_levels` (={levels}) must be 0 to {self.num_levels}, the levels these weights have")
         vectors = vectors.to(self.dtype)
+        if not self.config["keyframe_step"]:
+            vectors = torch.cat([torch.zeros_like(vectors[:, :1]), vectors[:, 1:]], 1)
         camera_ids = self.camera.encode(vectors, valid)
         if levels == 0:
             return MotionTokens(camera_ids.new_zeros(len(vectors), 0, self.tokens_per_level), camera_ids)
