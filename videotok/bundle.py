@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +14,8 @@ from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
     import torch
     from diffusers.models.modeling_utils import ModelMixin
+
+    from videotok.keyframes import KeyframeTokenizerProtocol
 
 SHIPPED = Path(__file__).parent / "weights"
 PARTS = ("keyframes", "motion", "detokenizer")
@@ -27,17 +31,29 @@ class Bundle:
     name: str
     """`shipped`, the folder's name, or the hub id: what the user would call it."""
     folder: Path
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    """Parts that are not in `folder`, and the folder of each."""
 
     @classmethod
-    def find(cls, model: str | Path | None) -> "Bundle":
+    def find(cls, model: str | Path | None, keyframes: str | Path | None = None) -> "Bundle":
         """The bundle a user means.
 
         Args:
             model: None: the one that ships. A folder. Or a hub id, `owner/name`: only then is anything downloaded.
+            keyframes: a folder with config.json and weights of a keyframe tokenizer, in place of the bundle's own.
 
         Raises:
             ModelError: no such folder, nothing under that id, or no network.
         """
+        bundle = cls._find(model)
+        if keyframes is None:
+            return bundle
+        if not (Path(keyframes) / "config.json").is_file():
+            raise ModelError(f"no keyframe tokenizer in {keyframes}: {Path(keyframes) / 'config.json'} is missing")
+        return cls(bundle.name, bundle.folder, {"keyframes": Path(keyframes)})
+
+    @classmethod
+    def _find(cls, model: str | Path | None) -> "Bundle":
         if model is None:
             return cls("shipped", SHIPPED)
         folder = Path(model)
@@ -55,12 +71,30 @@ class Bundle:
         Raises:
             ModelError: it is not there, damaged, or of another class.
         """
+        with self._loading(part) as folder:
+            model = model_class.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+            return model.eval().requires_grad_(False)
+
+    def load_keyframes(self, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+        """The keyframe tokenizer, of whatever class config.json names; see `videotok.keyframes.registry`.
+
+        Raises:
+            ModelError: it is not there, damaged, or of a class that nobody knows.
+        """
+        from videotok.keyframes.registry import load_keyframes
+
+        with self._loading("keyframes") as folder:
+            return load_keyframes(folder, dtype)
+
+    @contextmanager
+    def _loading(self, part: str) -> Iterator[Path]:
+        """The folder of a part, while it is loaded."""
+        folder = self._part(part)
         try:
-            model = model_class.from_pretrained(self._part(part), torch_dtype=dtype, use_safetensors=True)
+            yield folder
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"cannot load {part} of model {self.name}: {reason}") from error
-        return model.eval().requires_grad_(False)
 
     def identity(self, part: str) -> ModelIdentity:
         """Name and hash of one model.
@@ -68,7 +102,8 @@ class Bundle:
         Raises:
             ModelError: it is not there.
         """
-        return ModelIdentity(self.name, _sha256(self._part(part)))
+        folder = self._part(part)
+        return ModelIdentity(folder.resolve().name if part in self.elsewhere else self.name, _sha256(folder))
 
     def check(self, tokens: VideoTokens) -> None:
         """Raises TokensError unless these tokens were made with the weights of this bundle."""
@@ -82,7 +117,7 @@ class Bundle:
                 )
 
     def _part(self, part: str) -> Path:
-        folder = self.folder / part
+        folder = self.elsewhere.get(part, self.folder / part)
         if not (folder / "config.json").is_file():
             raise ModelError(f"model {self.name} has no {part}: {folder / 'config.json'} is missing")
         return folder

@@ -268,6 +268,16 @@ class VideoTokenizer:
         return tensor(resized(pixels(square[:, None])[0], size))
 
 
+def _check_patches(tokens: VideoTokens, patches: int) -> None:
+    """Refuses tokens of the same weights with pictures of another size: a VQModel's size is a choice of its folder."""
+    made = tokens.keep_mask.shape[1]
+    if made != patches:
+        raise TokensError(
+            f"keyframes of {tokens.source.file} have {made} patches, the model at hand has {patches}; "
+            "give its videotok.json the `image_size` the tokens were made with, or encode the video again"
+        )
+
+
 def _batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
     while batch := list(itertools.islice(clips, size)):
         yield batch

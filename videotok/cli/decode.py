@@ -52,6 +52,9 @@ def decode(
     steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise that fills in what the tokens do not say.")] = 0,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+    keyframe_model: Annotated[
+        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as diffusers' VQModel.")
+    ] = None,
 ) -> None:
     """Turn tokens back into a video."""
     # not clip.mp4: that is what the source of clip.vtok is called
@@ -65,7 +68,7 @@ def decode(
     from videotok.tokens import VideoTokens
 
     began = time.monotonic()
-    bundle, tokens = Bundle.find(model), VideoTokens.load(file)
+    bundle, tokens = Bundle.find(model, keyframe_model), VideoTokens.load(file)
     bundle.check(tokens)
     if motion_levels is not None and motion_levels > tokens.num_motion_levels:
         raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")

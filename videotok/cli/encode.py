@@ -33,6 +33,9 @@ def encode(
     duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+    keyframe_model: Annotated[
+        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as diffusers' VQModel.")
+    ] = None,
 ) -> None:
     """Turn a video into tokens."""
     place = output or video.with_suffix(".vtok")
@@ -47,7 +50,7 @@ def encode(
     from videotok.bundle import Bundle
 
     began = time.monotonic()
-    bundle = Bundle.find(model)
+    bundle = Bundle.find(model, keyframe_model)
     probe(video)  # a file that is no video is refused at once, and not after torch is loaded
 
     from videotok.pipeline import VideoTokenizer

@@ -127,6 +127,22 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         """Number of words; ids lie in [0, codebook_size)."""
         return self.config["codebook_size"]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        side = self.image_size // self.config["patch_size"]
+        return side, side
+
+    @property
+    def drops_patches(self) -> bool:
+        """True: `decode` fills the patches that have no word."""
+        return True
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """images [B, 3, S, S] in [-1, 1] -> what keeping each patch is worth, [B, N]; comparable between pictures."""
+        return self.selector.scores(self.features(images))
+
     @torch.no_grad()
     def encode(
         self,
