@@ -1,0 +1,121 @@
+"""Vocabulary: a video as one row of ids, and back."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_tokens import assert_same, made
+
+from videotok import TokensError
+from videotok.vocabulary import Vocabulary
+
+TEXT = 100
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(0, 3), st.integers(0, 4), st.integers(0, 99), st.booleans())
+def test_video_survives(clips, patches, levels, camera, seed, interleaved):
+    tokens = made(clips, patches, levels, camera, seed)
+    vocabulary = Vocabulary.of(tokens, TEXT, levels=3, interleaved=interleaved)
+    ids = vocabulary.ids(tokens)
+    assert ids.min() >= TEXT
+    assert ids.max() < vocabulary.size
+    assert_same(vocabulary.tokens(ids, like=tokens), tokens)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 99))
+def test_published_layout_survives_with_the_mask_beside(clips, seed):
+    tokens = made(clips, 256, 1, 0, seed)
+    ids = Vocabulary.published().ids(tokens)
+    assert_same(Vocabulary.published().tokens(ids, tokens, tokens.keep_mask), tokens)
+    assert len(ids) == len(tokens.visual_ids) + clips * (135 + 4)
+    with pytest.raises(TokensError, match="`keep_mask`"):
+        Vocabulary.published().tokens(ids, tokens)
+
+
+def test_published_numbers():
+    vocabulary = Vocabulary.published()
+    assert [vocabulary.image_begin, vocabulary.image_end, vocabulary.visual.start] == [32000, 32001, 32002]
+    assert [vocabulary.motion_begin, vocabulary.motion_end, vocabulary.motion.start] == [48386, 48387, 48388]
+    assert vocabulary.size == 49412
+    assert vocabulary.name(32002 + 16383) == "<visual 16383>"
+    assert vocabulary.name(49411) == "<motion 0 1023>"
+
+
+def test_ids_follow_each_other_without_a_gap():
+    vocabulary = Vocabulary.of(made(), TEXT)
+    names = vocabulary.new_names()
+    assert len(set(names)) == len(names) == vocabulary.size - TEXT
+    assert [span.start for span in vocabulary.spans[1:]] == [span.stop for span in vocabulary.spans[:-1]]
+
+
+def test_clips_past_the_model_follow_whole():
+    tokens = made(clips=2)
+    vocabulary = Vocabulary.of(tokens, TEXT)
+    ids = vocabulary.ids(tokens)
+    longer = vocabulary.tokens(np.concatenate([ids, ids]), like=tokens)
+    assert longer.num_frames.tolist() == [24, 7, 24, 24]
+    np.testing.assert_allclose(np.diff(longer.pts_seconds), 2.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_wrong_id_is_named_with_its_position(data):
+    """Whatever stands in the place of one id: either it is another video, or the error names a place not before it."""
+    tokens = made(2, 13, 2, 5)
+    vocabulary = Vocabulary.of(tokens, TEXT, interleaved=data.draw(st.booleans()))
+    ids = vocabulary.ids(tokens)
+    place = data.draw(st.integers(0, len(ids) - 1))
+    ids[place] = data.draw(st.integers(0, vocabulary.size + 5))
+    message = _refusal(vocabulary, ids)
+    found = re.match(r"position (\d+) of the ids: found .+, expected .+", message)
+    assert message == "" or found, message
+    assert not found or place <= int(found[1])
+
+
+def _refusal(vocabulary, ids):
+    try:
+        vocabulary.clips(ids)
+    except TokensError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([5], r"position 0 .* found text 5, expected \[IMG\]"),
+        ([100, 101, 102], r"position 2 .* found <visual 0>, expected \[IMG\]"),
+        ([100], r"position 1 .* found the end, expected \[/IMG\]"),
+        ([100, 999999], r"position 1 .* found 999999, past the end of the vocabulary"),
+    ],
+)
+def test_messages(ids, message):
+    with pytest.raises(TokensError, match=message):
+        Vocabulary.of(made(), TEXT).clips(ids)
+
+
+def test_more_patches_than_there_are():
+    tokens = made(1, patches=13)
+    vocabulary = Vocabulary.of(tokens, TEXT)
+    with pytest.raises(TokensError, match="a keyframe has 13 patches, this would be number 14"):
+        vocabulary.clips([vocabulary.image_begin, vocabulary.skip.stop - 1, *[vocabulary.visual.start] * 2])
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(TokensError, match="13 patches a keyframe, the vocabulary has 14"):
+        Vocabulary.of(made(patches=14), TEXT).ids(made(patches=13))
+    with pytest.raises(TokensError, match="3 motion levels, the vocabulary has 2"):
+        Vocabulary.of(made(levels=2), TEXT).ids(made(levels=3))
+    with pytest.raises(TokensError, match="5 camera ids a clip, the vocabulary has 0"):
+        Vocabulary.published().ids(made(patches=256, levels=1))
+
+
+def test_facts_make_the_same_again():
+    vocabulary = Vocabulary.of(made(), TEXT, interleaved=True)
+    assert Vocabulary(**vocabulary.facts()) == vocabulary
+    with pytest.raises(ValueError, match="text_size"):
+        Vocabulary(0)

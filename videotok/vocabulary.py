@@ -1,0 +1,262 @@
+"""Vocabulary: text, keyframes and motion as one row of integers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from videotok.clip_ids import ClipIds, Reader, Span
+from videotok.errors import TokensError
+from videotok.tokens import VideoTokens
+
+MARKS = ("[IMG]", "[/IMG]", "[MOV]", "[/MOV]")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One id space over text and video.
+
+        0 .. text_size - 1 | [IMG] [/IMG] visual | [MOV] [/MOV] motion, level after level | camera | skip
+
+    A video is its clips one after another, a clip is its keyframe and its motion:
+
+        [IMG] (skip? visual)* [/IMG] [MOV] camera{K} level 0{P} level 1{P} .. [/MOV]
+
+    A skip `g` says that g patches were dropped before the next visual id, so that `keep_mask` can be read back from the
+    ids; after the last visual id nothing is said, all patches that remain were dropped. Every level has ids of its own,
+    so a sequence may stop after any level. `interleaved` writes place after place, each with its ids of all levels,
+    instead of level after level.
+
+    Video-LaVIT's layout (arXiv 2402.03161) is the instance `Vocabulary.published()`: one level, no camera, and no
+    skips: there the mask is no part of the ids and has to be given beside them.
+
+    Raises:
+        ValueError: a size below its least.
+    """
+
+    text_size: int
+    """Ids below are the text tokenizer's."""
+    visual_size: int = 16384
+    motion_size: int = 1024
+    """Values of one motion id; the vocabulary holds `motion_levels` times as many."""
+    motion_levels: int = 1
+    motion_places: int = 135
+    """Ids of a level."""
+    camera_size: int = 0
+    camera_terms: int = 0
+    """Camera ids of a clip, before its first level."""
+    patches: int = 0
+    """Patches of a keyframe where the ids say which were kept; 0: they do not."""
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("text_size", 1), ("visual_size", 1), ("motion_size", 1), ("motion_places", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` (={getattr(self, name)}) must be at least {least}")
+        for name in ("motion_levels", "camera_size", "camera_terms", "patches"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` (={getattr(self, name)}) must not be negative")
+        if bool(self.camera_size) != bool(self.camera_terms):
+            raise ValueError(f"of `camera_terms` and `camera_size` ({self.camera_terms}, {self.camera_size}) one is 0")
+
+    @classmethod
+    def published(cls) -> Self:
+        """Video-LaVIT's: text 0..31999, [IMG] 32000, [/IMG] 32001, visual 32002..48385, [MOV] 48386, [/MOV] 48387,
+        motion 48388..49411."""
+        return cls(32000)
+
+    @classmethod
+    def of(cls, tokens: VideoTokens, text_size: int, *, levels: int | None = None, interleaved: bool = False) -> Self:
+        """The vocabulary that says everything of `tokens`, with as many motion levels as they have unless told."""
+        return cls(
+            text_size,
+            visual_size=tokens.codebooks["visual"],
+            motion_size=tokens.codebooks["motion"],
+            motion_levels=tokens.num_motion_levels if levels is None else levels,
+            motion_places=tokens.motion_ids.shape[2],
+            camera_size=tokens.codebooks["camera"] if tokens.camera_ids.shape[1] else 0,
+            camera_terms=tokens.camera_ids.shape[1],
+            patches=tokens.keep_mask.shape[1],
+            interleaved=interleaved,
+        )
+
+    @property
+    def image_begin(self) -> int:
+        return self.text_size
+
+    @property
+    def image_end(self) -> int:
+        return self.text_size + 1
+
+    @property
+    def visual(self) -> Span:
+        return Span("visual", self.text_size + 2, self.visual_size)
+
+    @property
+    def motion_begin(self) -> int:
+        return self.visual.stop
+
+    @property
+    def motion_end(self) -> int:
+        return self.visual.stop + 1
+
+    @property
+    def motion(self) -> Span:
+        """All levels: level l's ids begin at `motion.start + l * motion_size`."""
+        return Span("motion", self.visual.stop + 2, self.motion_levels * self.motion_size)
+
+    @property
+    def camera(self) -> Span:
+        return Span("camera", self.motion.stop, self.camera_size)
+
+    @property
+    def skip(self) -> Span:
+        """`skip.start + g - 1`: g patches were dropped here."""
+        return Span("skip", self.camera.stop, max(self.patches - 1, 0))
+
+    @property
+    def size(self) -> int:
+        """All ids, text included."""
+        return self.skip.stop
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """Everything that is not text, in order of id, marks as spans of one."""
+        marks = (self.image_begin, self.image_end, self.motion_begin, self.motion_end)
+        runs = [Span(name, start, 1) for name, start in zip(MARKS, marks, strict=True)]
+        return tuple(sorted([*runs, self.visual, self.motion, self.camera, self.skip], key=lambda span: span.start))
+
+    def name(self, token: int) -> str:
+        """How an id is written for people and in a text tokenizer: `[IMG]`, `<visual 17>`, `<motion 1 17>` …"""
+        if 0 <= token < self.text_size:
+            return f"text {token}"
+        for span in self.spans:
+            if token in span:
+                number = token - span.start
+                if span.name in MARKS:
+                    return span.name
+                if span.name == "motion":
+                    level, number = divmod(number, self.motion_size)
+                    return f"<motion {level} {number}>"
+                return f"<{span.name} {number + (span.name == 'skip')}>"
+        return f"{token}, past the end of the vocabulary ({self.size} ids)"
+
+    def new_names(self) -> list[str]:
+        """Names of all ids that are not text, in their order."""
+        return [self.name(token) for token in range(self.text_size, self.size)]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, `Vocabulary(**facts)` is the same again."""
+        return asdict(self)
+
+    def ids(self, tokens: VideoTokens, clips: range | None = None, *, keyframes_only: bool = False) -> np.ndarray:
+        """int64 [n]: a video, or some of its clips, as ids.
+
+        Args:
+            tokens: a video whose codebooks and shapes are this vocabulary's; it may have fewer motion levels.
+            clips: which clips; all where not given.
+            keyframes_only: leave [MOV] … [/MOV] out.
+
+        Raises:
+            TokensError: tokens that this vocabulary cannot say.
+        """
+        self.check(tokens)
+        chosen = range(tokens.num_clips) if clips is None else clips
+        return np.concatenate([np.zeros(0, np.int64), *(self._clip(tokens, i, keyframes_only) for i in chosen)])
+
+    def check(self, tokens: VideoTokens) -> None:
+        """Raises TokensError where these tokens have other codebooks or shapes than the vocabulary."""
+        sizes = {"visual": self.visual_size, "motion": self.motion_size}
+        if self.camera_terms:
+            sizes["camera"] = self.camera_size
+        pairs = [(f"words of the {name} codebook", tokens.codebooks[name], size) for name, size in sizes.items()]
+        pairs += [
+            ("motion ids a level", tokens.motion_ids.shape[2], self.motion_places),
+            ("camera ids a clip", tokens.camera_ids.shape[1], self.camera_terms),
+        ]
+        if self.patches:
+            pairs.append(("patches a keyframe", tokens.keep_mask.shape[1], self.patches))
+        for what, found, wanted in pairs:
+            if found != wanted:
+                raise TokensError(
+                    f"tokens of {tokens.source.file} have {found} {what}, the vocabulary has {wanted}; "
+                    "use the vocabulary and the video weights that belong together"
+                )
+        if tokens.num_motion_levels > self.motion_levels:
+            raise TokensError(
+                f"tokens of {tokens.source.file} have {tokens.num_motion_levels} motion levels, the vocabulary has "
+                f"{self.motion_levels}; take `tokens.first_levels({self.motion_levels})`"
+            )
+
+    def _clip(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
+        visual = tokens.visual_ids_of(clip).astype(np.int64) + self.visual.start
+        if self.patches:
+            visual = self._with_skips(visual, tokens.keep_mask[clip])
+        parts = [[self.image_begin], visual, [self.image_end]]
+        if not keyframes_only:
+            levels = np.arange(tokens.num_motion_levels)[:, None] * self.motion_size
+            motion = tokens.motion_ids[clip].astype(np.int64) + levels + self.motion.start
+            camera = tokens.camera_ids[clip].astype(np.int64) + self.camera.start
+            parts += [[self.motion_begin], camera, (motion.T if self.interleaved else motion).ravel()]
+            parts.append([self.motion_end])
+        return np.concatenate([np.asarray(part, np.int64) for part in parts])
+
+    def _with_skips(self, visual: np.ndarray, keep_mask: np.ndarray) -> np.ndarray:
+        places = np.flatnonzero(keep_mask)
+        dropped = np.diff(places, prepend=-1) - 1
+        pairs = np.stack([self.skip.start + dropped - 1, visual], axis=1)
+        return pairs[np.stack([dropped > 0, np.ones_like(dropped, bool)], axis=1)]
+
+    def clips(self, ids: Sequence[int] | np.ndarray) -> list[ClipIds]:
+        """Reads the clips of a sequence that holds nothing but video: the other way of `ids`.
+
+        Raises:
+            TokensError: the sequence is no video; says at which position, what stands there and what should.
+        """
+        return Reader(self, np.asarray(ids)).clips()
+
+    def tokens(
+        self, ids: Sequence[int] | np.ndarray, like: VideoTokens, keep_mask: np.ndarray | None = None
+    ) -> VideoTokens:
+        """Ids as VideoTokens again.
+
+        Args:
+            ids: nothing but video, every clip with its motion, all with the same number of levels.
+            like: says what ids do not: spec, source and models and, clip by clip, num_frames, pts_seconds and damaged;
+                clips past its last follow each other whole.
+            keep_mask: bool [clips, patches], where the vocabulary has no skips.
+
+        Raises:
+            TokensError: the ids are no video, the clips are not alike, or it cannot be known which patches were kept.
+        """
+        clips = self.clips(ids)
+        masks = [clip.keep_mask for clip in clips] if keep_mask is None else list(keep_mask)
+        if not clips or any(mask is None for mask in masks) or len(masks) != len(clips):
+            raise TokensError(
+                f"there are {len(clips)} clips and {sum(mask is not None for mask in masks)} rows that say which "
+                "patches were kept; give one row of `keep_mask` a clip where the vocabulary has no skips"
+            )
+        levels = {len(clip.motion_ids) for clip in clips}
+        if len(levels) > 1 or any(len(clip.camera_ids) != self.camera_terms for clip in clips):
+            raise TokensError(
+                f"clips have {sorted(levels)} motion levels: all must have the same, and their camera ids"
+            )
+        count = len(clips)
+        past = np.arange(1, max(count - like.num_clips, 0) + 1) * float(like.spec.duration_seconds)
+        whole = np.full(len(past), like.spec.frames, np.int32)
+        try:
+            return replace(
+                like,
+                visual_ids=np.concatenate([clip.visual_ids for clip in clips]),
+                visual_offsets=np.cumsum([0, *(len(clip.visual_ids) for clip in clips)], dtype=np.int64),
+                keep_mask=np.stack([mask for mask in masks if mask is not None]),
+                motion_ids=np.stack([clip.motion_ids for clip in clips]),
+                camera_ids=np.stack([clip.camera_ids for clip in clips]),
+                num_frames=np.concatenate([like.num_frames, whole])[:count],
+                pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + past])[:count],
+                damaged=np.concatenate([like.damaged, np.zeros(len(past), bool)])[:count],
+            )
+        except ValueError as error:
+            raise TokensError(f"these ids are no video like {like.source.file}: {error}") from error
