@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from videotok.training.prepare import VIDEO_SUFFIXES
+from codec import MediaError
+from videotok.footage import video_files
 
 
 def add_footage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +19,7 @@ def footage(paths: list[Path]) -> list[Path]:
     Raises:
         SystemExit: a path does not exist, or there is no video.
     """
-    for path in paths:
-        if not path.exists():
-            raise SystemExit(f"{path} does not exist")
-    files = [path for path in paths if path.is_file()]
-    for folder in (path for path in paths if path.is_dir()):
-        files += sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise SystemExit(f"no video in {', '.join(map(str, paths))}")
-    return files
+    try:
+        return video_files(paths)
+    except MediaError as error:
+        raise SystemExit(str(error)) from error

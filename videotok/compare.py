@@ -132,7 +132,13 @@ def _with_next(clips: Iterable[DecodedClip]) -> Iterator[tuple[DecodedClip, Deco
 
 def side_by_side(clip: ComparedClip) -> Iterator[np.ndarray]:
     """uint8 [H, PANELS * W, 3] a frame: source, two-way warp and detokenized, with their names on them."""
-    panels = {"source": clip.truth, "two-way warp": clip.rungs["two_way"], "detokenized": clip.rungs["detokenized"]}
+    return side_by_side_of(
+        {"source": clip.truth, "two-way warp": clip.rungs["two_way"], "detokenized": clip.rungs["detokenized"]}
+    )
+
+
+def side_by_side_of(panels: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """uint8 [H, number * W, 3] a frame, for panels name -> uint8 [n, H, W, 3], with their names on them."""
     for pictures in zip(*panels.values(), strict=True):
         yield np.concatenate([_named(picture, name) for picture, name in zip(pictures, panels, strict=True)], axis=1)
 

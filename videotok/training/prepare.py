@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 
 from codec import ClipSpec, MediaError, iter_clips, replacing
+from videotok.footage import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from videotok.training.cache import FORMAT, Shard, jpeg, write_shard
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".264", ".h264"})
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 FRAME_SIZE = (256, 144)
 """Width and height that frames of the cache are squashed to."""
 KEYFRAME_SIZE = 256
