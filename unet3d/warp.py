@@ -30,6 +30,10 @@ class Guess:
     """[B, T, 1, H, W] in 0..1: whether the keyframe shows this place at all."""
     backward_confidence: Tensor
     """[B, T, 1, H, W] in 0..1: whether the next keyframe shows it."""
+    forward_displacement: Tensor
+    """[B, T, h, w, 2]: where `forward` was read, relative, in fractions of the frame; on a grid of half its size."""
+    backward_displacement: Tensor
+    """[B, T, h, w, 2]: the same of `backward`."""
 
 
 def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
@@ -86,11 +90,19 @@ def towards(vectors: Tensor, next_vectors: Tensor) -> Tensor:
     Returns:
         [B, T, h, w, 2]: where the content of each cell of frame t will stand in the next keyframe, relative.
     """
-    displacement = invert(next_vectors[:, 0])
-    displacements = [displacement]
-    for step in vectors.unbind(1)[:0:-1]:
-        displacement = follow(invert(step), displacement)
-        displacements.append(displacement)
+    return _towards(_inverses(torch.cat((vectors[:, 1:], next_vectors[:, :1]), dim=1)))
+
+
+def _inverses(steps: Tensor) -> Tensor:
+    """`invert` of each of the steps [B, n, h, w, 2]."""
+    return invert(steps.flatten(0, 1)).view_as(steps)
+
+
+def _towards(inverses: Tensor) -> Tensor:
+    """`towards` from the steps' inverses [B, T, h, w, 2], the step into the next keyframe last."""
+    displacements = [inverses[:, -1]]
+    for step in inverses.unbind(1)[-2::-1]:
+        displacements.append(follow(step, displacements[-1]))
     return torch.stack(displacements[::-1], dim=1)
 
 
@@ -175,13 +187,18 @@ def one_way(keyframe: Tensor, vectors: Tensor, window: slice = EVERY_FRAME) -> G
         pictures in the range of the keyframe; frame 0 is the keyframe.
     """
     vectors = refine(vectors, *keyframe.shape[-2:])
+    return _one_way(keyframe, vectors, _inverses(vectors[:, 1:]), window)
+
+
+def _one_way(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: slice) -> Guess:
+    """`one_way` from a refined field and the inverses of its steps after the first, [B, T - 1, h, w, 2]."""
     displacement = compose(vectors)
     # what the keyframe shows of frame t is where its own content has gone by then
-    route = chase(displacement[:, 0], [invert(step) for step in vectors.unbind(1)[1:]])
+    route = chase(displacement[:, 0], list(inverses.unbind(1)))
     displacement, route = displacement[:, window], route[:, window]
     pictures = warp(keyframe, displacement)
     trust = to_picture(confidence(displacement, route), keyframe)
-    return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust))
+    return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust), displacement, displacement)
 
 
 def two_way(
@@ -199,11 +216,12 @@ def two_way(
     Returns:
         pictures in the range of the keyframes, and how far each side can be trusted.
     """
-    one = one_way(keyframe, vectors, window)
     vectors = refine(torch.cat((vectors, next_vectors[:, :1]), dim=1), *keyframe.shape[-2:])
-    vectors, next_vectors = vectors[:, :-1], vectors[:, -1:]
-    route = chase(next_vectors[:, 0], list(vectors.unbind(1)[:0:-1])).flip(1)[:, window]
-    displacement = towards(vectors, next_vectors)[:, window]
+    inverses = _inverses(vectors[:, 1:])
+    vectors, last = vectors[:, :-1], vectors[:, -1]
+    one = _one_way(keyframe, vectors, inverses[:, :-1], window)
+    route = chase(last, list(vectors.unbind(1)[:0:-1])).flip(1)[:, window]
+    displacement = _towards(inverses)[:, window]
     backward = warp(next_keyframe, displacement)
     trust = to_picture(confidence(displacement, route), keyframe)
     near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1, 1)
@@ -211,7 +229,9 @@ def two_way(
     weight = (1 - near) ** 1.5 * (one.forward_confidence + 1e-3)
     next_weight = near**1.5 * (trust + 1e-3)
     pictures = (one.forward * weight + backward * next_weight) / (weight + next_weight)
-    return Guess(pictures, one.forward, backward, one.forward_confidence, trust)
+    return Guess(
+        pictures, one.forward, backward, one.forward_confidence, trust, one.forward_displacement, displacement
+    )
 
 
 def nearness(steps: int, like: Tensor) -> Tensor:
