@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 
-from unet3d import DetokenizerTraining, VideoDetokenizer, decode_chain, one_way, two_way
+from unet3d import DetokenizerTraining, LatentDetokenizer, VideoDetokenizer, decode_chain, one_way, two_way
 from unet3d.cells import depth_to_space, space_to_depth
 from unet3d.evidence import gather
+from unet3d.motion_unet import over_time
 
 GRID = (20, 36)
 
@@ -166,15 +168,55 @@ def test_the_published_shapes_are_a_configuration():
     assert shapes["out_proj.weight"] == (1024, 512)
 
 
-def test_latents_are_denoised_in_the_published_layout():
-    model, (_, vectors) = tiny(latent_channels=4), clip(steps=3)
-    noisy, sigma = torch.randn(1, 3, 4, 8, 12), torch.tensor([1e-4])
-    clean = model.denoise_latents(noisy, sigma, torch.zeros(1, 4, 8, 12), vectors)
-    assert torch.allclose(clean, noisy, atol=1e-2)  # next to no noise: next to nothing is taken away
-    with pytest.raises(ValueError, match="denoise_latents"):
-        model.reconstruct(torch.zeros(1, 3, 32, 48), vectors)
-    with pytest.raises(ValueError, match="reconstruct"):
-        tiny().denoise_latents(noisy, sigma, torch.zeros(1, 4, 8, 12), vectors)
+def latent_detokenizer(**changes) -> LatentDetokenizer:
+    torch.manual_seed(1)
+    vae = AutoencoderKLTemporalDecoder(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
+    scheduler = EulerDiscreteScheduler(
+        prediction_type="v_prediction",
+        timestep_type="continuous",
+        sigma_max=700.0,
+        sigma_min=0.002,
+        use_karras_sigmas=True,
+    )
+    return LatentDetokenizer(tiny(latent_channels=4), vae.eval(), scheduler, **changes)
+
+
+def test_latents_become_frames_of_the_keyframes_size():
+    model, (keyframe, vectors) = latent_detokenizer(), clip(steps=3, height=30, width=50)
+    frames = model.reconstruct(keyframe, vectors, num_inference_steps=2, seed=3)
+    assert frames.shape == (1, 3, 3, 30, 50)
+    assert torch.equal(frames, model.reconstruct(keyframe, vectors, num_inference_steps=2, seed=3))
+    assert not torch.equal(frames, model.reconstruct(keyframe, vectors, num_inference_steps=2, seed=4))
+    (chained,) = decode_chain(model, [(keyframe, vectors)], num_inference_steps=1)
+    assert chained.shape == frames.shape
+
+
+def test_guidance_is_towards_the_keyframe_and_its_motion():
+    keyframe, vectors = clip(steps=3)
+    frames = [
+        latent_detokenizer(guidance=guidance).reconstruct(keyframe, motion, num_inference_steps=1)
+        for guidance, motion in (((0.0, 0.0), vectors), ((0.0, 0.0), 0 * vectors), ((1.0, 3.0), vectors))
+    ]
+    assert torch.allclose(frames[0], frames[1], atol=1e-6)  # none of it is looked at
+    assert (frames[2] - frames[0]).abs().max() > 1e-3
+
+
+def test_each_place_attends_to_its_own_motion():
+    motion = torch.arange(2 * 2 * 3).view(1, 2, 2, 3, 1).float()
+    found = over_time(motion, 4, 3)
+    assert found.shape == (12, 2, 1)
+    assert found[:3, 0, 0].tolist() == found[3:6, 0, 0].tolist() == [0, 1, 2]
+    assert found[6:9, 1, 0].tolist() == [9, 10, 11]
+
+
+def test_pictures_and_latents_are_not_mixed_up():
+    keyframe, vectors = clip(steps=3)
+    with pytest.raises(ValueError, match="LatentDetokenizer"):
+        tiny(latent_channels=4).reconstruct(keyframe, vectors)
+    with pytest.raises(ValueError, match="latent_channels"):
+        LatentDetokenizer(tiny(), None, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(=0\) must be at least 1"):
+        latent_detokenizer().reconstruct(keyframe, vectors, num_inference_steps=0)
 
 
 def items(count: int = 2) -> list[dict[str, np.ndarray]]:

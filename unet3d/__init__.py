@@ -2,7 +2,16 @@
 
 from unet3d.chain import decode_chain
 from unet3d.detokenizer import VideoDetokenizer
+from unet3d.latents import LatentDetokenizer
 from unet3d.train import DetokenizerTraining
 from unet3d.warp import Guess, one_way, two_way
 
-__all__ = ["DetokenizerTraining", "Guess", "VideoDetokenizer", "decode_chain", "one_way", "two_way"]
+__all__ = [
+    "DetokenizerTraining",
+    "Guess",
+    "LatentDetokenizer",
+    "VideoDetokenizer",
+    "decode_chain",
+    "one_way",
+    "two_way",
+]

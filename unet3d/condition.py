@@ -4,18 +4,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unet3d.cells import resized
+
 
 class MotionEncoder(nn.Module):
     """Motion [B, T, 2, h, w] of any size to features [B, t * y * x, out_width] on one grid (t, y, x).
 
-    Video-LaVIT's shape is grid (24, 16, 16), 12 layers, width 512, 8 heads, out_width 1024.
+    `every_step`: all T steps are kept, whatever the grid says, and resized bicubically, as Video-LaVIT does. Its shape
+    is grid (24, 16, 16), 12 layers, width 512, 8 heads, out_width 1024.
     """
 
-    def __init__(self, grid: tuple[int, int, int], layers: int, width: int, heads: int, out_width: int) -> None:
+    def __init__(
+        self,
+        grid: tuple[int, int, int],
+        layers: int,
+        width: int,
+        heads: int,
+        out_width: int,
+        *,
+        every_step: bool = False,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"`heads` (={heads}) must divide `width` (={width})")
         self.grid: tuple[int, int, int] = (grid[0], grid[1], grid[2])
+        self.every_step = every_step
         self.in_proj = nn.Linear(2, width)
         self.pos_embed = nn.Parameter(torch.randn(1, grid[1] * grid[2], width) * 0.02)
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads) for _ in range(layers))
@@ -23,11 +36,18 @@ class MotionEncoder(nn.Module):
         self.out_proj = nn.Linear(width, out_width)
 
     def forward(self, motion: Tensor) -> Tensor:
-        small = F.adaptive_avg_pool3d(motion.transpose(1, 2), self.grid)
-        features = self.in_proj(small.permute(0, 2, 3, 4, 1).flatten(2, 3)) + self.pos_embed
+        return self.of_steps(motion).flatten(1, 2)
+
+    def of_steps(self, motion: Tensor) -> Tensor:
+        """The same, [B, t, y * x, out_width]."""
+        if self.every_step:
+            small = resized(motion, *self.grid[1:])
+        else:
+            small = F.adaptive_avg_pool3d(motion.transpose(1, 2), self.grid).transpose(1, 2)
+        features = self.in_proj(small.movedim(2, -1).flatten(2, 3)) + self.pos_embed
         for block in self.blocks:
             features = block(features)
-        return self.out_proj(self.norm(features)).flatten(1, 2)
+        return self.out_proj(self.norm(features))
 
 
 class SpaceTimeBlock(nn.Module):

@@ -3,11 +3,13 @@
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from unet3d.cells import GATES_A_SIDE, around, depth_to_space, luma, mixed, pooled, resized, space_to_depth
+from unet3d.cells import GATES_A_SIDE, around, depth_to_space, luma, mixed, pooled, space_to_depth
 from unet3d.condition import MotionEncoder
 from unet3d.evidence import CANDIDATES, MAPS, Evidence, gather
+from unet3d.motion_unet import MotionUNet
 from unet3d.sampler import euler, noise_like
 from unet3d.unet import build_unet
 
@@ -36,7 +38,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         patch_size: pixels along each side of a cell.
         block_out_channels, attention, layers_per_block: of the U-Net, finest level first; see `build_unet`.
         latent_channels: 0, or the channels of an autoencoder's latents that are denoised in Video-LaVIT's layout: noisy
-            latents, the keyframe's, and motion in; v-prediction; no evidence. See `denoise_latents`.
+            latents, the keyframe's, and motion in; v-prediction; no evidence. See `latents.LatentDetokenizer`.
+        attention_heads: of each level; one for every 64 channels where not given.
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
         spread_floor: of the spread, pictures in [-1, 1].
@@ -68,6 +71,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
         fps: float = 12.0,
+        attention_heads: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
@@ -81,8 +85,12 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             layers_per_block=layers_per_block,
             attention_width=attention_width,
             time_ids_width=time_ids_width,
+            attention_heads=attention_heads,
+            kind=MotionUNet if latent_channels else UNetSpatioTemporalConditionModel,
         )
-        self.motion_encoder = MotionEncoder(motion_grid, motion_layers, motion_width, motion_heads, attention_width)
+        self.motion_encoder = MotionEncoder(
+            motion_grid, motion_layers, motion_width, motion_heads, attention_width, every_step=latent_channels > 0
+        )
         for parameter in [] if latent_channels else self.unet.conv_out.parameters():
             torch.nn.init.zeros_(parameter)
 
@@ -116,29 +124,6 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         ).sample
         free, gates = (OUTPUT_GAIN * given).split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
         return free + space_to_depth(mixed(apart, gates, patch), patch)
-
-    def denoise_latents(self, noisy: Tensor, sigma: Tensor, keyframe_latents: Tensor, vectors: Tensor) -> Tensor:
-        """The clean latents, as expected from noisy ones, where the configuration has `latent_channels`.
-
-        Args:
-            noisy: [B, T, latent_channels, h, w], of unit variance when clean, + sigma * noise.
-            sigma: [B].
-            keyframe_latents: [B, latent_channels, h, w].
-            vectors: [B, T, y, x, 2], scaled as the weights expect.
-
-        Raises:
-            ValueError: the configuration has no `latent_channels`.
-        """
-        if not self.config["latent_channels"]:
-            raise ValueError("`latent_channels` (=0): this model works on pictures, call reconstruct()")
-        level = sigma.view(-1, 1, 1, 1, 1)
-        scale = (level.square() + 1).sqrt()
-        motion = vectors.movedim(-1, 2)
-        given = torch.cat(
-            (noisy / scale, keyframe_latents[:, None].expand_as(noisy), resized(motion, *noisy.shape[-2:])), dim=2
-        )
-        velocity = self.unet(given, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample
-        return noisy / scale.square() - velocity * level / scale
 
     def trust(self, evidence: Evidence) -> Tensor:
         """Share of the correction that is taken: [B, T, 1, H, W] in 0..`restraint`; less where the warps disagree."""
@@ -199,7 +184,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             ValueError: tensors that do not fit together; less than one step.
         """
         if self.config["latent_channels"]:
-            raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): call denoise_latents() instead")
+            raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): use LatentDetokenizer")
         _check(keyframe, vectors, next_keyframe, previous_frames)
         keyframe, vectors = self._own(keyframe), self._own(vectors)
         whole = gather(
