@@ -13,6 +13,7 @@ from videotok.cli.doctor import doctor
 from videotok.cli.encode import encode
 from videotok.cli.eval import evaluate
 from videotok.cli.info import info
+from videotok.cli.inspect import inspect
 from videotok.cli.sample import sample
 from videotok.cli.terminal import Refusal
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(encode)
 app.command()(decode)
 app.command()(info)
+app.command()(inspect)
 app.command()(sample)
 app.command(name="eval")(evaluate)
 app.command()(doctor)
