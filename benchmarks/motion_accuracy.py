@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.footage import footage
 from codec import Clip, ClipSpec, MotionField, iter_clips
+from codec.beat import Beat
 from codec.clock import Clock, fine_grid
 from codec.decode import SourceFrame, read_frames
 from codec.demux import opened
@@ -49,7 +50,7 @@ def naive_fields(path: Path, spec: ClipSpec, seconds: float) -> list[MotionField
     """Fields of whole clips."""
     with opened(path) as (container, stream):
         frames = read_frames(container, stream, with_vectors=True)
-        ticks = list(Clock(spec, duration_seconds=seconds).ticks(naive_steps(frames, fine_grid(spec))))
+        ticks = list(Clock(spec, Beat(spec.fps, duration_seconds=seconds)).ticks(naive_steps(frames, fine_grid(spec))))
     groups = [ticks[start : start + spec.frames] for start in range(0, len(ticks) - spec.frames + 1, spec.frames)]
     return [
         MotionField(np.stack([tick.vectors for tick in group]), np.stack([tick.valid for tick in group]))

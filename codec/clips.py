@@ -12,6 +12,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from codec.beat import Beat
 from codec.clock import Clock, Tick, fine_grid
 from codec.decode import SourceFrame, read_frames
 from codec.demux import NATIVE_CODECS, opened
@@ -65,9 +66,10 @@ def iter_clips(
         )
     source = _chosen_source(path, motion_source)
     with opened(path) as (container, stream):
-        clock = Clock(spec, start_seconds, duration_seconds, _sought(container, stream, start_seconds))
+        beat = Beat(spec.fps, start_seconds, duration_seconds, _sought(container, stream, start_seconds))
+        clock = Clock(spec, beat)
         if source == "native":
-            read = read_frames(container, stream, with_vectors=True)
+            read = read_frames(container, stream, with_vectors=True, beat=beat)
             ticks = clock.ticks(motion_of(read, fine_grid(spec)))
         else:
             read = read_frames(container, stream, with_vectors=False, threads="AUTO")

@@ -1,21 +1,18 @@
 """Source frames put on the even clock of clips."""
 
-import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import av
 import numpy as np
 
+from codec.beat import TOLERANCE, Beat
 from codec.field import compose, pooled
 from codec.motion import MovedFrame
 from codec.types import ClipSpec, VectorShares
 
 FINER = 2
 """Frames passed between two ticks are put together on a grid this much finer: each step blurs a little."""
-
-TOLERANCE = 6e-4
-"""Seconds a frame may come late: containers round their times."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,12 @@ def fine_grid(spec: ClipSpec) -> tuple[int, int]:
 
 
 class Clock:
-    """Ticks at `zero` + k / fps, each showing the last frame that is not after it, moved since the tick before over
-    all frames between.
+    """Ticks at the times of `beat`, each showing the last frame that is not after it, moved since the tick before over
+    all frames between, on the grid of `spec`."""
 
-    Args:
-        spec: rate and grid.
-        start_seconds: where the first tick stands after `origin_seconds`.
-        duration_seconds: ticks at this time after the first and later are left out; None for all.
-        origin_seconds: time of the video's first frame; where not given, that of the first frame seen.
-    """
-
-    def __init__(
-        self,
-        spec: ClipSpec,
-        start_seconds: float = 0.0,
-        duration_seconds: float | None = None,
-        origin_seconds: float | None = None,
-    ) -> None:
-        self._spec = spec
-        self._start = start_seconds
-        self._origin = origin_seconds
-        self._count = math.inf
-        if duration_seconds is not None:
-            self._count = max(1, math.ceil(float(duration_seconds * spec.fps) - 1e-6))
-        # a tick before the first, never shown, gives the first its motion
-        self._number = -1 if start_seconds > 0 else 0
+    def __init__(self, spec: ClipSpec, beat: Beat) -> None:
+        self._spec, self._beat = spec, beat
+        self._number = beat.first
         self._shown: MovedFrame | None = None
         self._forget()
 
@@ -84,10 +62,9 @@ class Clock:
 
     def _ticks(self, moved: Iterable[MovedFrame]) -> Iterator[Tick]:
         for item in moved:
-            if self._origin is None:
-                self._origin = item.frame.pts_seconds
+            self._beat.begin(item.frame.pts_seconds)
             yield from self._until(item.frame.pts_seconds - TOLERANCE)
-            if self._number >= self._count:
+            if self._number >= self._beat.count:
                 return
             self._since = compose((item.vectors, item.valid), self._since)
             self._damaged |= item.frame.damaged
@@ -97,14 +74,14 @@ class Clock:
         if self._shown is not None:
             # half a tick or more is a tick; a video has one at least
             last = self._shown.frame
-            end = last.pts_seconds + last.duration_seconds - float(1 / self._spec.fps) / 2 + TOLERANCE
-            yield from self._until(max(end, self._time(0) + TOLERANCE) if self._start == 0 else end)
+            end = last.pts_seconds + last.duration_seconds - self._beat.step_seconds / 2 + TOLERANCE
+            yield from self._until(max(end, self._beat.time(0) + TOLERANCE) if self._beat.first == 0 else end)
 
     def _until(self, seconds: float) -> Iterator[Tick]:
         """Ticks before `seconds`, all of which show the frame now on screen."""
         if self._shown is None:
             return
-        while (time := self._time(self._number)) < seconds and self._number < self._count:
+        while (time := self._beat.time(self._number)) < seconds and self._number < self._beat.count:
             vectors, valid = pooled(*self._since, FINER)
             if self._cut:
                 vectors, valid = np.zeros_like(vectors), np.zeros_like(valid)
@@ -113,9 +90,6 @@ class Clock:
                 yield Tick(picture, time, vectors, valid, self._damaged, shares, self._cut)
             self._forget()
             self._number += 1
-
-    def _time(self, number: int) -> float:
-        return (self._origin or 0.0) + self._start + float(number / self._spec.fps)
 
     def _forget(self) -> None:
         grid = fine_grid(self._spec)

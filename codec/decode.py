@@ -1,6 +1,6 @@
 """Frames of a stream in display order, each with the stream's own vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,8 +12,20 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from codec.beat import Beat
 from codec.demux import duration_of, frame_interval
+from codec.packets import Sent, packets_of
 from codec.references import Picture, ReferenceLists
+
+MotionRecord = np.dtype(
+    {
+        "names": ["source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
+        "formats": ["i4", "u1", "u1", "i2", "i2", "i4", "i4", "u2"],
+        "offsets": [0, 4, 5, 10, 12, 24, 28, 32],
+        "itemsize": 40,
+    }
+)
+"""FFmpeg's AVMotionVector, as far as it is right: src_x and src_y are rounded."""
 
 CUT_SHORT_SECONDS = 0.5
 """A stream that ends this much before its header says has lost its end."""
@@ -47,7 +59,12 @@ class SourceFrame:
 
 
 def read_frames(
-    container: InputContainer, stream: VideoStream, *, with_vectors: bool, threads: str = "SLICE"
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    with_vectors: bool,
+    threads: str = "SLICE",
+    beat: Beat | None = None,
 ) -> Iterator[SourceFrame]:
     """Decodes `stream` from where `container` stands.
 
@@ -57,6 +74,8 @@ def read_frames(
     Args:
         with_vectors: decode with FFmpeg's vectors. Needs SLICE threads: FRAME threads lose vectors of B frames.
         threads: SLICE, or AUTO where no vectors are read.
+        beat: times at which frames are looked at. Others that nothing points to are left out, where the stream says
+            so (H.264 alone does).
     """
     context = stream.codec_context
     context.thread_type = "SLICE" if with_vectors else threads
@@ -64,12 +83,19 @@ def read_frames(
     if with_vectors:
         context.options = {"flags2": "+export_mvs"}
     lists = ReferenceLists(context.extradata) if with_vectors and context.name == "h264" else None
+    base = float(stream.time_base or 0)
     step = float(frame_interval(stream))
     held: SourceFrame | None = None
     shift = 0.0
-    for picture, (index, headers), damaged in _decoded(container, stream, lists):
-        rate = float(picture.time_base or 0)
-        seconds = picture.pts * rate + shift if picture.pts is not None else None
+
+    def may_show(sent: Sent) -> bool:
+        pts = sent.packet.pts if sent.packet is not None else None
+        if beat is None or shift or pts is None or sent.next_pts is None:
+            return True
+        return beat.may_show(pts * base, sent.next_pts * base)
+
+    for picture, (index, headers), damaged in _decoded(container, stream, lists, may_show):
+        seconds = picture.pts * base + shift if picture.pts is not None else None
         if held is not None:
             expected = held.pts_seconds + step
             if seconds is None:
@@ -78,9 +104,10 @@ def read_frames(
                 shift, seconds = shift + expected - seconds, expected
             elif seconds <= held.pts_seconds:
                 seconds = held.pts_seconds + step / 20
-        duration = picture.duration * rate if picture.duration else step
-        if held is not None:
             yield held
+        elif beat is not None:
+            beat.begin(seconds or 0.0)
+        duration = picture.duration * base if picture.duration else step
         vectors = _vectors(picture) if with_vectors else None
         damaged |= headers is not None and headers.follows_loss
         held = SourceFrame(picture, seconds or 0.0, duration, vectors, index, headers, damaged)
@@ -89,23 +116,24 @@ def read_frames(
 
 
 def _decoded(
-    container: InputContainer, stream: VideoStream, lists: ReferenceLists | None
+    container: InputContainer,
+    stream: VideoStream,
+    lists: ReferenceLists | None,
+    may_show: Callable[[Sent], bool],
 ) -> Iterator[tuple[av.VideoFrame, tuple[int, Picture | None], bool]]:
     """(picture, (place in the stream, headers), whether something was lost)"""
     context = stream.codec_context
-    packets = container.demux(stream)
-    index, lost = 0, False
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            packet = None
-        except (FFmpegError, OSError):
-            packet, lost = None, True
-        index += 1
-        if packet is not None and packet.size:
+    lost, skips = False, False
+    for index, sent in enumerate(packets_of(container, stream), 1):
+        packet = sent.packet
+        lost |= sent.is_cut_off
+        if packet is not None:
             lost |= packet.is_corrupt
-            packet.opaque = index, lists.feed(bytes(packet), index) if lists else None
+            headers = lists.feed(bytes(packet), index) if lists else None
+            packet.opaque = index, headers
+            unused = headers is not None and not (headers.is_reference or headers.is_interlaced or may_show(sent))
+            if unused != skips:
+                context.skip_frame, skips = "NONREF" if unused else "DEFAULT", unused
         try:
             frames = context.decode(packet)
         except EndOfStream:
@@ -115,13 +143,11 @@ def _decoded(
         for frame in frames:
             yield frame, cast(Any, frame.opaque) or (index, None), lost or frame.is_corrupt
             lost = False
-        if packet is None:
-            return
 
 
 def _vectors(picture: av.VideoFrame) -> np.ndarray | None:
     data = cast(Any, picture.side_data.get("MOTION_VECTORS"))
-    return None if data is None else data.to_ndarray()
+    return None if data is None else np.frombuffer(data, MotionRecord)
 
 
 def _cut_short(container: InputContainer, stream: VideoStream, last: SourceFrame) -> bool:

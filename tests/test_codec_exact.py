@@ -1,5 +1,6 @@
 """Vectors do not depend on threads, and reference lists are what the encoder wrote."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from codec import examine
-from codec.decode import read_frames
+from codec.beat import TOLERANCE, Beat
+from codec.decode import SourceFrame, read_frames
 from codec.demux import opened
 from codec.h264 import Bits, nal_units
 from tests.videos import even, scenes, write
@@ -41,6 +43,24 @@ def test_any_number_of_threads_gives_the_same_vectors(pyramid_mp4):
             if one is not None and other is not None:
                 # fields, not bytes: the padding of the records is random
                 assert all(np.array_equal(one[name], other[name]) for name in FIELDS)
+
+
+def test_frames_are_left_out_only_where_nobody_needs_them(pyramid_mp4):
+    def read(beat: Beat | None) -> dict[int, SourceFrame]:
+        with opened(pyramid_mp4) as (container, stream):
+            return {frame.index: frame for frame in read_frames(container, stream, with_vectors=True, beat=beat)}
+
+    every, kept = read(None), read(Beat(Fraction(6)))
+    left_out = {index: frame for index, frame in every.items() if index not in kept}
+    assert len(left_out) > 5
+    times = sorted(frame.pts_seconds for frame in every.values())
+    looked_at = {max(time for time in times if time <= k / 6 + TOLERANCE) for k in range(6)}
+    for frame in left_out.values():
+        assert not frame.is_reference
+        assert frame.pts_seconds not in looked_at
+    for index, frame in kept.items():
+        assert frame.pts_seconds == every[index].pts_seconds
+        assert np.array_equal(frame.picture.to_ndarray(), every[index].picture.to_ndarray())
 
 
 def test_reference_lists_hold_what_was_decoded_before(pyramid_mp4):
