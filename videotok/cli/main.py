@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli import train
+from videotok.cli import corpus, lm, train
 from videotok.cli.decode import decode
 from videotok.cli.doctor import doctor
 from videotok.cli.encode import encode
@@ -32,6 +32,8 @@ app.command()(sample)
 app.command(name="eval")(evaluate)
 app.command()(doctor)
 app.add_typer(train.app, name="train")
+app.add_typer(lm.app, name="lm")
+app.add_typer(corpus.app, name="corpus")
 
 
 def _print_version(wanted: bool) -> None:

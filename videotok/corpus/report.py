@@ -1,0 +1,139 @@
+"""What a corpus holds, and what the last run of a job reached: for people, and as JSON."""
+
+# pyright: reportAttributeAccessIssue=false
+# (functions of pyarrow.compute are made when it is imported)
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from videotok.corpus.folder import CorpusFolder
+from videotok.corpus.read import path_name
+from videotok.corpus.shards import held, read_shard, shard_paths
+
+if TYPE_CHECKING:
+    from videotok.corpus.job import Run
+
+PERCENTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
+COUNTED = [
+    "video_id",
+    "start_seconds",
+    "end_seconds",
+    "damaged",
+    "motion_source",
+    "visual_ids",
+    "motion_ids",
+    "camera_ids",
+]
+
+
+def state(folder: CorpusFolder) -> dict[str, Any]:
+    """Inputs done, refused and pending, and what lies in the shards; plain values.
+
+    Raises:
+        CorpusError: there is no corpus, or it is damaged.
+    """
+    folder.facts  # noqa: B018 (refuses what is no corpus)
+    inputs, errors, paths = folder.inputs, folder.errors, shard_paths(folder.folder)
+    done = int(pc.sum(pc.is_in(inputs["video_id"], held(folder.folder).whole)).as_py() or 0)
+    facts = {
+        "inputs": inputs.num_rows,
+        "done": done,
+        "refused": errors.num_rows,
+        "pending": inputs.num_rows - done - errors.num_rows,
+        "shards": len(paths),
+        "bytes": sum(path.stat().st_size for path in paths),
+    }
+    counted = [_counted(read_shard(path, COUNTED)) for path in paths]
+    contents = _contents(pa.concat_tables(counted)) if counted else {"clips": 0}
+    return facts | contents | {"errors": _kinds(errors)}
+
+
+def report(folder: CorpusFolder, run: "Run") -> tuple[dict[str, Any], str]:
+    """(facts, text) of a job that has come to its end."""
+    seconds, busy = run.seconds, sum(run.stage_seconds.values())
+    facts = state(folder)
+    facts["this_run"] = {
+        "videos": run.done,
+        "refused": run.refused,
+        "clips": run.clips,
+        "video_seconds": run.video_seconds,
+        "seconds": seconds,
+        "videos_per_second": run.done / seconds,
+        "times_real_time": run.video_seconds / seconds,
+        "tokens_per_second_of_work": run.tokens / seconds,
+        "stage_seconds": run.stage_seconds,
+        "times_real_time_a_core": run.video_seconds / busy if busy else None,
+    }
+    return facts, text(facts)
+
+
+def text(facts: dict[str, Any]) -> str:
+    """The facts of `state` or `report`, a line each."""
+    lines = [
+        f"{'videos':<18} {facts['inputs']:,}: {facts['done']:,} done, {facts['refused']:,} refused, "
+        f"{facts['pending']:,} pending"
+    ]
+    if facts["clips"]:
+        spread = ", ".join(f"{name} {value:.0f}" for name, value in facts["tokens_per_second"].items())
+        sources = ", ".join(f"{name} {count:,}" for name, count in facts["motion_sources"].items())
+        lines += [
+            f"{'clips':<18} {facts['clips']:,}, {facts['hours']:.2f} hours, {facts['damaged_clips']:,} damaged",
+            f"{'tokens':<18} {facts['tokens']:,}: {facts['visual_tokens']:,} visual, {facts['motion_tokens']:,} motion",
+            f"{'tokens/s of video':<18} {spread}",
+            f"{'motion source':<18} {sources} clips",
+            f"{'files':<18} {facts['shards']:,} shards, {facts['bytes']:,} bytes",
+        ]
+    if run := facts.get("this_run"):
+        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run["stage_seconds"].items())
+        core = run["times_real_time_a_core"]
+        lines += [
+            f"{'this run':<18} {run['videos']:,} videos in {run['seconds']:.1f} s: "
+            f"{run['videos_per_second']:.2f} videos/s, {run['times_real_time']:.1f} times real time",
+            f"{'work':<18} {stages}" + (f"; {core:.1f} times real time a core" if core else ""),
+        ]
+    lines += [f"{'refused':<18} {kind['videos']:,} x {kind['stage']}: {kind['kind']}" for kind in facts["errors"]]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(rows: pa.Table) -> pa.Table:
+    """The columns of a shard that are counted, ids replaced by how many there are."""
+    levels = rows["motion_ids"].combine_chunks()
+    inner = np.concatenate([[0], np.cumsum(pc.list_value_length(levels.flatten()).to_numpy(zero_copy_only=False))])
+    offsets = levels.offsets.to_numpy() - levels.offsets[0].as_py()
+    motion = np.diff(inner[offsets]) + pc.list_value_length(rows["camera_ids"]).to_numpy()
+    rows = rows.drop_columns(["motion_ids", "camera_ids"]).append_column("motion", pa.array(motion, pa.int64()))
+    return rows.set_column(rows.column_names.index("visual_ids"), "visual", pc.list_value_length(rows["visual_ids"]))
+
+
+def _contents(rows: pa.Table) -> dict[str, Any]:
+    visual, motion = pc.sum(rows["visual"]).as_py(), pc.sum(rows["motion"]).as_py()
+    rows = rows.append_column("seconds", pc.subtract(rows["end_seconds"], rows["start_seconds"]))
+    rows = rows.append_column("tokens", pc.add(rows["visual"], rows["motion"]))
+    videos = rows.group_by("video_id").aggregate([("tokens", "sum"), ("seconds", "sum")])
+    rates = videos["tokens_sum"].to_numpy() / videos["seconds_sum"].to_numpy()
+    seconds = pc.sum(rows["seconds"]).as_py()
+    spread = {name: float(np.percentile(rates, share)) for name, share in PERCENTILES.items()}
+    return {
+        "clips": rows.num_rows,
+        "damaged_clips": int(pc.sum(rows["damaged"]).as_py()),
+        "hours": seconds / 3600,
+        "tokens": visual + motion,
+        "visual_tokens": visual,
+        "motion_tokens": motion,
+        "tokens_per_second": spread | {"mean": (visual + motion) / seconds},
+        "motion_sources": dict(sorted(Counter(rows["motion_source"].to_pylist()).items())),
+    }
+
+
+def _kinds(errors: pa.Table) -> list[dict[str, Any]]:
+    """Refusals by what they say, names and numbers left out; the most frequent first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in errors.to_pylist():
+        words = row["message"].replace(path_name(row["path"]), "…")
+        counts[row["stage"], re.sub(r"\d+(\.\d+)?", "N", words)] += 1
+    return [{"stage": stage, "kind": kind, "videos": count} for (stage, kind), count in counts.most_common()]
