@@ -84,6 +84,97 @@ def status(
     print(f"{'job':<18} {'at work' if facts['is_being_written'] else 'none'}")
 
 
+@app.command()
+def verify(tokens: Tokens) -> None:
+    """Read every row; prove that each input is done, refused or pending, and that no clip is lost or there twice."""
+    _need("pyarrow", "fsspec")
+    from videotok.corpus.folder import CorpusFolder
+    from videotok.corpus.report import state, text
+    from videotok.corpus.verify import faults
+
+    folder = CorpusFolder(tokens)
+    found = list(faults(folder))
+    for fault in found:
+        print(fault)
+    if found:
+        raise Refusal(f"{tokens} has {len(found)} faults; the first: {found[0]}")
+    print(text(state(folder)), end="")
+    for row in folder.errors.to_pylist():
+        print(f"{'refused':<18} {row['video_id']}: {row['stage']}: {row['message']}")
+    print(f"{tokens} is in order")
+
+
+@app.command()
+def export(
+    tokens: Tokens,
+    to: Annotated[Literal["webdataset", "ids", "huggingface"], typer.Option(help="Which layout.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="An empty folder.")],
+    shard_rows: Annotated[int, typer.Option(min=1, help="Clips, or packed rows, a file.")] = 2048,
+    length: Annotated[int, typer.Option(min=2, help="ids: length of a packed row.")] = 4096,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="ids: folder or hub id of a text tokenizer; without one, captions are left out.")
+    ] = None,
+    text_size: Annotated[int, typer.Option(min=1, help="ids: ids of text where no tokenizer is given.")] = 32_000,
+    motion_levels: Annotated[int | None, typer.Option(min=0, help="ids: levels of motion that are told.")] = None,
+    interleaved: Annotated[bool, typer.Option(help="ids: motion place after place, not level after level.")] = False,
+) -> None:
+    """Write a corpus in another layout; equal corpora give equal bytes."""
+    _need("pyarrow", "fsspec", *(["webdataset"] if to == "webdataset" else []))
+    from videotok.corpus.export import to_huggingface, to_webdataset
+    from videotok.corpus.folder import CorpusFolder
+    from videotok.corpus.sequences import Layout, to_ids
+
+    folder = CorpusFolder(tokens)
+    if to == "webdataset":
+        paths = to_webdataset(folder, out, shard_rows)
+    elif to == "huggingface":
+        paths = to_huggingface(folder, out, shard_rows)
+    else:
+        layout = Layout(length, text_size, motion_levels, interleaved)
+        paths = to_ids(folder, out, layout, _text_tokenizer(tokenizer), shard_rows)
+    print(f"{out}: {len(paths)} files, {sum(path.stat().st_size for path in paths):,} bytes")
+
+
+@app.command()
+def search(
+    tokens: Tokens,
+    like: Annotated[Path, typer.Option(help="Any video; its clips are what is looked for.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Clips to show of each kind.")] = 5,
+    model: Annotated[str | None, typer.Option(help="Weights the corpus was made with, where not the shipped.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find clips that look, or move, like those of a video, from the codes alone."""
+    _need("pyarrow", "fsspec")
+    from videotok.corpus.folder import CorpusFolder
+    from videotok.corpus.query import query_rows
+    from videotok.corpus.search import Codes, Index
+
+    folder = CorpusFolder(tokens)
+    facts = folder.facts
+    codes = Codes.of(query_rows(like, facts, model), facts["codebooks"])
+    found = Index(folder.folder, facts["codebooks"]).nearest(codes, count)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for kind, hits in found.items():
+        print(f"by {kind}")
+        for hit in hits:
+            part = f"{hit['start_seconds']:.1f} to {hit['end_seconds']:.1f} s"
+            print(f"  {hit['similarity']:.3f}  {hit['video_id']}  {part}")
+
+
+def _text_tokenizer(name: str | None):
+    if name is None:
+        return None
+    _need("transformers")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"cannot load the text tokenizer {name}: {str(error).strip().splitlines()[0]}") from error
+
+
 def _need(*modules: str) -> None:
     """Refuses where the extra is not installed."""
     for module in modules:

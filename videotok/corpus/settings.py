@@ -7,7 +7,8 @@ from typing import Literal
 from codec import ClipSpec
 from videotok.corpus.fingerprint import Fingerprint, installed
 from videotok.errors import CorpusError
-from videotok.tokens import TOKENIZERS, spec_facts
+from videotok.source import spec_facts
+from videotok.tokens import TOKENIZERS
 
 
 @dataclass(frozen=True)
