@@ -1,0 +1,1 @@
+"""The published Video-LaVIT weights: their files, their sizes, and what only they need"""

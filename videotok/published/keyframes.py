@@ -1,0 +1,173 @@
+"""LavitKeyframes: LaVIT's dynamic visual tokenizer in its published form (arXiv 2309.04669)."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from motion_vq.kmeans import nearest
+from motion_vq.layers import tanh_head
+from videotok.keyframes.selector import Selector, keep_above
+from videotok.keyframes.tokenizer import KeyframeTokens
+from videotok.published.vit import EvaTransformer, LeakyMerger
+
+
+class Painter(Protocol):
+    """What makes pictures of codes."""
+
+    def paint(self, codes: list[Tensor]) -> Tensor:
+        """codes [n_i, code_dim] a picture, in their order -> images [B, 3, S, S] in [-1, 1]."""
+        ...
+
+
+class LavitKeyframes(ModelMixin, ConfigMixin):
+    """Behind `KeyframeTokenizerProtocol`, of the same parts as `KeyframeTokenizer`.
+
+        images ── EvaTransformer ──► features ── Selector ──► keep / drop logits ──► keep_mask
+                                        └──────── LeakyMerger ──► Linear-Tanh-Linear ──► length one ──► ids
+
+    The selector's two numbers a patch are logits here: a patch is kept where keeping is the more likely, or with its
+    probability where `sampling` is set, as the published code does. The model chooses how many that are.
+
+    Words say what a picture shows, not where: `decode` gives them to `painter`, which does without the places.
+
+    Args:
+        image_size, patch_size, width, depth, heads, hidden: of the transformer; the merger has its width and heads.
+        merger_depth, codebook_size, code_dim: as they say.
+        language_width: of the features that a language model is given instead of ids (`language_features`).
+    """
+
+    words: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 14,
+        width: int = 1408,
+        depth: int = 40,
+        heads: int = 16,
+        hidden: int = 6144,
+        merger_depth: int = 12,
+        codebook_size: int = 16384,
+        code_dim: int = 32,
+        language_width: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.vit = EvaTransformer(image_size, patch_size, width, depth, heads, hidden)
+        self.selector = Selector(width, image_size // patch_size)
+        self.selector.register_buffer("pattern", None)  # of our own weights' scores; these logits need none
+        self.merger = LeakyMerger(width, merger_depth, heads, hidden)
+        self.to_code = tanh_head(width, code_dim)
+        self.register_buffer("words", F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
+        self.to_language = nn.Linear(width, language_width)
+        self.painter: Painter | None = None
+        self.sampling: torch.Generator | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures it takes, in pixels."""
+        return self.config["image_size"]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        side = self.image_size // self.config["patch_size"]
+        return side, side
+
+    @property
+    def num_patches(self) -> int:
+        """The most words a keyframe can have."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of words; ids lie in [0, codebook_size)."""
+        return self.config["codebook_size"]
+
+    @property
+    def drops_patches(self) -> bool:
+        """True: `decode` needs no word of a dropped patch."""
+        return True
+
+    def features(self, images: Tensor) -> Tensor:
+        """images [B, 3, S, S] in [-1, 1] -> features [B, N, width]."""
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(f"`images` must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
+        return self.vit(images.to(self.device, self.dtype))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """images [B, 3, S, S] -> log odds of keeping each patch, [B, N]."""
+        return self._log_odds(self.features(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, keep: float | None = None, *, keep_mask: Tensor | None = None) -> KeyframeTokens:
+        """images [B, 3, S, S] in [-1, 1] -> their words.
+
+        Args:
+            images: float tensor of this model's `image_size`.
+            keep: must be None: the selector was trained for one rate.
+            keep_mask: bool [B, N]; the caller chooses the patches, at least one a picture.
+
+        Raises:
+            ValueError: pictures of another size, or `keep`.
+        """
+        if keep is not None:
+            raise ValueError(
+                f"`keep` (={keep}): the published selector decides by itself how much it keeps; leave it out"
+            )
+        features = self.features(images)
+        mask = self.choose(features) if keep_mask is None else keep_mask.to(features.device)
+        if mask.shape != features.shape[:2] or mask.dtype != torch.bool or not mask.any(1).all():
+            raise ValueError(f"`keep_mask` must be bool {list(features.shape[:2])} and keep a patch of each picture")
+        merged = self.merger(features, mask)
+        vectors = F.normalize(self.to_code(merged[mask]).float(), dim=-1)
+        ids = nearest(vectors, self.words.float())
+        return KeyframeTokens(list(ids.cpu().split(mask.sum(1).tolist())), mask.cpu())
+
+    @torch.no_grad()
+    def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
+        """ids int64 [n_i] a picture -> images [B, 3, S, S] in [-1, 1]; `keep_mask` is not needed.
+
+        Raises:
+            ValueError: an id outside the codebook, or weights without a picture detokenizer.
+        """
+        del keep_mask
+        flat = torch.cat(ids)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.codebook_size:
+            span = f"{int(flat.min())}..{int(flat.max())}"
+            raise ValueError(f"`ids` lie in {span}, this codebook has words 0..{self.codebook_size - 1}")
+        if self.painter is None:
+            raise ValueError(
+                "these weights have no picture detokenizer (visual_tokenizer/highres_tokenizer_decoder.bin "
+                "and image_detokenizer/); give the keyframes themselves, --keyframes-from SOURCE"
+            )
+        return self.painter.paint([self.words[row.to(self.words.device)] for row in ids])
+
+    @torch.no_grad()
+    def language_features(self, images: Tensor) -> list[Tensor]:
+        """images -> what the understanding model reads instead of ids: [n_i, language_width] a picture."""
+        features = self.features(images)
+        mask = self.choose(features)
+        merged = self.to_language(self.merger(features, mask))
+        return [row[kept] for row, kept in zip(merged, mask, strict=True)]
+
+    def choose(self, features: Tensor) -> Tensor:
+        """features [B, N, width] -> which patches to keep, bool [B, N]; the best one of a picture in any case."""
+        odds = self._log_odds(features)
+        if self.sampling is not None:
+            # the difference of two Gumbel variables, which is what hard Gumbel-softmax of two logits compares
+            uniform = torch.rand(odds.shape, generator=self.sampling, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+            odds = odds + uniform.logit().to(odds)
+        return keep_above(odds, odds.new_zeros(()))
+
+    def _log_odds(self, features: Tensor) -> Tensor:
+        own, shared = self.selector.local(features).chunk(2, dim=-1)
+        whole = shared.mean(dim=1, keepdim=True).expand_as(shared)
+        kept, dropped = self.selector.judge(torch.cat([own, whole], dim=-1)).float().unbind(-1)
+        return kept - dropped
