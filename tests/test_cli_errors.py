@@ -216,7 +216,7 @@ def test_newer_and_damaged_files(encoded, capfd):
     save_file(arrays, path, {"videotok": json.dumps(header | {"format": 99})})
     line = refusal("info clip.vtok", capfd)
     assert "format 99" in line
-    assert "reads format 1" in line
+    assert "reads formats 1 and 2" in line
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_interrupt_leaves_nothing(encoded, capfd, monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    target = "encode" if command.startswith("encode") else "_decode_keyframe"
+    target = "encode" if command.startswith("encode") else "decoded_clips"
     monkeypatch.setattr(f"videotok.pipeline.VideoTokenizer.{target}", interrupted)
     assert "interrupted" in refusal(command, capfd, code=130)
 

@@ -125,7 +125,7 @@ def test_weights_of_another_picture_size(bundle, folder, tiny_model, clip_mp4, t
     other = tmp_path / "other"
     vqmodel().save_pretrained(other)
     (other / "videotok.json").write_text('{"image_size": 32}')
-    with pytest.raises(TokensError, match="36 patches.* 64"):
+    with pytest.raises(TokensError, match=r"36 patches.* 64"):
         VideoTokenizer.from_pretrained(tiny_model, keyframes=other).decode(tokens)
 
 
@@ -176,12 +176,12 @@ def test_third_parties_register_theirs(third_party, clip_mp4):
 
 def test_unknown_classes_are_named(third_party):
     name_class(third_party, "Odder")
-    with pytest.raises(ModelError, match="class Odder; .* Grey, KeyframeTokenizer, Odd, VQModel"):
+    with pytest.raises(ModelError, match=r"class Odder; .* Grey, KeyframeTokenizer, Odd, VQModel"):
         _ = VideoTokenizer.from_pretrained(third_party).keyframes
 
 
 def test_what_is_no_tokenizer_is_refused(third_party, monkeypatch):
     name_class(third_party, "Odd")
     monkeypatch.setattr(f"{__name__}.vqmodel", lambda folder, dtype: "a text")
-    with pytest.raises(ModelError, match="it has no .*codebook_size"):
+    with pytest.raises(ModelError, match=r"it has no .*codebook_size"):
         _ = VideoTokenizer.from_pretrained(third_party).keyframes

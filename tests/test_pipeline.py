@@ -113,6 +113,7 @@ def replace_clips(tokens, clips):
         visual_ids=np.tile(tokens.visual_ids_of(0), clips),
         visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
         keep_mask=tokens.keep_mask[[0] * clips],
+        carry_mask=tokens.carry_mask[[0] * clips],
         motion_ids=tokens.motion_ids[[0] * clips],
         camera_ids=tokens.camera_ids[[0] * clips],
         num_frames=tokens.num_frames[[0] * clips],

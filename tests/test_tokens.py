@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from codec import ClipSpec
 from videotok import TokensError, VideoTokens
-from videotok.tokens import ModelIdentity, SourceFacts
-from videotok.vtok import ARRAYS, FORMAT, digest
+from videotok.source import ModelIdentity, SourceFacts
+from videotok.vtok import ARRAYS, FORMAT, SINCE_2, digest
 
 CODEBOOKS = {"visual": 16384, "motion": 1024, "camera": 1024}
 SOURCE = SourceFacts("clip.mp4", 12345, "h264", 640, 360, 90, 5.5, Fraction(30000, 1001))
@@ -48,7 +48,7 @@ def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, se
 
 def assert_same(a: VideoTokens, b: VideoTokens) -> None:
     assert a.facts() == b.facts()
-    for name in (*ARRAYS, "visual_counts"):
+    for name in (*(set(ARRAYS) - {"pictures", "picture_offsets"}), "visual_counts"):
         left, right = getattr(a, name), getattr(b, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)
@@ -112,6 +112,10 @@ def test_repr_prints_no_data():
         ("num_frames", np.array([24, 0, 1], np.int32), "between 1 and 24"),
         ("pts_seconds", np.array([0.0, 2.0, 1.0]), "rise"),
         ("pts_seconds", np.array([0.0, np.nan, 1.0]), "finite"),
+        ("carry_mask", np.ones((3, 13), np.bool_), "empty in clip 0"),
+        ("carry_mask", np.zeros((3, 12), np.bool_), r"`carry_mask` must be bool \[3, 13\]"),
+        ("carry_mask", made().keep_mask & (np.arange(3) > 0)[:, None], "never name a patch that `keep_mask` keeps"),
+        ("pictures", (b"one",), "none, or one a clip"),
         ("motion_source", "guess", "native or reencode"),
         ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
     ],
@@ -147,10 +151,41 @@ def refusal(path: Path) -> str:
     return message
 
 
+def test_files_of_format_1_are_read(saved):
+    """They know of no carried patches and keep no pictures."""
+    with safe_open(saved, framework="numpy") as file:
+        header = json.loads(file.metadata()["videotok"]) | {"format": 1}
+        arrays = {name: file.get_tensor(name) for name in file.keys() if name not in SINCE_2}  # noqa: SIM118
+    save_file(arrays, saved, {"videotok": json.dumps(header | {"sha256": digest(header, arrays)})})
+    assert_same(VideoTokens.load(saved), made())
+    save_file(arrays, saved, {"videotok": json.dumps(header | {"format": 2})})
+    assert "a .vtok file of format 2" in refusal(saved)
+
+
+def test_carried_patches_and_pictures_come_back(tmp_path):
+    carry = ~made().keep_mask
+    carry[0] = False
+    tokens = replace(made(), carry_mask=carry, pictures=(b"one", b"two and more", b"3"))
+    tokens.save(tmp_path / "a.vtok")
+    again = VideoTokens.load(tmp_path / "a.vtok")
+    assert again.pictures == tokens.pictures
+    np.testing.assert_array_equal(again.carry_mask, carry)
+    assert again.independent.tolist() == [True, False, False]
+    bits = again.bits_per_second()
+    assert bits["pictures"] == pytest.approx(8 * 16 / again.duration_seconds)
+    assert bits["visual"] == pytest.approx((14 * len(again.visual_ids) + 2 * 3 * 13) / again.duration_seconds)
+
+
+@pytest.mark.parametrize("ends", [[0, 3, 2, 8], [1, 3, 5, 8], [0, 3, 5, 9]])
+def test_pictures_that_overlap_are_damage(tmp_path, ends):
+    replace(made(), pictures=(b"one", b"two", b"34")).save(tmp_path / "a.vtok")
+    assert "damaged" in refusal(rewritten(tmp_path / "a.vtok", picture_offsets=np.array(ends, np.uint64)))
+
+
 def test_newer_format_names_both(saved):
     message = refusal(rewritten(saved, {"format": FORMAT + 1}))
     assert f"has format {FORMAT + 1}" in message
-    assert f"reads format {FORMAT}" in message
+    assert f"formats 1 and {FORMAT}" in message
 
 
 def test_damage_names_both_hashes(saved):

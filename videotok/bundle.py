@@ -1,24 +1,39 @@
 """Where weights come from: a folder with one model a subfolder, and what each model's hash is."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from videotok.errors import ModelError, TokensError
-from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
+from videotok.source import ModelIdentity
+from videotok.tokens import TOKENIZERS, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
     import torch
     from diffusers.models.modeling_utils import ModelMixin
 
+    from unet3d import LatentDetokenizer, VideoDetokenizer
     from videotok.keyframes import KeyframeTokenizerProtocol
 
 SHIPPED = Path(__file__).parent / "weights"
 PARTS = ("keyframes", "motion", "detokenizer")
+PUBLISHED = (
+    "motion_tokenizer.bin",
+    "visual_tokenizer",
+    "video_3d_unet.bin",
+    "video_detokenizer",
+    "image_detokenizer",
+    "language_model",
+    "language_model_sft",
+)
+"""Files and folders of Video-LaVIT's weights as published; one of them tells that layout."""
+ORIGIN = "source.json"
+"""Beside weights that were converted: the hash of what they were made of. Their tokens are the original's."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Model = TypeVar("Model", bound="ModelMixin")
@@ -50,7 +65,7 @@ class Bundle:
             return bundle
         if not (Path(keyframes) / "config.json").is_file():
             raise ModelError(f"no keyframe tokenizer in {keyframes}: {Path(keyframes) / 'config.json'} is missing")
-        return cls(bundle.name, bundle.folder, {"keyframes": Path(keyframes)})
+        return replace(bundle, elsewhere={"keyframes": Path(keyframes)})
 
     @classmethod
     def _find(cls, model: str | Path | None) -> "Bundle":
@@ -58,12 +73,18 @@ class Bundle:
             return cls("shipped", SHIPPED)
         folder = Path(model)
         if folder.is_dir():
-            if not any((folder / part).is_dir() for part in PARTS):
-                raise ModelError(f"{folder} is not a bundle: it has no subfolder {', '.join(PARTS)}")
-            return cls(folder.resolve().name, folder)
-        if not HUB_ID.fullmatch(str(model)):
+            name = folder.resolve().name
+            if any((folder / part).is_dir() for part in PARTS):
+                return cls(name, folder)
+            if any((folder / place).exists() for place in PUBLISHED):
+                return _published(name, folder)
+            raise ModelError(f"{folder} is not a bundle: it has no subfolder {', '.join(PARTS)}")
+        hub_id = str(model)
+        if not HUB_ID.fullmatch(hub_id):
             raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
-        return cls(str(model), _download(str(model)))
+        if any(file.split("/")[0] in PUBLISHED for file in hub_files(hub_id)):
+            return _published(hub_id, Path(hub_id), hub_id)
+        return cls(hub_id, downloaded(hub_id, ["*/*.json", "*/*.safetensors"]))
 
     def load(self, part: str, model_class: type[Model], dtype: "torch.dtype") -> Model:
         """One model of the bundle, ready to run, its weights cast to `dtype`.
@@ -85,6 +106,22 @@ class Bundle:
 
         with self._loading("keyframes") as folder:
             return load_keyframes(folder, dtype)
+
+    def load_detokenizer(self, dtype: "torch.dtype") -> "VideoDetokenizer | LatentDetokenizer":
+        """The video detokenizer; one that works on latents with its autoencoder and scheduler.
+
+        Raises:
+            ModelError: it is not there, damaged, or of another class.
+        """
+        from unet3d import VideoDetokenizer
+
+        model = self.load("detokenizer", VideoDetokenizer, dtype)
+        if not model.config["latent_channels"]:
+            return model
+        from videotok.published.assemble import latent_detokenizer
+
+        with self._loading("detokenizer") as folder:
+            return latent_detokenizer(model, folder / "vae", folder / "scheduler", dtype)
 
     @contextmanager
     def _loading(self, part: str) -> Iterator[Path]:
@@ -124,7 +161,9 @@ class Bundle:
 
 
 def _sha256(folder: Path) -> str:
-    """Of the safetensors files of a folder, in order of name."""
+    """Of the safetensors files of a folder, in order of name; of what they were converted from, where they were."""
+    if (folder / ORIGIN).is_file():
+        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["sha256"]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"no weights in {folder}: there is no .safetensors file")
@@ -136,12 +175,61 @@ def _sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(hub_id: str) -> Path:
+def _published(name: str, folder: Path, hub_id: str | None = None) -> Bundle:
+    from videotok.published.bundle import PublishedBundle
+
+    return PublishedBundle(name, folder, hub_id=hub_id)
+
+
+def found_folder(model: str) -> Path:
+    """A folder, or all of what a hub id has, downloaded.
+
+    Raises:
+        ModelError: neither.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not HUB_ID.fullmatch(model):
+        raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
+    return downloaded(model, None)
+
+
+def hub_files(hub_id: str) -> list[str]:
+    """Names of the files under a hub id; of those downloaded before where there is no network."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with _from_hub(hub_id):
+        try:
+            return HfApi().list_repo_files(hub_id)
+        except OSError:
+            try:
+                folder = Path(snapshot_download(hub_id, local_files_only=True))
+            except LocalEntryNotFoundError:
+                folder = None
+            if folder is None:
+                raise
+            return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+
+
+def downloaded(hub_id: str, patterns: list[str] | None) -> Path:
+    """The folder with the files of a hub id that match one of the patterns, all where None.
+
+    Raises:
+        ModelError: no such id, or no network and not downloaded before.
+    """
     from huggingface_hub import snapshot_download
+
+    with _from_hub(hub_id):
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+
+
+@contextmanager
+def _from_hub(hub_id: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*/*.json", "*/*.safetensors"]))
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot download {hub_id}: {reason}; check the name and the network") from error

@@ -1,59 +1,19 @@
 """VideoTokens: a video as integers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codec import ClipSpec, MediaInfo, MotionSource
+from codec import ClipSpec, MotionSource
+from videotok.source import ModelIdentity, SourceFacts, source_facts, spec_facts
 
 TOKENIZERS = ("keyframes", "motion")
 """The models that give ids their meaning. The detokenizer may be exchanged freely: it only reads what they decode."""
 CODEBOOKS = ("visual", "motion", "camera")
-
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What the video said about itself when it was encoded."""
-
-    file: str
-    """Name, without its folder."""
-    size_bytes: int
-    codec: str
-    width: int
-    """As displayed: rotation applied, square pixels."""
-    height: int
-    rotation_degrees: int
-    duration_seconds: float | None
-    """None where the file does not say."""
-    average_fps: Fraction | None
-
-    @classmethod
-    def of(cls, path: Path, info: MediaInfo) -> "SourceFacts":
-        """The facts of a file that was just probed."""
-        return cls(
-            file=path.name,
-            size_bytes=path.stat().st_size,
-            codec=info.codec,
-            width=info.width,
-            height=info.height,
-            rotation_degrees=info.rotation_degrees,
-            duration_seconds=info.duration_seconds,
-            average_fps=info.average_fps,
-        )
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which weights gave the ids."""
-
-    name: str
-    """Where the user found them: `shipped`, a folder's name or a hub id. For people; not compared."""
-    sha256: str
-    """Of the weight file: what decides whether ids can be decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +23,7 @@ class VideoTokens:
         visual_ids    |--- clip 0 ---|-- clip 1 --|---- clip 2 ----|   visual_offsets = [0, 95, 182, 290]
         motion_ids    [clips, levels, 135], the first n levels are a coarser motion
         camera_ids    [clips, K], the motion of the camera, before any level
+        keep_mask     where the visual ids stand; carry_mask: what is not said again, but moved on from the clip before
 
     Checks itself.
 
@@ -95,12 +56,20 @@ class VideoTokens:
     """bool [clips]: where frames of the source could not be decoded."""
     start_seconds: float = 0.0
     """Where encoding began, counted from the video's first frame."""
+    carry_mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.bool_), repr=False)
+    """bool [clips, patches]: patches that show the clip before's keyframe, moved along its motion. Never those of
+    `keep_mask`, never in clip 0. A clip without any is independent. Not given, all are."""
+    pictures: tuple[bytes, ...] = field(default=(), repr=False)
+    """The keyframes as JPEG files, one a clip, or none at all."""
 
     def __post_init__(self) -> None:
         clips = len(self.num_frames)
+        if self.carry_mask.size == 0:
+            object.__setattr__(self, "carry_mask", np.zeros_like(self.keep_mask))
         _check_array("visual_ids", self.visual_ids, np.int32, (None,))
         _check_array("visual_offsets", self.visual_offsets, np.int64, (clips + 1,))
         _check_array("keep_mask", self.keep_mask, np.bool_, (clips, None))
+        _check_array("carry_mask", self.carry_mask, np.bool_, self.keep_mask.shape)
         _check_array("motion_ids", self.motion_ids, np.int32, (clips, None, None))
         _check_array("camera_ids", self.camera_ids, np.int32, (clips, None))
         _check_array("num_frames", self.num_frames, np.int32, (clips,))
@@ -121,6 +90,10 @@ class VideoTokens:
             raise ValueError(f"`visual_offsets` must run from 0 to the number of visual ids (={len(self.visual_ids)})")
         if not np.array_equal(np.diff(self.visual_offsets), self.keep_mask.sum(axis=1)):
             raise ValueError("`visual_offsets` must give each clip as many ids as `keep_mask` keeps patches")
+        if self.carry_mask[0].any() or (self.carry_mask & self.keep_mask).any():
+            raise ValueError("`carry_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
+        if len(self.pictures) not in (0, clips):
+            raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one a clip (={clips})")
         for name, ids in (("visual", self.visual_ids), ("motion", self.motion_ids), ("camera", self.camera_ids)):
             if ids.size and not 0 <= ids.min() <= ids.max() < self.codebooks[name]:
                 raise ValueError(
@@ -161,6 +134,11 @@ class VideoTokens:
         """Per second of video."""
         return self.num_tokens / self.duration_seconds
 
+    @property
+    def independent(self) -> np.ndarray:
+        """bool [clips]: clips whose keyframe is decoded without the clip before; the first one always is."""
+        return np.logical_not(self.carry_mask.any(axis=1))
+
     def visual_ids_of(self, clip: int) -> np.ndarray:
         """int32 [n]: the visual ids of one clip's keyframe."""
         return self.visual_ids[self.visual_offsets[clip] : self.visual_offsets[clip + 1]]
@@ -194,6 +172,20 @@ class VideoTokens:
             f"motion={self.num_clips}x{self.motion_tokens_per_clip}, {self.duration_seconds:.2f} s)"
         )
 
+    def bits_per_second(self) -> dict[str, float]:
+        """What each part takes a second of video: `visual` (ids, and a bit a patch for each mask that is used),
+        `motion` (camera ids included), and `pictures` where keyframes are kept as such. Ids count as the logarithm of
+        their codebook, uncompressed."""
+        bits = {name: math.log2(size) for name, size in self.codebooks.items()}
+        masks = self.keep_mask.size * (not self.keep_mask.all()) + self.carry_mask.size * bool(self.carry_mask.any())
+        totals = {
+            "visual": len(self.visual_ids) * bits["visual"] + masks,
+            "motion": self.motion_ids.size * bits["motion"] + self.camera_ids.size * bits["camera"],
+        }
+        if self.pictures:
+            totals["pictures"] = 8 * sum(map(len, self.pictures))
+        return {name: total / self.duration_seconds for name, total in totals.items()}
+
     def facts(self) -> dict[str, Any]:
         """Everything but the arrays, and the counts, as plain values: what `videotok info --json` prints."""
         counts = self.visual_counts
@@ -212,6 +204,9 @@ class VideoTokens:
                 "max": int(counts.max()),
             },
             "patches_per_keyframe": self.keep_mask.shape[1],
+            "carried_patches_per_keyframe": float(self.carry_mask.sum(axis=1).mean()),
+            "independent_clips": int(self.independent.sum()),
+            "bits_per_second": self.bits_per_second(),
             "motion_tokens_per_clip": self.motion_tokens_per_clip,
             "motion_levels": self.num_motion_levels,
             "motion_ids_per_level": self.motion_ids.shape[2],
@@ -222,16 +217,6 @@ class VideoTokens:
             "models": {name: vars(model) for name, model in self.models.items()},
             "codebooks": dict(self.codebooks),
         }
-
-
-def spec_facts(spec: ClipSpec) -> dict[str, Any]:
-    """A ClipSpec as plain values; rates as exact fractions in text, `30000/1001`."""
-    return {"frames": spec.frames, "fps": str(spec.fps), "grid": list(spec.grid)}
-
-
-def source_facts(source: SourceFacts) -> dict[str, Any]:
-    """SourceFacts as plain values."""
-    return vars(source) | {"average_fps": None if source.average_fps is None else str(source.average_fps)}
 
 
 def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import fields
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,28 @@ from safetensors.numpy import save as to_bytes
 
 from codec import ClipSpec, replacing
 from videotok.errors import TokensError
-from videotok.tokens import ModelIdentity, SourceFacts, VideoTokens, source_facts, spec_facts
+from videotok.source import ModelIdentity, SourceFacts, source_facts, spec_facts
+from videotok.tokens import VideoTokens
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever an older reader would misread a file."""
 HEADER = "videotok"
 """Key of the JSON in the safetensors metadata: one key, because the order of several is not fixed."""
 ARRAYS = (
     "camera_ids",
+    "carry_mask",
     "damaged",
     "keep_mask",
     "motion_ids",
     "num_frames",
+    "picture_offsets",
+    "pictures",
     "pts_seconds",
     "visual_ids",
     "visual_offsets",
 )
+SINCE_2 = {"carry_mask", "picture_offsets", "pictures"}
+"""Arrays that format 1 had not."""
 
 
 def save(tokens: VideoTokens, path: str | Path) -> None:
@@ -62,13 +69,15 @@ def load(path: str | Path) -> VideoTokens:
     """
     path = Path(path)
     header, arrays = _read(path)
-    if header.get("format") != FORMAT:
+    made = header.get("format")
+    if made not in (1, FORMAT):
         raise TokensError(
-            f"{path} has format {header.get('format')}, this videotok reads format {FORMAT}; "
+            f"{path} has format {made}, this videotok reads formats 1 and {FORMAT}; "
             "update videotok, or encode the video again"
         )
-    if tuple(sorted(arrays)) != ARRAYS:
-        raise TokensError(f"{path} is damaged: it holds {sorted(arrays)}, a .vtok file holds {list(ARRAYS)}")
+    wanted = [name for name in ARRAYS if made == FORMAT or name not in SINCE_2]
+    if sorted(arrays) != wanted:
+        raise TokensError(f"{path} is damaged: it holds {sorted(arrays)}, a .vtok file of format {made} {wanted}")
     found, promised = digest(header, arrays), str(header.get("sha256"))
     if found != promised:
         raise TokensError(
@@ -106,10 +115,13 @@ def _packed(tokens: VideoTokens) -> dict[str, np.ndarray]:
     id_types = {name: np.uint16 if size <= 1 << 16 else np.uint32 for name, size in tokens.codebooks.items()}
     return {
         "camera_ids": tokens.camera_ids.astype(id_types["camera"]),
+        "carry_mask": np.packbits(tokens.carry_mask, axis=1),
         "damaged": tokens.damaged.astype(np.uint8),
         "keep_mask": np.packbits(tokens.keep_mask, axis=1),
         "motion_ids": tokens.motion_ids.astype(id_types["motion"]),
         "num_frames": tokens.num_frames.astype(np.uint32),
+        "picture_offsets": np.cumsum([0, *map(len, tokens.pictures)], dtype=np.uint64),
+        "pictures": np.frombuffer(b"".join(tokens.pictures), np.uint8),
         "pts_seconds": tokens.pts_seconds,
         "visual_ids": tokens.visual_ids.astype(id_types["visual"]),
         "visual_offsets": tokens.visual_offsets.astype(np.uint32),
@@ -121,7 +133,10 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTok
     if source["average_fps"] is not None:
         source["average_fps"] = Fraction(source["average_fps"])
     known = {entry.name for entry in fields(SourceFacts)}
-    wide = {name: arrays[name].astype(np.int32) for name in ("visual_ids", "motion_ids", "camera_ids", "num_frames")}
+    rest: dict[str, Any] = {
+        name: arrays[name].astype(np.int32) for name in ("visual_ids", "motion_ids", "camera_ids", "num_frames")
+    }
+    rest |= _since_2(header, arrays)
     return VideoTokens(
         spec=ClipSpec(frames=spec["frames"], fps=Fraction(spec["fps"]), grid=tuple(spec["grid"])),
         source=SourceFacts(**{name: value for name, value in source.items() if name in known}),
@@ -133,8 +148,22 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTok
         pts_seconds=arrays["pts_seconds"],
         damaged=arrays["damaged"].astype(bool),
         start_seconds=header["start_seconds"],
-        **wide,
+        **rest,
     )
+
+
+def _since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Fields of VideoTokens that format 1 had not."""
+    if header["format"] == 1:
+        return {}
+    ends = arrays["picture_offsets"].astype(np.int64)
+    if ends[0] != 0 or ends[-1] != len(arrays["pictures"]) or (np.diff(ends) <= 0).any():
+        raise ValueError("`picture_offsets` must rise from 0 to the length of `pictures`")
+    data = arrays["pictures"].tobytes()
+    return {
+        "carry_mask": np.unpackbits(arrays["carry_mask"], axis=1, count=header["patches"]).astype(bool),
+        "pictures": tuple(data[start:end] for start, end in pairwise(ends)),
+    }
 
 
 def digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:

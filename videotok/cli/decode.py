@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -42,6 +42,12 @@ def decode(
     ] = None,
     keyframes_from: Annotated[
         Path | None, typer.Option(help="The source: take keyframes from it, not from their tokens.")
+    ] = None,
+    keyframe: Annotated[
+        Literal["tokens", "image"] | None,
+        typer.Option(
+            help="Keyframes from their tokens, or from the pictures kept in the file; pictures if there are any."
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT; about 256x144 pixels in the source's shape by default.")
@@ -81,7 +87,7 @@ def decode(
     tokenizer = VideoTokenizer(bundle)
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
-    clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, motion_levels=motion_levels)
+    clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
     figures = Figures()
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=QUALITY))
@@ -101,7 +107,10 @@ def decode(
     )
     if compare:
         print(f"{beside}: the source, its two-way warp and the result side by side")
-        print_table(figures, exact=keyframes_from is not None)
+        print_table(
+            figures,
+            "the source" if given else "pictures" if tokens.pictures and keyframe != "tokens" else "their tokens",
+        )
 
 
 def _measured(clips: "Iterable[ComparedClip]", figures: "Figures", panels: "VideoWriter") -> "Iterator[np.ndarray]":
@@ -125,9 +134,9 @@ def _shown(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np
             bar.advance(task, float(len(frames) / tokens.spec.fps))
 
 
-def print_table(figures: "Figures", *, exact: bool) -> None:
-    """The ladder: what each step adds."""
-    table = Table(title=f"Against the source, keyframes {'from the source' if exact else 'from their tokens'}")
+def print_table(figures: "Figures", keyframes: str) -> None:
+    """The ladder: what each step adds. `keyframes`: where they come from."""
+    table = Table(title=f"Against the source, keyframes from {keyframes}")
     table.add_column("")
     table.add_column("PSNR dB", justify="right")
     table.add_column("SSIM", justify="right")

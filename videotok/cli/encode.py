@@ -9,6 +9,7 @@ import typer
 from videotok.cli.terminal import Refusal, parse_fps, progress_bar, refuse_unwritable
 
 if TYPE_CHECKING:
+    from videotok.keyframes import KeyframeTokenizerProtocol
     from videotok.tokens import VideoTokens
 
 
@@ -22,6 +23,18 @@ def encode(
     keep: Annotated[
         float | None, typer.Option(help="Share of a keyframe's patches to keep on average, above 0 to 1.")
     ] = None,
+    visual_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a keyframe on average instead, never more in all; hard keyframes get more."),
+    ] = None,
+    visual_delta: Annotated[
+        bool, typer.Option(help="Say of a keyframe only what the clip before does not explain; else clips stand alone.")
+    ] = True,
+    keyframe: Annotated[
+        Literal["tokens", "image"],
+        typer.Option(help="`image` keeps keyframes as JPEG too: exact pictures, for more bytes."),
+    ] = "tokens",
+    image_quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEG pictures.")] = 90,
     motion_levels: Annotated[
         int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
     ] = None,
@@ -42,6 +55,8 @@ def encode(
     refuse_unwritable(place, force, video)
     if keep is not None and not 0 < keep <= 1:
         raise Refusal(f"--keep {keep} must be above 0 and at most 1: it is the share of patches to keep")
+    if keep is not None and visual_tokens is not None:
+        raise Refusal("--keep and --visual-tokens both say how many tokens to spend; give one of them")
     if duration is not None and duration <= 0:
         raise Refusal(f"--duration {duration} must be above 0 seconds")
     rate = parse_fps(fps)
@@ -58,6 +73,7 @@ def encode(
     tokenizer = VideoTokenizer(bundle)
     if motion_levels is not None and motion_levels > tokenizer.motion_encoder.num_levels:
         raise Refusal(f"--motion-levels {motion_levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
+    refuse_tokens(tokenizer.keyframe_encoder, keep, visual_tokens)
     with progress_bar() as bar:
         task = bar.add_task(video.name, total=None, of="?")
 
@@ -68,6 +84,10 @@ def encode(
             video,
             tokenizer.spec(rate),
             keep=keep,
+            visual_tokens=visual_tokens,
+            visual_delta=visual_delta,
+            keyframe=keyframe,
+            image_quality=image_quality,
             motion_levels=motion_levels,
             motion_source=motion_source,
             start_seconds=start,
@@ -79,13 +99,25 @@ def encode(
     print(closing_line(place, tokens, time.monotonic() - began))
 
 
+def refuse_tokens(model: "KeyframeTokenizerProtocol", keep: float | None, visual_tokens: int | None) -> None:
+    """Turns down a number of tokens that the keyframe tokenizer cannot give."""
+    patches = model.num_patches
+    if visual_tokens is not None and visual_tokens > patches:
+        raise Refusal(f"--visual-tokens {visual_tokens}: a keyframe of this model has {patches} patches at most")
+    if not model.drops_patches and (visual_tokens or patches) < patches:
+        raise Refusal(f"--visual-tokens {visual_tokens}: this model has {patches} for every keyframe and drops none")
+    if not model.drops_patches and (keep or 1) < 1:
+        raise Refusal(f"--keep {keep}: this model has {patches} tokens for every keyframe and drops none")
+
+
 def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:
     """What was made of the video, and how fast."""
     counts = tokens.visual_counts
     damaged = f" ({tokens.damaged.sum()} of them damaged)" if tokens.damaged.any() else ""
+    carried = f", {tokens.carry_mask.mean():.0%} carried on" if tokens.carry_mask.any() else ""
     return (
         f"{place}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
-        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe), "
+        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe{carried}), "
         f"{tokens.num_clips * tokens.motion_tokens_per_clip} motion tokens, "
         f"{tokens.tokens_per_second:.0f} tokens/s of video, "
         f"{seconds:.1f} s taken, {tokens.duration_seconds / seconds:.1f} times real time"

@@ -33,6 +33,9 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rate = "unknown" if source["average_fps"] is None else source["average_fps"]
     length = "unknown length" if source["duration_seconds"] is None else f"{source['duration_seconds']:.2f} s"
     damaged = f", {facts['damaged_clips']} damaged" if facts["damaged_clips"] else ""
+    bits = ", ".join(f"{name} {value / 1000:.1f}" for name, value in facts["bits_per_second"].items())
+    carried = facts["carried_patches_per_keyframe"]
+    chained = f"; {carried:.1f} are carried on from the clip before, {facts['independent_clips']} clips are independent"
     turned = f", turned by {source['rotation_degrees']}°" if source["rotation_degrees"] else ""
     return [
         ("file", f"{facts['file']}: format {facts['format']}, {facts['size_bytes']:,} bytes"),
@@ -48,10 +51,11 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "visual tokens",
             f"{facts['visual_tokens']:,}; a keyframe {visual['min']} to {visual['max']}, "
-            f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches",
+            f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches{chained if carried else ''}",
         ),
         ("motion tokens", f"{facts['clips'] * facts['motion_tokens_per_clip']:,}; a clip {motion}"),
         ("motion source", facts["motion_source"]),
         ("tokens/s of video", f"{facts['tokens_per_second']:.1f}"),
+        ("kbit/s of video", bits),
         *((f"{part} weights", f"{model['sha256'][:12]} ({model['name']})") for part, model in models.items()),
     ]

@@ -119,7 +119,7 @@ class VQModelTokenizer:
         if not 0 <= int(found.min()) <= int(found.max()) < self.codebook_size:
             span = f"{int(found.min())}..{int(found.max())}"
             raise ValueError(f"`ids` lie in {span}, this codebook has words 0..{self.codebook_size - 1}")
-        words = self.model.quantize.get_codebook_entry(found.flatten(), (len(ids), *self.grid, -1))
+        words = self.model.quantize.embedding(found).view(len(ids), *self.grid, -1).permute(0, 3, 1, 2).contiguous()
         latents = self.model.post_quant_conv(words)
         guide = words if self.model.config["norm_type"] == "spatial" else None
         low, high = self.pixel_range

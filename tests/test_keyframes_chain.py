@@ -1,0 +1,285 @@
+"""Keyframes one after another: budgets that hold, and only what is new is said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from codec import VideoWriter
+from videotok import TokensError, VideoTokenizer, VideoTokens
+from videotok.budget import WINDOW, Budget
+from videotok.carry import moved_on, softened
+from videotok.chain import REFRESH, KeyframeChain
+from videotok.cli.main import main
+from videotok.decoding import decoded_keyframes
+from videotok.keyframes.selector import keep_best
+from videotok.virtual_camera import photograph
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return VideoTokenizer.from_pretrained(tiny_model)
+
+
+STILL = (torch.zeros(1, 24, 20, 36, 2, dtype=torch.float64),)
+
+
+def pictures(count, size=64, step=0):
+    """Windows of a photograph, each `step` pixels further: float32 [count, 3, size, size]."""
+    wide = photograph("chelsea")[40 : 40 + 4 * size : 4, ::4]
+    cut = [wide[:size, step * i : step * i + size] for i in range(count)]
+    return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class Blocks:
+    """A tokenizer whose words are the grey levels of 8 x 8 patches: it errs by texture, and fills with grey."""
+
+    image_size, grid, num_patches, codebook_size, drops_patches = 64, (8, 8), 64, 256, True
+
+    def scores(self, images):
+        return images.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4).var(-1).mean(1).flatten(1).double()
+
+    def encode(self, images, keep=None, *, keep_mask=None):
+        from videotok.keyframes import KeyframeTokens
+
+        mask = keep_mask
+        if mask is None:
+            count = max(1, round((keep or 0.5) * 64))
+            mask = keep_best(self.scores(images), torch.full((len(images),), count))
+        levels = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 8).flatten(1)
+        ids = ((levels + 1) * 127.5).round().clamp(0, 255).long()
+        return KeyframeTokens([row[kept] for row, kept in zip(ids, mask, strict=True)], mask)
+
+    def decode(self, ids, keep_mask):
+        levels = torch.zeros(keep_mask.shape, dtype=torch.float64)
+        levels[keep_mask] = torch.cat(ids).double() / 127.5 - 1
+        grey = levels.view(-1, 1, 8, 8).expand(-1, 3, -1, -1)
+        return torch.nn.functional.interpolate(grey, scale_factor=8, mode="nearest")
+
+
+def chained(images, *, vectors=STILL[0], damaged=(), at_once=1, **rules):
+    chain, done = KeyframeChain(Blocks(), **rules), []
+    for start in range(0, len(images), at_once):
+        batch = images[start : start + at_once]
+        done += chain.push(batch, vectors.expand(len(batch), -1, -1, -1, -1), damaged[start : start + at_once])
+    return done + chain.finish()
+
+
+def test_shares_follow_the_scores_and_never_exceed_the_budget():
+    scores = torch.stack([torch.full((64,), -5.0), torch.arange(64.0), torch.full((64,), 0.5)])
+    shares = Budget(10).shares(scores)
+    assert sum(shares) == 30
+    assert shares[0] == 1  # nothing in it is worth a token, but without one it could not be decoded
+    assert shares[1] > shares[2]
+    assert Budget(64).shares(scores) == [64, 64, 64]
+    assert Budget(1).shares(scores) == [1, 1, 1]
+
+
+def test_what_is_left_goes_to_those_after():
+    budget = Budget(10)
+    budget.spend(10, 2)
+    assert budget.allow(10, 64) == 18
+    assert budget.allow(60, 64) == 64
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("tokens", [1, 7, 64])
+def test_a_budget_is_kept_at_every_keyframe(tokens, delta):
+    images = torch.cat([pictures(WINDOW, step=2), pictures(9)])
+    told = chained(images, visual_tokens=tokens, delta=delta, at_once=4)
+    counts = [len(keyframe.ids) for keyframe in told]
+    assert len(counts) == len(images)
+    assert sum(counts[:WINDOW]) <= tokens * WINDOW
+    assert sum(counts) <= tokens * len(images)
+    if not delta:
+        assert sum(counts) == tokens * len(images)
+    assert min(counts) >= (0 if delta else 1)
+
+
+def test_hard_keyframes_get_more():
+    plain, busy = pictures(1) * 0.1, pictures(1)
+    few, many = chained(torch.cat([plain, busy]), visual_tokens=20, delta=False)
+    assert len(few.ids) < 20 < len(many.ids)
+    assert len(few.ids) + len(many.ids) == 40
+
+
+@pytest.mark.parametrize("rules", [{"visual_tokens": 9}, {"keep": 0.3}])
+@pytest.mark.parametrize("delta", [False, True])
+def test_words_do_not_depend_on_how_many_come_at_once(rules, delta):
+    images = pictures(WINDOW + 3, step=1)
+    one, many = (chained(images, at_once=size, delta=delta, **rules) for size in (1, 5))
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_array_equal(a.keep_mask, b.keep_mask)
+        np.testing.assert_array_equal(a.carry_mask, b.carry_mask)
+
+
+def test_a_still_picture_costs_its_tokens_once():
+    told = chained(pictures(1).expand(5, -1, -1, -1))
+    assert [len(keyframe.ids) for keyframe in told] == [32, 0, 0, 0, 0]
+    assert all(keyframe.carry_mask.all() for keyframe in told[1:])
+
+
+def test_what_changed_is_said():
+    images = pictures(1).repeat(2, 1, 1, 1)
+    images[1, :, 8:24, 8:16] *= -1
+    _, second = chained(images, keep=1.0)
+    assert second.keep_mask.reshape(8, 8)[1:3, 1].all()
+    assert len(second.ids) == 2
+
+
+def test_a_moved_picture_is_carried_along_its_motion():
+    """Two patches to the left in a clip; what enters at the right has to be said."""
+    images, vectors = pictures(2, step=16), torch.zeros_like(STILL[0])
+    vectors[:, 12:, :, :, 0] = vectors[:, :1, :, :, 0] = 16 / 64 / 13
+    along = chained(images, vectors=vectors, keep=1.0)
+    carried = along[1].carry_mask.reshape(8, 8)
+    assert carried[:, :5].all()
+    assert carried[:, 6:].mean() < 0.7
+    assert len(chained(images, keep=1.0)[1].ids) > 2 * len(along[1].ids)  # without motion
+
+
+def test_after_a_cut_a_keyframe_is_independent():
+    images = torch.cat([pictures(1), -pictures(1)])
+    assert not chained(images, keep=1.0)[1].carry_mask.any()
+
+
+def test_damage_and_time_end_a_chain():
+    images = pictures(1).expand(REFRESH + 4, -1, -1, -1)
+    damaged = [False, True, False, *[False] * (REFRESH + 1)]
+    alone = [not keyframe.carry_mask.any() for keyframe in chained(images, damaged=damaged)]
+    assert alone[:4] == [True, True, True, False]
+    assert [i for i, one in enumerate(alone) if one] == [0, 1, 2, 2 + REFRESH]
+
+
+def test_errors_do_not_add_up():
+    """However long the chain: a carried patch is hardly worse than its own words would be."""
+    told = chained(pictures(14, step=1), keep=1.0)
+    plain, tokenizer = chained(pictures(14, step=1), keep=1.0, delta=False), Blocks()
+    from videotok.carry import redrawn
+
+    drawn = None
+    for keyframe, own, truth in zip(told, plain, pictures(14, step=1), strict=True):
+        ids, kept, carried = (
+            torch.from_numpy(part) for part in (keyframe.ids, keyframe.keep_mask, keyframe.carry_mask)
+        )
+        guess = None if drawn is None else moved_on(drawn, STILL[0], STILL[0])
+        drawn = redrawn(tokenizer, ids, kept, carried, guess) if carried.any() else tokenizer.decode([ids], kept[None])
+        best = tokenizer.decode([torch.from_numpy(own.ids)], torch.from_numpy(own.keep_mask)[None])
+        assert (drawn - truth).square().mean() <= 1.03 * (best - truth).square().mean()
+
+
+def test_seams_are_soft():
+    weights = softened(torch.tensor([True, False, False, False]), (2, 2), 24)
+    assert weights.shape == (1, 1, 24, 24)
+    assert weights[0, 0, 0, 0] == 1
+    assert weights[0, 0, -1, -1] == 0
+    across = weights[0, 0, 4, 6:18]
+    assert (across.diff() <= 0).all()
+    assert ((across > 0) & (across < 1)).sum() >= 3
+
+
+def test_rules_that_cannot_be_followed():
+    for rules, said in (
+        ({"visual_tokens": 65}, r"in 1\.\.64"),
+        ({"visual_tokens": 0}, r"in 1\.\.64"),
+        ({"visual_tokens": 5, "keep": 0.5}, "only one"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            KeyframeChain(Blocks(), **rules)
+    with pytest.raises(ValueError, match="delta=False"):
+        KeyframeChain(Blocks()).push(pictures(1))
+
+
+@pytest.fixture(scope="module")
+def still_mp4(tmp_path_factory):
+    """Five seconds of a photograph in which one corner changes once: three clips."""
+    path = tmp_path_factory.mktemp("still") / "still.mp4"
+    picture = np.ascontiguousarray(photograph("coffee")[:96, :160])
+    with VideoWriter(path, 12, (160, 96)) as writer:
+        for index in range(60):
+            shown = picture.copy()
+            if index > 30:
+                shown[:20, :30] = 255 - shown[:20, :30]
+            writer.write(shown)
+    return path
+
+
+def test_decoding_follows_the_encoder(tokenizer, still_mp4, tmp_path):
+    tokens = tokenizer.encode(still_mp4)
+    assert tokens.carry_mask.any()
+    tokens.save(tmp_path / "still.vtok")
+    again = VideoTokens.load(tmp_path / "still.vtok")
+    np.testing.assert_array_equal(again.carry_mask, tokens.carry_mask)
+    # the encoder's own idea of the keyframes, in its precision
+    exact = [s for s, _ in decoded_keyframes(tokens, tokenizer.keyframe_encoder, tokenizer.motion_encoder)]
+    shown = [s for s, _ in decoded_keyframes(again, tokenizer.keyframes, tokenizer.motion)]
+    for a, b in zip(exact, shown, strict=True):
+        torch.testing.assert_close(b.double(), a, rtol=0, atol=1e-3)
+    assert sum(1 for _ in tokenizer.decode(again, size=(64, 48), steps=1)) == 60
+
+
+def test_independent_clips_on_request(tokenizer, still_mp4):
+    chained, alone = tokenizer.encode(still_mp4), tokenizer.encode(still_mp4, visual_delta=False)
+    assert alone.independent.all()
+    assert not alone.carry_mask.any()
+    assert chained.independent.tolist()[0]
+    assert len(chained.visual_ids) < len(alone.visual_ids)
+
+
+def test_the_budget_of_a_file(tokenizer, still_mp4):
+    tokens = tokenizer.encode(still_mp4, visual_tokens=3, visual_delta=False)
+    assert len(tokens.visual_ids) == 9
+    again = tokenizer.encode(still_mp4, visual_tokens=3, visual_delta=False, batch_size=2)
+    np.testing.assert_array_equal(again.visual_ids, tokens.visual_ids)
+
+
+def test_fewer_levels_change_the_motion_but_not_what_is_carried(tokenizer, still_mp4):
+    tokens = tokenizer.encode(still_mp4)
+    whole, coarse = (list(tokenizer.decoded_clips(tokens, (64, 48), motion_levels=levels)) for levels in (None, 0))
+    for a, b in zip(whole, coarse, strict=True):
+        torch.testing.assert_close(a.keyframe, b.keyframe, rtol=0, atol=0)
+    assert any(not torch.equal(a.vectors, b.vectors) for a, b in zip(whole, coarse, strict=True))
+
+
+def test_pictures_in_place_of_words(tokenizer, still_mp4, tmp_path, monkeypatch, capsys, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", str(tiny_model)]
+    assert main(["encode", str(still_mp4), "-o", "a.vtok", "--keyframe", "image", *model]) == 0
+    tokens = VideoTokens.load("a.vtok")
+    assert len(tokens.pictures) == 3
+    source = photograph("coffee")[:96, :160] / 127.5 - 1
+    shown = next(tokenizer.decoded_clips(tokens, (160, 96))).keyframe[0].permute(1, 2, 0).numpy()
+    assert np.abs(shown - source).mean() < 0.05
+    from_ids = next(tokenizer.decoded_clips(tokens, (160, 96), keyframe="tokens")).keyframe[0].permute(1, 2, 0).numpy()
+    assert np.abs(from_ids - source).mean() > 0.1  # these weights know nothing
+    assert tokens.bits_per_second()["pictures"] == pytest.approx(8 * sum(map(len, tokens.pictures)) / 5)
+    capsys.readouterr()
+    assert main(["info", "a.vtok"]) == 0
+    assert "pictures" in capsys.readouterr().out
+    smaller = tokenizer.encode(still_mp4, keyframe="image", image_quality=30)
+    assert sum(map(len, smaller.pictures)) < sum(map(len, tokens.pictures)) / 2
+    plain = replace(tokens, pictures=())
+    with pytest.raises(TokensError, match="no pictures are kept"):
+        tokenizer.decoded_clips(plain, (160, 96), keyframe="image")
+    broken = replace(tokens, pictures=(b"no jpeg",) * 3)
+    with pytest.raises(TokensError, match="keyframe 0"):
+        next(tokenizer.decoded_clips(broken, (160, 96)))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--keep 0.5 --visual-tokens 9", "give one of them"),
+        ("--visual-tokens 17", "16 patches at most"),
+        ("--visual-tokens 0", "--visual-tokens"),
+        ("--image-quality 101", "--image-quality"),
+        ("--keyframe painting", "painting"),
+    ],
+)
+def test_bad_requests(still_mp4, tiny_model, tmp_path, capsys, options, says):
+    out = tmp_path / "a.vtok"
+    assert main(["encode", str(still_mp4), "-o", str(out), "--model", str(tiny_model), *options.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert not out.exists()
