@@ -1,6 +1,7 @@
 """Vocabulary: a video as one row of ids, and back."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,31 @@ def test_video_survives(clips, patches, levels, camera, seed, interleaved):
     assert ids.min() >= TEXT
     assert ids.max() < vocabulary.size
     assert_same(vocabulary.tokens(ids, like=tokens), tokens)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 4), st.integers(1, 20), st.integers(0, 99))
+def test_carried_patches_survive(clips, patches, seed):
+    tokens = carrying(made(clips, patches, seed=seed), seed)
+    vocabulary = Vocabulary.of(tokens, TEXT)
+    back = vocabulary.tokens(vocabulary.ids(tokens), like=tokens)
+    assert_same(back, tokens)
+    np.testing.assert_array_equal(back.carry_mask, tokens.carry_mask)
+
+
+def carrying(tokens, seed):
+    """The same tokens with some of the dropped patches carried over from the clip before."""
+    carried = ~tokens.keep_mask & (np.random.default_rng([seed, 1]).random(tokens.keep_mask.shape) < 0.5)
+    carried[0] = False
+    return replace(tokens, carry_mask=carried)
+
+
+def test_what_is_carried_over_needs_the_clip_before():
+    tokens = carrying(made(3, 40), 0)
+    with pytest.raises(TokensError, match=r"clip 2 .* carries patches of clip 1"):
+        Vocabulary.of(tokens, TEXT).ids(tokens, [0, 2])
+    with pytest.raises(TokensError, match="which this vocabulary cannot say"):
+        Vocabulary.published().ids(tokens)
 
 
 @settings(max_examples=20, deadline=None)
@@ -102,7 +128,7 @@ def test_more_patches_than_there_are():
     tokens = made(1, patches=13)
     vocabulary = Vocabulary.of(tokens, TEXT)
     with pytest.raises(TokensError, match="a keyframe has 13 patches, this would be number 14"):
-        vocabulary.clips([vocabulary.image_begin, vocabulary.skip.stop - 1, *[vocabulary.visual.start] * 2])
+        vocabulary.clips([vocabulary.image_begin, vocabulary.skip.stop - 2, *[vocabulary.visual.start] * 2])
 
 
 def test_other_weights_are_refused():

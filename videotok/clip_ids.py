@@ -1,4 +1,4 @@
-"""Ids of a sequence, read back into clips; what cannot be read is named with its position."""
+"""A clip as ids, and ids read back into clips; what cannot be read is named with its position."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import numpy as np
 from videotok.errors import TokensError
 
 if TYPE_CHECKING:
+    from videotok.tokens import VideoTokens
     from videotok.vocabulary import Vocabulary
 
 
@@ -34,11 +35,45 @@ class ClipIds:
     visual_ids: np.ndarray
     """int32 [n]."""
     keep_mask: np.ndarray | None
-    """bool [patches]; None where the vocabulary has no skips."""
+    """bool [patches]; None where the vocabulary does not say."""
+    carry_mask: np.ndarray | None
+    """bool [patches]; None where the vocabulary does not say."""
     motion_ids: np.ndarray
     """int32 [levels, ids a level]; no level at all where the clip has a keyframe only."""
     camera_ids: np.ndarray
     """int32 [K]; empty where the clip has a keyframe only."""
+
+
+def written(vocabulary: "Vocabulary", tokens: "VideoTokens", clip: int, keyframes_only: bool) -> np.ndarray:
+    """int64 [n]: one clip as ids."""
+    visual = tokens.visual_ids_of(clip).astype(np.int64) + vocabulary.visual.start
+    if vocabulary.patches:
+        visual = _at_places(vocabulary, visual, tokens.keep_mask[clip], tokens.carry_mask[clip])
+    parts = [[vocabulary.image_begin], visual, [vocabulary.image_end]]
+    if not keyframes_only:
+        levels = np.arange(tokens.num_motion_levels)[:, None] * vocabulary.motion_size
+        motion = tokens.motion_ids[clip].astype(np.int64) + levels + vocabulary.motion.start
+        camera = tokens.camera_ids[clip].astype(np.int64) + vocabulary.camera.start
+        parts += [[vocabulary.motion_begin], camera, (motion.T if vocabulary.interleaved else motion).ravel()]
+        parts.append([vocabulary.motion_end])
+    return np.concatenate([np.asarray(part, np.int64) for part in parts])
+
+
+def _at_places(
+    vocabulary: "Vocabulary", visual: np.ndarray, keep_mask: np.ndarray, carry_mask: np.ndarray
+) -> np.ndarray:
+    """Visual ids with what is told of the patches between them."""
+    kinds = keep_mask * 2 + carry_mask
+    ends = np.flatnonzero(np.diff(kinds, append=-1)) + 1
+    parts, told = [], 0
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        if keep_mask[start]:
+            parts.append(visual[told : told + end - start])
+            told += end - start
+        elif carry_mask[start] or end < len(kinds):
+            span = vocabulary.carry if carry_mask[start] else vocabulary.skip
+            parts.append(np.array([span.start + end - start - 1]))
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 class Reader:
@@ -58,39 +93,37 @@ class Reader:
     def _clip(self) -> ClipIds:
         vocabulary = self.vocabulary
         self._expect(vocabulary.image_begin, "[IMG]")
-        visual, keep_mask = self._keyframe()
-        self._expect(vocabulary.image_end, "[/IMG], a visual id" if not vocabulary.patches else "[/IMG]")
+        visual, keep_mask, carry_mask = self._keyframe()
+        self._expect(vocabulary.image_end, "[/IMG]")
         motion, camera = np.zeros((0, vocabulary.motion_places), np.int32), np.zeros(0, np.int32)
         if self._next() == vocabulary.motion_begin:
             self.position += 1
             camera = self._run(vocabulary.camera, vocabulary.camera_terms, 0)
             motion = self._motion()
             self._expect(vocabulary.motion_end, "[/MOV]")
-        return ClipIds(visual, keep_mask, motion, camera)
+        return ClipIds(visual, keep_mask, carry_mask, motion, camera)
 
-    def _keyframe(self) -> tuple[np.ndarray, np.ndarray | None]:
-        vocabulary, found, places, place = self.vocabulary, [], [], 0
+    def _keyframe(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        vocabulary, found, place = self.vocabulary, [], 0
+        masks = {name: np.zeros(vocabulary.patches, bool) for name in ("visual", "skip", "carry")}
         while True:
             token = self._next()
-            if token in vocabulary.skip:
-                place += token - vocabulary.skip.start + 1
-                self.position += 1
-                token = self._next()
-                if token not in vocabulary.visual:
-                    self._fail("a visual id after a skip")
-            elif token not in vocabulary.visual:
+            span = next(
+                (span for span in (vocabulary.visual, vocabulary.skip, vocabulary.carry) if token in span), None
+            )
+            if span is None:
                 break
-            if vocabulary.patches and place >= vocabulary.patches:
-                self._fail(f"[/IMG]: a keyframe has {vocabulary.patches} patches, this would be number {place + 1}")
-            found.append(token - vocabulary.visual.start)
-            places.append(place)
-            place += 1
+            told = 1 if span.name == "visual" else token - span.start + 1
+            if vocabulary.patches and place + told > vocabulary.patches:
+                self._fail(f"[/IMG]: a keyframe has {vocabulary.patches} patches, this would be number {place + told}")
+            masks[span.name][place : place + told] = True
+            if span.name == "visual":
+                found.append(token - span.start)
+            place += told
             self.position += 1
-        mask = None
-        if vocabulary.patches:
-            mask = np.zeros(vocabulary.patches, bool)
-            mask[places] = True
-        return np.array(found, np.int32), mask
+        if not vocabulary.patches:
+            return np.array(found, np.int32), None, None
+        return np.array(found, np.int32), masks["visual"], masks["carry"]
 
     def _motion(self) -> np.ndarray:
         vocabulary, levels = self.vocabulary, []

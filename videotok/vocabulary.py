@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from videotok.clip_ids import ClipIds, Reader, Span
+from videotok.clip_ids import ClipIds, Reader, Span, written
 from videotok.errors import TokensError
 from videotok.tokens import VideoTokens
 
@@ -18,19 +18,19 @@ MARKS = ("[IMG]", "[/IMG]", "[MOV]", "[/MOV]")
 class Vocabulary:
     """One id space over text and video.
 
-        0 .. text_size - 1 | [IMG] [/IMG] visual | [MOV] [/MOV] motion, level after level | camera | skip
+        0 .. text_size - 1 | [IMG] [/IMG] visual | [MOV] [/MOV] motion, level after level | camera | skip | carry
 
     A video is its clips one after another, a clip is its keyframe and its motion:
 
-        [IMG] (skip? visual)* [/IMG] [MOV] camera{K} level 0{P} level 1{P} .. [/MOV]
+        [IMG] (skip | carry | visual)* [/IMG] [MOV] camera{K} level 0{P} level 1{P} .. [/MOV]
 
-    A skip `g` says that g patches were dropped before the next visual id, so that `keep_mask` can be read back from the
-    ids; after the last visual id nothing is said, all patches that remain were dropped. Every level has ids of its own,
-    so a sequence may stop after any level. `interleaved` writes place after place, each with its ids of all levels,
-    instead of level after level.
+    Patches are told in reading order: a visual id is one patch, a skip `g` says that the next g were dropped, a carry
+    `g` that the next g are the keyframe before, moved on. So `keep_mask` and `carry_mask` can be read back from the
+    ids. What is not told before [/IMG] was dropped. Every level has ids of its own, so a sequence may stop after any
+    level. `interleaved` writes place after place, each with its ids of all levels, instead of level after level.
 
-    Video-LaVIT's layout (arXiv 2402.03161) is the instance `Vocabulary.published()`: one level, no camera, and no
-    skips: there the mask is no part of the ids and has to be given beside them.
+    Video-LaVIT's layout (arXiv 2402.03161) is the instance `Vocabulary.published()`: one level, no camera, and neither
+    skips nor carries: there the mask is no part of the ids and has to be given beside them.
 
     Raises:
         ValueError: a size below its least.
@@ -114,19 +114,26 @@ class Vocabulary:
     @property
     def skip(self) -> Span:
         """`skip.start + g - 1`: g patches were dropped here."""
-        return Span("skip", self.camera.stop, max(self.patches - 1, 0))
+        return Span("skip", self.camera.stop, self.patches)
+
+    @property
+    def carry(self) -> Span:
+        """`carry.start + g - 1`: g patches show the keyframe before."""
+        return Span("carry", self.skip.stop, self.patches)
 
     @property
     def size(self) -> int:
         """All ids, text included."""
-        return self.skip.stop
+        return self.carry.stop
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
         """Everything that is not text, in order of id, marks as spans of one."""
         marks = (self.image_begin, self.image_end, self.motion_begin, self.motion_end)
         runs = [Span(name, start, 1) for name, start in zip(MARKS, marks, strict=True)]
-        return tuple(sorted([*runs, self.visual, self.motion, self.camera, self.skip], key=lambda span: span.start))
+        return tuple(
+            sorted([*runs, self.visual, self.motion, self.camera, self.skip, self.carry], key=lambda span: span.start)
+        )
 
     def name(self, token: int) -> str:
         """How an id is written for people and in a text tokenizer: `[IMG]`, `<visual 17>`, `<motion 1 17>` …"""
@@ -140,7 +147,7 @@ class Vocabulary:
                 if span.name == "motion":
                     level, number = divmod(number, self.motion_size)
                     return f"<motion {level} {number}>"
-                return f"<{span.name} {number + (span.name == 'skip')}>"
+                return f"<{span.name} {number + (span.name in ('skip', 'carry'))}>"
         return f"{token}, past the end of the vocabulary ({self.size} ids)"
 
     def new_names(self) -> list[str]:
@@ -151,23 +158,39 @@ class Vocabulary:
         """Plain values, `Vocabulary(**facts)` is the same again."""
         return asdict(self)
 
-    def ids(self, tokens: VideoTokens, clips: range | None = None, *, keyframes_only: bool = False) -> np.ndarray:
+    def ids(
+        self, tokens: VideoTokens, clips: Sequence[int] | None = None, *, keyframes_only: bool = False
+    ) -> np.ndarray:
         """int64 [n]: a video, or some of its clips, as ids.
 
         Args:
             tokens: a video whose codebooks and shapes are this vocabulary's; it may have fewer motion levels.
-            clips: which clips; all where not given.
+            clips: which clips; all where not given. A clip that carries patches over follows the one it has them of.
             keyframes_only: leave [MOV] … [/MOV] out.
 
         Raises:
             TokensError: tokens that this vocabulary cannot say.
         """
         self.check(tokens)
-        chosen = range(tokens.num_clips) if clips is None else clips
-        return np.concatenate([np.zeros(0, np.int64), *(self._clip(tokens, i, keyframes_only) for i in chosen)])
+        chosen = list(range(tokens.num_clips) if clips is None else clips)
+        for before, clip in zip([None, *chosen], chosen, strict=False):
+            if not tokens.independent[clip] and before != clip - 1:
+                raise TokensError(
+                    f"clip {clip} of {tokens.source.file} carries patches of clip {clip - 1} over and cannot be taken "
+                    "alone; take clips in a row from an independent one on, or encode with --no-visual-delta"
+                )
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(written(self, tokens, clip, keyframes_only) for clip in chosen)]
+        )
 
     def check(self, tokens: VideoTokens) -> None:
-        """Raises TokensError where these tokens have other codebooks or shapes than the vocabulary."""
+        """Raises TokensError where these tokens have other codebooks or shapes than the vocabulary, or carry patches
+        over where it has no ids for that."""
+        if tokens.carry_mask.any() and not self.patches:
+            raise TokensError(
+                f"tokens of {tokens.source.file} carry patches over from keyframe to keyframe, which this vocabulary "
+                "cannot say; encode the video with --no-visual-delta"
+            )
         sizes = {"visual": self.visual_size, "motion": self.motion_size}
         if self.camera_terms:
             sizes["camera"] = self.camera_size
@@ -189,25 +212,6 @@ class Vocabulary:
                 f"tokens of {tokens.source.file} have {tokens.num_motion_levels} motion levels, the vocabulary has "
                 f"{self.motion_levels}; take `tokens.first_levels({self.motion_levels})`"
             )
-
-    def _clip(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
-        visual = tokens.visual_ids_of(clip).astype(np.int64) + self.visual.start
-        if self.patches:
-            visual = self._with_skips(visual, tokens.keep_mask[clip])
-        parts = [[self.image_begin], visual, [self.image_end]]
-        if not keyframes_only:
-            levels = np.arange(tokens.num_motion_levels)[:, None] * self.motion_size
-            motion = tokens.motion_ids[clip].astype(np.int64) + levels + self.motion.start
-            camera = tokens.camera_ids[clip].astype(np.int64) + self.camera.start
-            parts += [[self.motion_begin], camera, (motion.T if self.interleaved else motion).ravel()]
-            parts.append([self.motion_end])
-        return np.concatenate([np.asarray(part, np.int64) for part in parts])
-
-    def _with_skips(self, visual: np.ndarray, keep_mask: np.ndarray) -> np.ndarray:
-        places = np.flatnonzero(keep_mask)
-        dropped = np.diff(places, prepend=-1) - 1
-        pairs = np.stack([self.skip.start + dropped - 1, visual], axis=1)
-        return pairs[np.stack([dropped > 0, np.ones_like(dropped, bool)], axis=1)]
 
     def clips(self, ids: Sequence[int] | np.ndarray) -> list[ClipIds]:
         """Reads the clips of a sequence that holds nothing but video: the other way of `ids`.
@@ -257,6 +261,12 @@ class Vocabulary:
                 num_frames=np.concatenate([like.num_frames, whole])[:count],
                 pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + past])[:count],
                 damaged=np.concatenate([like.damaged, np.zeros(len(past), bool)])[:count],
+                carry_mask=np.stack([_mask(clip.carry_mask, masks[0]) for clip in clips]),
+                pictures=like.pictures if count == like.num_clips else (),
             )
         except ValueError as error:
             raise TokensError(f"these ids are no video like {like.source.file}: {error}") from error
+
+
+def _mask(found: np.ndarray | None, like: np.ndarray | None) -> np.ndarray:
+    return np.zeros_like(like) if found is None else found
