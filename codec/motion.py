@@ -160,10 +160,11 @@ class MotionChain:
         usual = self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds)
         evidence: list[Evidence] = []
         for link in self._links[frame.index].links:
-            way = self._over(link, ways)
-            if way is not None:
+            over = self._over(link, ways)
+            if over is not None:
+                way, trust = over
                 certain = link.exact and link.index == self._last.index
-                evidence.append((way, link.weight if certain else link.weight * likelihood(way, usual)))
+                evidence.append((way, trust if certain else trust * likelihood(way, usual)))
         returned = self._returned(frame, evidence)
         if returned is not None:
             evidence.append((returned[0], returned[1] * likelihood(returned[0], usual)))
@@ -188,20 +189,23 @@ class MotionChain:
                 return way[0] / np.float32(self._ahead[first].pts_seconds - self._last.pts_seconds)
         return self._velocity
 
-    def _over(self, link: Link, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]) -> np.ndarray | None:
+    def _over(self, link: Link, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]) -> Evidence | None:
         """The way to the last frame over the frame that `link` points to."""
         if link.index in self._ahead:
             onwards = self._way(self._ahead[link.index], ways)
-            return None if onwards is None else link.vectors + sample(onwards[0], link.vectors)
+            if onwards is None:
+                return None
+            read = sample(np.concatenate([onwards[0], onwards[1][..., None]], -1), link.vectors)
+            return link.vectors + read[..., :2], link.weight * read[..., 2]
         if self._last is not None and link.index == self._last.index:
-            return link.vectors
+            return link.vectors, link.weight
         back = self._back.get(link.index)
         if back is None:
             return None
         way = link.vectors - back
         for _ in range(ROUNDS):
             way = link.vectors - sample(back, way)
-        return way
+        return way, link.weight
 
     def _returned(self, frame: SourceFrame, evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray] | None:
         """What the last frame said about this one, turned round: B frames know where P frames have no vectors."""
