@@ -1,0 +1,70 @@
+"""Corpora for tests: a few small videos, encoded stage by stage in this process, without Ray."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from videos import even, scenes, write
+from videotok.corpus.read import ReadVideos
+from videotok.corpus.settings import Plan
+from videotok.corpus.stream import Cluster
+from videotok.corpus.tokenize import TokenizeClips
+
+SIZE, FPS = (128, 80), 24
+SECONDS = {"pan": 1.0, "zoom": 2.5, "turn": 4.5, "layers": 3.0}
+"""1, 2, 3 and 2 clips."""
+
+
+def make_videos(folder: Path) -> Path:
+    """Four videos, two of them in a folder below, and a file that is none."""
+    (folder / "more").mkdir(parents=True)
+    for number, (name, scene) in enumerate(scenes(SIZE).items()):
+        place = folder / "more" if number % 2 else folder
+        write(place / f"{name}.mp4", scene, even(SECONDS[name], FPS), "ultrafast", FPS)
+    (folder / "broken.mp4").write_text("this is not a video\n" * 100)
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+def copied(corpus: Path, place: Path) -> Path:
+    """A corpus that a test may spoil."""
+    shutil.copytree(corpus, place)
+    return place
+
+
+def plain_stream(videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
+    """What `videotok.corpus.stream.stream` gives, in this process and in order."""
+    read, tokenize = ReadVideos(plan), TokenizeClips(plan)
+    for row in videos.to_pylist():
+        columns = {name: np.array([np.nan if value is None else value]) for name, value in row.items()}
+        for clips in read(columns):
+            yield tokenize(clips)
+
+
+class Replayed:
+    """`plain_stream`, each video read once and then given again from memory: for tests of what happens to its rows."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, list[pa.Table]] = {}
+
+    def __call__(self, videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
+        for number in range(videos.num_rows):
+            video = videos.slice(number, 1)
+            (row,) = video.to_pylist()
+            key = (plan.fingerprint.sha256, row["path"], row["start"], row["duration"])
+            if key not in self._known:
+                self._known[key] = list(plain_stream(video, plan, cluster))
+            for rows in self._known[key]:
+                index = pa.array([row["index"]] * rows.num_rows, pa.int64())
+                yield rows.set_column(rows.column_names.index("index"), "index", index)
+
+
+def all_rows(corpus: Path) -> pa.Table:
+    """Every clip of a corpus, sorted."""
+    from videotok.corpus.shards import read_shard, shard_paths
+
+    table = pa.concat_tables([read_shard(path) for path in shard_paths(corpus)])
+    return table.sort_by([("video_id", "ascending"), ("clip", "ascending")]).combine_chunks()
