@@ -66,7 +66,8 @@ class Clock:
             yield from self._until(item.frame.pts_seconds - TOLERANCE)
             if self._number >= self._beat.count:
                 return
-            self._since = compose((item.vectors, item.valid), self._since)
+            step = item.vectors, item.valid
+            self._since = step if self._since is None else compose(step, self._since)
             self._damaged |= item.frame.damaged
             self._cut |= item.cut
             self._shares.append(item.shares)
@@ -82,7 +83,7 @@ class Clock:
         if self._shown is None:
             return
         while (time := self._beat.time(self._number)) < seconds and self._number < self._beat.count:
-            vectors, valid = pooled(*self._since, FINER)
+            vectors, valid = pooled(*(self._since or self._still()), FINER)
             if self._cut:
                 vectors, valid = np.zeros_like(vectors), np.zeros_like(valid)
             if self._number >= 0:
@@ -91,8 +92,11 @@ class Clock:
             self._forget()
             self._number += 1
 
-    def _forget(self) -> None:
+    def _still(self) -> tuple[np.ndarray, np.ndarray]:
         grid = fine_grid(self._spec)
-        self._since = np.zeros((*grid, 2), np.float32), np.ones(grid, bool)
+        return np.zeros((*grid, 2), np.float32), np.ones(grid, bool)
+
+    def _forget(self) -> None:
+        self._since: tuple[np.ndarray, np.ndarray] | None = None
         self._damaged = self._cut = False
         self._shares: list[VectorShares] = []

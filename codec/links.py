@@ -64,14 +64,16 @@ def links_of(
         return NOTHING
     width, height, grid = frame.picture.width, frame.picture.height, velocity.shape[:2]
     vectors, known = lattice_of(frame.vectors, width, height)
-    expected = cv2.resize(velocity, known.shape[:0:-1]) * np.array([width, height], np.float32)
     # MPEG-4 does not export the vectors of direct blocks, which are those of the P frame in proportion
     direct = np.asarray(known.all(0) & ~vectors.any((0, -1))) if frame.headers is None else None
     found: list[Link] = []
     sure, inferred = np.zeros((2, *known.shape[1:]), bool)
-    for which, places in enumerate(lists):
-        # weighted prediction lists a frame more than once
-        candidates = [place for place in dict.fromkeys(places) if place in times]
+    # weighted prediction lists a frame more than once
+    choices = [[place for place in dict.fromkeys(places) if place in times] for places in lists]
+    expected = np.zeros((), np.float32)
+    if direct is not None or max(map(len, choices), default=0) > 1:
+        expected = cv2.resize(velocity, known.shape[:0:-1]) * np.array([width, height], np.float32)
+    for which, (places, candidates) in enumerate(zip(lists, choices, strict=True)):
         if not candidates or not known[which].any():
             continue
         spans = np.array([frame.pts_seconds - times[place] for place in candidates], np.float32)
@@ -104,8 +106,15 @@ def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarra
         int [rows, columns]: the first reference unless another one explains the vector much better; encoders use the
         first for nine blocks in ten.
     """
-    size = np.abs(vectors).sum(-1)
-    miss = np.stack([np.abs(vectors - velocity * span).sum(-1) for span in spans])
-    cost = miss / (1 + TRUST * size)
-    cost[1:] += (FIRST_IS_LIKELY + FARTHER * np.arange(len(spans) - 1, dtype=np.float32))[:, None, None]
-    return cost.argmin(0)
+    x, y = np.ascontiguousarray(vectors.transpose(2, 0, 1))
+    going_x, going_y = np.ascontiguousarray(velocity.transpose(2, 0, 1))
+    allowed = 1 + TRUST * (np.abs(x) + np.abs(y))
+    best, chosen = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, np.int8)
+    for number, span in enumerate(spans):
+        miss = np.abs(x - going_x * span) + np.abs(y - going_y * span)
+        miss /= allowed
+        if number:
+            miss += np.float32(FIRST_IS_LIKELY) + np.float32(FARTHER) * np.float32(number - 1)
+        chosen[miss < best] = number
+        np.minimum(best, miss, out=best)
+    return chosen

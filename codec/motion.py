@@ -29,6 +29,9 @@ MOST_REMEMBERED = 12
 SHOWN_LATE = 3
 """References that a stream may have dropped already when a frame that points to them is shown."""
 
+LONGEST_TRAIL = 32
+"""Steps that are kept before they are put together."""
+
 ROUNDS = 3
 """Rounds of the fixed point; steps are small against what they cross, so it settles fast."""
 
@@ -74,6 +77,27 @@ Evidence = tuple[np.ndarray, np.ndarray]
 """A way float32 [h, w, 2], and the share of each cell it speaks for [h, w]."""
 
 
+class Trail:
+    """The way from the last frame to an earlier one, put together only when it is asked for: most never are."""
+
+    def __init__(self, way: np.ndarray) -> None:
+        self._way = way
+        self._steps: list[np.ndarray] = []
+
+    def add(self, step: np.ndarray) -> None:
+        """A new last frame, moved by `step` float32 [h, w, 2] since the one before."""
+        self._steps.append(step)
+        if len(self._steps) > LONGEST_TRAIL:
+            self.way()
+
+    def way(self) -> np.ndarray:
+        """Displacement float32 [h, w, 2] in fractions of the frame."""
+        for step in self._steps:
+            self._way = step + sample(self._way, step)
+        self._steps.clear()
+        return self._way
+
+
 class MotionChain:
     """Follows frames in display order; `grid` is that of the coded picture, before rotation."""
 
@@ -82,8 +106,8 @@ class MotionChain:
         self._flow = PictureFlow()
         self._last: SourceFrame | None = None
         self._last_links = NOTHING
-        self._back: OrderedDict[int, np.ndarray] = OrderedDict()
-        """Displacement float32 [h, w, 2] from the last frame to each frame before it that may still be pointed to."""
+        self._back: OrderedDict[int, Trail] = OrderedDict()
+        """The way from the last frame to each frame before it that may still be pointed to."""
         self._links: dict[int, FrameLinks] = {}
         self._times: dict[int, float] = {}
         self._velocity = np.zeros((*grid, 2), np.float32)
@@ -133,10 +157,10 @@ class MotionChain:
     def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
         if self._last is not None:
             self._velocity = vectors / np.float32(frame.pts_seconds - self._last.pts_seconds)
-        for index, back in self._back.items():
-            self._back[index] = vectors + sample(back, vectors)
+        for trail in self._back.values():
+            trail.add(vectors)
         if frame.is_reference:
-            self._back[frame.index] = np.zeros((*self._grid, 2), np.float32)
+            self._back[frame.index] = Trail(np.zeros((*self._grid, 2), np.float32))
             self._times[frame.index] = frame.pts_seconds
             kept = frame.headers.num_references if frame.headers is not None else 1
             while len(self._back) > min(kept + SHOWN_LATE, MOST_REMEMBERED):
@@ -157,24 +181,24 @@ class MotionChain:
         if frame.index not in self._links:
             lists = self._lists(frame)
             self._links[frame.index] = links_of(frame, lists, self._times, self._expected(lists, ways))
-        usual = self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds)
+        usual = Usual(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
         evidence: list[Evidence] = []
         for link in self._links[frame.index].links:
             over = self._over(link, ways)
             if over is not None:
                 way, trust = over
                 certain = link.exact and link.index == self._last.index
-                evidence.append((way, trust if certain else trust * likelihood(way, usual)))
+                evidence.append((way, trust if certain else trust * usual.likelihood(way)))
         returned = self._returned(frame, evidence)
         if returned is not None:
-            evidence.append((returned[0], returned[1] * likelihood(returned[0], usual)))
+            evidence.append((returned[0], returned[1] * usual.likelihood(returned[0])))
         if not evidence:
             return None
-        weight = np.sum([share for _, share in evidence], axis=0)
-        if not (weight >= ENOUGH).any():
+        mean, weight = weighted_mean(evidence)
+        known = weight >= ENOUGH
+        if not known.any():
             return None
-        found = fill(weighted_mean(evidence), weight >= ENOUGH), np.minimum(weight, 1)
-        ways[frame.index] = found
+        ways[frame.index] = found = fill(mean, known), np.minimum(weight, 1)
         return found
 
     def _expected(
@@ -195,13 +219,14 @@ class MotionChain:
             onwards = self._way(self._ahead[link.index], ways)
             if onwards is None:
                 return None
-            read = sample(np.concatenate([onwards[0], onwards[1][..., None]], -1), link.vectors)
+            read = sample(np.dstack(onwards), link.vectors)
             return link.vectors + read[..., :2], link.weight * read[..., 2]
         if self._last is not None and link.index == self._last.index:
             return link.vectors, link.weight
-        back = self._back.get(link.index)
-        if back is None:
+        trail = self._back.get(link.index)
+        if trail is None:
             return None
+        back = trail.way()
         way = link.vectors - back
         for _ in range(ROUNDS):
             way = link.vectors - sample(back, way)
@@ -212,18 +237,21 @@ class MotionChain:
         forward = next((link for link in self._last_links.links if link.index == frame.index), None)
         if forward is None:
             return None
-        way = fill(-forward.vectors, forward.weight >= ENOUGH)
+        share = forward.weight
         if evidence:
-            known = np.sum([share for _, share in evidence], axis=0) > 0
-            way = np.where(known[..., None], weighted_mean(evidence), way)
-        share = forward.weight[..., None]
-        packed = np.concatenate([-forward.vectors * share, share], -1)
+            mean, weight = weighted_mean(evidence)
+            known = weight > 0
+            way = mean if known.all() else np.where(known[..., None], mean, fill(-forward.vectors, share >= ENOUGH))
+        else:
+            way = fill(-forward.vectors, share >= ENOUGH)
+        packed = np.dstack([-forward.vectors * share[..., None], share])
         covered = share
         for _ in range(2):
             read = sample(packed, way)
-            covered = read[..., 2:]
-            way = np.where(covered >= ENOUGH, read[..., :2] / np.maximum(covered, 1e-6), way)
-        return way, np.where(covered >= ENOUGH, covered, 0)[..., 0]
+            covered = read[..., 2]
+            there = (covered >= ENOUGH)[..., None]
+            way = np.where(there, read[..., :2] / np.maximum(covered, 1e-6)[..., None], way)
+        return way, np.where(covered >= ENOUGH, covered, 0)
 
     def _lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
         if frame.headers is not None:
@@ -232,19 +260,38 @@ class MotionChain:
         return (next(reversed(self._back), -1),), (after,)
 
 
-def likelihood(way: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """float32 [h, w]: 1 where a way is as usual, falling with the square of the difference."""
-    size = np.array([1, 9 / 16], np.float32)
-    miss = np.linalg.norm((way - usual) * size, axis=-1)
-    allowed = STEADY[0] + STEADY[1] * np.linalg.norm(usual * size, axis=-1)
-    return (1 / (1 + (miss / allowed) ** 2)).astype(np.float32)
+class Usual:
+    """The way that the step before leads one to expect, float32 [h, w, 2]."""
+
+    def __init__(self, way: np.ndarray) -> None:
+        self._way = way
+        self._allowed: np.ndarray | None = None
+
+    def likelihood(self, way: np.ndarray) -> np.ndarray:
+        """float32 [h, w]: 1 where `way` is as usual, falling with the square of the difference."""
+        if self._allowed is None:
+            self._allowed = STEADY[0] + STEADY[1] * _length(self._way)
+        miss = _length(way - self._way)
+        miss /= self._allowed
+        miss *= miss
+        miss += 1
+        return np.reciprocal(miss, out=miss)
 
 
-def weighted_mean(evidence: list[Evidence]) -> np.ndarray:
-    """float32 [h, w, 2]: the mean way, zero where nothing speaks for a cell."""
-    total = np.sum([way * share[..., None] for way, share in evidence], axis=0)
-    weight = np.sum([share for _, share in evidence], axis=0)
-    return total / np.maximum(weight, 1e-6)[..., None]
+def _length(way: np.ndarray) -> np.ndarray:
+    """float32 [h, w]: lengths in frame widths, of a picture of 16 : 9."""
+    x, y = way[..., 0], way[..., 1] * np.float32(9 / 16)
+    return np.sqrt(x * x + y * y)
+
+
+def weighted_mean(evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean way float32 [h, w, 2], zero where nothing speaks for a cell, and what speaks for it [h, w]."""
+    way, weight = evidence[0]
+    total = way * weight[..., None]
+    for way, share in evidence[1:]:
+        total += way * share[..., None]
+        weight = weight + share
+    return total / np.maximum(weight, 1e-6)[..., None], weight
 
 
 def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
