@@ -1,18 +1,29 @@
 """`tiny`: a language model from scratch, small enough for a CPU, that needs no download"""
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte of UTF-8 is a token: 259 with the marks of padding, beginning and end."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    ids = {token: index for index, token in enumerate([*SPECIAL, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+def tiny_tokenizer(texts: Sequence[str] = (), size: int = 4096) -> PreTrainedTokenizerFast:
+    """Bytes of UTF-8, and the words that `texts` make of them (byte pair encoding) up to `size` tokens in all.
+
+    Without texts every byte is a token: 259 with the marks of padding, beginning and end.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=1,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

@@ -1,0 +1,1 @@
+"""Question answering about videos: annotations, answerers, scores"""
