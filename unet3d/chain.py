@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from unet3d.detokenizer import VideoDetokenizer
+from unet3d.latents import LatentDetokenizer
 
 PREVIOUS_FRAMES = 2
 """Frames of a clip that the next one is told of."""
 
 
 def decode_chain(
-    model: VideoDetokenizer,
+    model: VideoDetokenizer | LatentDetokenizer,
     clips: Iterable[tuple[Tensor, Tensor]],
     *,
     two_way: bool = True,

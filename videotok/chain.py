@@ -89,7 +89,8 @@ class KeyframeChain:
         self.tokenizer = tokenizer
         self.keep = keep
         self.budget = Budget(visual_tokens) if visual_tokens is not None and tokenizer.drops_patches else None
-        self.delta = delta and tokenizer.drops_patches
+        # words of the published tokenizer stand for the whole picture: there is no place to carry on
+        self.delta = delta and tokenizer.drops_patches and getattr(tokenizer, "words_have_places", True)
         self._waiting: list[_Waiting] = []
         self._since_refresh = 0
         self._before: tuple[Tensor, Tensor] | None = None

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from videotok.cli import corpus, lm, train
+from videotok.cli.convert import convert
 from videotok.cli.decode import decode
 from videotok.cli.doctor import doctor
 from videotok.cli.encode import encode
@@ -28,6 +29,7 @@ app.command()(encode)
 app.command()(decode)
 app.command()(info)
 app.command()(inspect)
+app.command()(convert)
 app.command()(sample)
 app.command(name="eval")(evaluate)
 app.command()(doctor)

@@ -65,4 +65,10 @@ def _vqmodel(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
     return VQModelTokenizer.from_pretrained(folder, dtype)
 
 
-OWN: dict[str, Loader] = {"KeyframeTokenizer": _own, "VQModel": _vqmodel}
+def _lavit(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+    from videotok.published.assemble import load_lavit
+
+    return load_lavit(folder, dtype)
+
+
+OWN: dict[str, Loader] = {"KeyframeTokenizer": _own, "LavitKeyframes": _lavit, "VQModel": _vqmodel}

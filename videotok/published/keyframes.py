@@ -41,6 +41,8 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
     """
 
     words: Tensor
+    words_have_places = False
+    """A clip's keyframe cannot be carried on from the one before."""
 
     @register_to_config
     def __init__(

@@ -1,0 +1,117 @@
+"""A small Video-LaVIT, in files laid out as the large one was published."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+
+from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
+from motion_vq.published import PUBLISHED_CONFIG
+from videotok.published.parts import PARTS, VIDEO_CONFIG, Part, published_shapes
+
+WIDTHS = (16,) * 5
+CONFIGS: dict[str, dict[str, Any]] = {
+    "motion": {
+        **PUBLISHED_CONFIG,
+        "encoder_widths": WIDTHS,
+        "decoder_widths": WIDTHS,
+        "encoder_depths": (1, 0, 0, 1, 0),
+        "decoder_depths": (0, 1, 0, 0, 1),
+        "num_heads": 2,
+        "codebook_size": 64,
+    },
+    "keyframes": {
+        "image_size": 56,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "hidden": 48,
+        "merger_depth": 1,
+        "codebook_size": 128,
+        "language_width": 24,
+    },
+    "keyframes/condition": {
+        "patches": 16,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "hidden": 48,
+        "token_widths": (12, 20),
+        "pooled_width": 20,
+    },
+    "detokenizer": {
+        **VIDEO_CONFIG,
+        "block_out_channels": (32, 32),
+        "attention": (True, False),
+        "layers_per_block": 1,
+        "attention_width": 16,
+        "time_ids_width": 8,
+        "motion_layers": 1,
+        "motion_width": 16,
+        "motion_heads": 2,
+        "num_inference_steps": 1,
+        "attention_heads": (2, 2),
+    },
+}
+
+
+def small_parts() -> dict[str, Part]:
+    """The published parts, of small sizes."""
+    return {name: replace(part, config=CONFIGS[name]) for name, part in PARTS.items()}
+
+
+def write_published(folder: Path, *, drawing: bool = False) -> Path:
+    """All files that are ours to read; `drawing`: the picture detokenizer's too. Under small_parts() alone."""
+    for name, part in PARTS.items():
+        weights = Drawn(published_shapes(part))
+        for file, prefix in part.files.items():
+            mine = {key.removeprefix(prefix): value for key, value in weights.items() if _belongs(key, prefix, name)}
+            save(folder / file, mine)
+    vision = folder / "visual_tokenizer" / "eva_vitg_psz14.bin"
+    save(vision, {**torch.load(vision), "head.weight": torch.ones(3, 4)})
+    torch.manual_seed(0)
+    video = folder / "video_detokenizer"
+    AutoencoderKLTemporalDecoder(**VAE).save_pretrained(video / "vae", safe_serialization=False)
+    EulerDiscreteScheduler(**SCHEDULER).save_pretrained(video / "scheduler")
+    if drawing:
+        _write_drawing(folder / "image_detokenizer")
+    return folder
+
+
+def save(path: Path, weights: Mapping[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(weights), path)
+
+
+def _belongs(key: str, prefix: str, part: str) -> bool:
+    return key.startswith("vit.") == (prefix == "vit.") if part == "keyframes" else True
+
+
+def _write_drawing(folder: Path) -> None:
+    UNet2DConditionModel(
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=20 + 6 * 8,
+    ).save_pretrained(folder / "unet", safe_serialization=False)
+    AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae", safe_serialization=False)
+    EulerAncestralDiscreteScheduler().save_pretrained(folder / "scheduler")

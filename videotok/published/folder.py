@@ -1,0 +1,149 @@
+"""A folder as Video-LaVIT was published, and what is in it"""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from videotok.errors import ModelError
+from videotok.published.parts import PARTS, Config
+
+PLAIN = {
+    "detokenizer/vae": "video_detokenizer/vae",
+    "detokenizer/scheduler": "video_detokenizer/scheduler",
+    "keyframes/unet": "image_detokenizer/unet",
+    "keyframes/vae": "image_detokenizer/vae",
+    "keyframes/scheduler": "image_detokenizer/scheduler",
+    "language_model": "language_model",
+    "language_model_sft": "language_model_sft",
+}
+"""Subfolder of a bundle -> published folder of a model that diffusers or transformers reads as it is."""
+UNET = "video_detokenizer/unet"
+
+
+@dataclass(frozen=True)
+class PublishedFolder:
+    """Files of a download, of all of it or of a part."""
+
+    folder: Path
+
+    @property
+    def is_one(self) -> bool:
+        """Whether anything published is there."""
+        files = [file for part in PARTS.values() for file in part.files]
+        places = [*files, *PLAIN.values(), UNET]
+        return any((self.folder / place).exists() for place in places)
+
+    def files(self, part: str) -> dict[Path, str]:
+        """Where a part is published, and what stands before its keys; whether the files are there or not."""
+        found = {self.folder / file: prefix for file, prefix in PARTS[part].files.items()}
+        if part == "detokenizer" and not all(path.exists() for path in found):
+            for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors"):
+                if (self.folder / UNET / name).exists():
+                    return {self.folder / UNET / name: ""}
+        return found
+
+    def missing(self, part: str) -> list[str]:
+        """Files of a part that are not there."""
+        return [str(path.relative_to(self.folder)) for path in self.files(part) if not path.is_file()]
+
+    def config(self, part: str) -> Config:
+        """Of the part's class. Shapes do not tell the video U-Net's heads: its config.json does, if it is there."""
+        known = PARTS[part].config
+        path = self.folder / UNET / "config.json"
+        if part != "detokenizer" or not path.is_file():
+            return known
+        from diffusers.configuration_utils import ConfigMixin
+
+        told = ConfigMixin._dict_from_json_file(path)
+        heads, levels = told.get("num_attention_heads", (5, 10, 10, 20)), len(known["block_out_channels"])
+        return {
+            **known,
+            "attention_heads": tuple(heads) if isinstance(heads, list | tuple) else (heads,) * levels,
+        }
+
+    def read(self, part: str) -> "Opened":
+        """The published tensors of a part, read when they are asked for.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        if missing := self.missing(part):
+            raise ModelError(f"{self.folder} has no {part}: {', '.join(missing)} missing; download it too")
+        opened = Opened()
+        for path, prefix in self.files(part).items():
+            opened.add(path, prefix)
+        if part == "detokenizer" and not any(name.startswith("unet.") for name in opened):
+            opened.rename(lambda name: name if name.startswith("motion_encoder.") else f"unet.{name}")
+        return opened
+
+    def sha256(self, part: str) -> str:
+        """Of a part's files, one after another."""
+        digest = hashlib.sha256()
+        for path in self.files(part):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+class Opened(Mapping[str, Tensor]):
+    """Tensors of weight files by name; the files are mapped into memory, not loaded."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, path: Path, prefix: str = "") -> None:
+        """One more file.
+
+        Raises:
+            ModelError: it is damaged, or holds other things than tensors by name.
+        """
+        self._tensors |= {prefix + name: value for name, value in opened(path).items()}
+
+    def rename(self, new: Callable[[str], str]) -> None:
+        """Gives every tensor another name."""
+        self._tensors = {new(name): value for name, value in self._tensors.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(value.shape) for name, value in self._tensors.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def opened(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .bin (weights only: nothing in it is run) or .safetensors file, mapped into memory.
+
+    Raises:
+        ModelError: it is damaged, or holds other things than tensors by name.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = _unpickled(path)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot read {path}: {reason}; is the download complete?") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} does not hold tensors by name; is it a weight file?")
+    return state
+
+
+def _unpickled(path: Path) -> object:
+    # files of before torch 1.6 cannot be mapped
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
