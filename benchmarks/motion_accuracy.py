@@ -1,25 +1,28 @@
 """How right motion fields are: against known motion, against optical flow, and by the pictures they predict.
 
-    python -m benchmarks.motion_accuracy VIDEOS… --json OUT [--seconds 6]
+    python -m benchmarks.motion_accuracy VIDEOS… --json OUT [--seconds 6] [--without-b]
     python -m benchmarks.motion_accuracy --known --json OUT
 
 Three ways are compared: `naive` takes `source * motion` for the motion of one frame, as the reference implementation
 does; `native` is what iter_clips gives; `reencode` the same from a re-encoding. For real videos: mean PSNR of frames 1
 to 22 when the keyframe is warped along the composed field (`hold`: not warped), and the end-point error of single steps
-against DIS optical flow, in pixels at 256 x 144. With --known: end-point error on clips of the virtual camera.
+against DIS optical flow, in pixels at 256 x 144; besides, which share of the vectors is exact, inferred and missing.
+--without-b encodes the videos anew first, with x264 and no B frames. With --known: end-point error on clips of the
+virtual camera.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from benchmarks.footage import footage
-from codec import Clip, ClipSpec, MotionField, iter_clips
+from codec import Clip, ClipSpec, MotionField, VectorShares, VideoWriter, iter_clips, probe
 from codec.beat import Beat
 from codec.clock import Clock, fine_grid
 from codec.decode import SourceFrame, read_frames
@@ -92,6 +95,20 @@ def flow_error(field: MotionField, frames: np.ndarray) -> float:
     return float(joined.mean()) if len(joined) else float("nan")
 
 
+def without_b(path: Path, folder: Path, seconds: float) -> Path:
+    """The beginning of a video, at most 640 pixels wide, encoded by x264 with its defaults but no B frames."""
+    info = probe(path)
+    scale = min(1, 640 / info.width)
+    size = round(info.width * scale / 2) * 2, round(info.height * scale / 2) * 2
+    spec = ClipSpec(fps=info.average_fps or Fraction(25))
+    copy = folder / f"{path.stem}.mp4"
+    with VideoWriter(copy, spec.fps, size, options={"bf": "0", "crf": "20"}) as writer:
+        for clip in iter_clips(path, spec, frames=True, frame_size=size, duration_seconds=seconds + 0.5):
+            for frame in clip.frames if clip.frames is not None else ():
+                writer.write(frame)
+    return copy
+
+
 def measure(path: Path, seconds: float) -> dict[str, object] | None:
     """One video's row; None where it has no whole clip or no vectors of its own."""
     spec = ClipSpec()
@@ -124,7 +141,13 @@ def measure(path: Path, seconds: float) -> dict[str, object] | None:
         row[f"{way}_psnr"] = round(float(np.mean([warped for warped, _ in scores])), 2)
         row[f"{way}_flow_error"] = round(float(np.nanmean([flow_error(*pair) for pair in pairs])), 2)
     row["valid"] = round(float(np.mean([field.valid.mean() for field in fields["native"]])), 3)
-    return row
+    return row | shares_of(native)
+
+
+def shares_of(clips: list[Clip]) -> dict[str, object]:
+    """How sure the vectors of these clips are, on average."""
+    shares = VectorShares.mean(clip.shares for clip in clips)
+    return {name: round(value, 3) for name, value in vars(shares).items()}
 
 
 def measure_known(size: tuple[int, int] = (320, 176), seconds: float = 2.2) -> Iterator[dict[str, object]]:
@@ -140,6 +163,7 @@ def measure_known(size: tuple[int, int] = (320, 176), seconds: float = 2.2) -> I
                 path = write(Path(folder) / f"{encoding}-{kind}.mp4", scene, times, encoding)
                 row: dict[str, object] = {"video": f"{kind}, {encoding}"}
                 clip = next(iter_clips(path, spec))
+                row |= shares_of([clip])
                 exact, visible = truth(scene, clip, shown, spec)
                 again = next(iter_clips(path, spec, motion_source="reencode")).motion
                 fields = {"naive": naive_fields(path, spec, seconds)[0], "native": clip.motion, "reencode": again}
@@ -149,17 +173,24 @@ def measure_known(size: tuple[int, int] = (320, 176), seconds: float = 2.2) -> I
                 yield row
 
 
+def measure_all(arguments: argparse.Namespace) -> Iterator[dict[str, object] | None]:
+    """A row for each video."""
+    for path in footage(arguments.videos):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = arguments.seconds
+            yield measure(without_b(path, Path(folder), seconds) if arguments.without_b else path, seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("videos", nargs="*", type=Path, help="video files, or folders of them")
     parser.add_argument("--known", action="store_true", help="clips of known motion, made for the purpose")
     parser.add_argument("--seconds", type=float, default=6.0, help="how much of each video (6)")
+    parser.add_argument("--without-b", action="store_true", help="encode the videos without B frames first")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
-    found = (
-        measure_known() if arguments.known else (measure(path, arguments.seconds) for path in footage(arguments.videos))
-    )
+    found = measure_known() if arguments.known else measure_all(arguments)
     for row in found:
         if row is not None:
             rows.append(row)

@@ -64,6 +64,8 @@ def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] |
         MediaError: the video cannot be read.
         TokensError: it is another video: a clip is missing or stands at another time.
     """
+    # only cuts end a clip early that is not the last
+    was_split = bool((tokens.num_frames[:-1] < tokens.spec.frames).any())
     clips = iter_clips(
         video,
         tokens.spec,
@@ -71,6 +73,8 @@ def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] |
         frame_size=frame_size,
         start_seconds=tokens.start_seconds,
         max_clips=tokens.num_clips,
+        motion_source=tokens.motion_source if was_split else "auto",
+        split_at_cuts=was_split,
     )
     for index, (pts, num_frames) in enumerate(zip(tokens.pts_seconds, tokens.num_frames, strict=True)):
         clip = next(clips, None)
@@ -112,6 +116,7 @@ def compared(
         source_clips(tokens, video, size), rebuilt, _with_next(behind), strict=True
     ):
         truth = cast(np.ndarray, source.frames)[: clip.num_frames]
+        following = None if clip.ends_early else following
         ends = Ends(clip.keyframe, None if following is None else following.keyframe)
         rungs = still_rungs(ends, clip.vectors.shape[1])
         rungs |= dict(warp_rungs(ends, clip.vectors, None if following is None else following.vectors))

@@ -1,7 +1,8 @@
 """Tokens to keyframes and motion: all that they say, before the detokenizer makes frames of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -26,6 +27,24 @@ class DecodedClip:
     """float32 [1, T, h, w, 2], fractions of the frame."""
     num_frames: int
     """Frames that are shown of it."""
+
+    @property
+    def ends_early(self) -> bool:
+        """The video ends here, or the next clip begins a new scene: its keyframe is no help."""
+        return self.num_frames < self.vectors.shape[1]
+
+
+def scenes(clips: Iterable[DecodedClip]) -> Iterator[Iterator[DecodedClip]]:
+    """Runs of clips that lead into one another; each must be read to its end before the next."""
+    begun = 0
+
+    def number(clip: DecodedClip) -> int:
+        nonlocal begun
+        this = begun
+        begun += clip.ends_early
+        return this
+
+    return (run for _, run in groupby(clips, number))
 
 
 def decoded_keyframes(

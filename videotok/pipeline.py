@@ -13,7 +13,7 @@ from motion_vq import MotionTokens
 from unet3d import decode_chain
 from videotok.bundle import Bundle
 from videotok.chain import ChainedKeyframe, KeyframeChain
-from videotok.decoding import DecodedClip, check_patches, decoded_clips, given_clips, kept_pictures
+from videotok.decoding import DecodedClip, check_patches, decoded_clips, given_clips, kept_pictures, scenes
 from videotok.errors import TokensError
 from videotok.gather import Gathered
 from videotok.ladder import pixels
@@ -73,6 +73,7 @@ class VideoTokenizer(Models):
         start_seconds: float = 0.0,
         duration_seconds: float | None = None,
         max_clips: int | None = None,
+        split_at_cuts: bool = False,
         batch_size: int = 4,
         progress: Progress | None = None,
     ) -> VideoTokens:
@@ -94,6 +95,7 @@ class VideoTokenizer(Models):
             start_seconds: where to begin, counted from the first frame.
             duration_seconds: how much to encode; to the end where not given.
             max_clips: how many clips at most.
+            split_at_cuts: begin a new clip with every new scene; the clip before is short.
             batch_size: clips that go through the models at once; does not change the ids.
             progress: told how far it is, after every batch.
 
@@ -114,6 +116,7 @@ class VideoTokenizer(Models):
             start_seconds=start_seconds,
             duration_seconds=duration_seconds,
             max_clips=max_clips,
+            split_at_cuts=split_at_cuts,
         )
         chain = KeyframeChain(self.keyframe_encoder, keep=keep, visual_tokens=visual_tokens, delta=visual_delta)
         gathered, seconds = Gathered(), 0.0
@@ -127,7 +130,8 @@ class VideoTokenizer(Models):
             if progress:
                 progress(seconds, expected)
         gathered.add_keyframes(chain.finish())
-        check_length(path, spec, sum(gathered.num_frames), expected)
+        # so many clips may be shorter than they could be
+        check_length(path, spec, sum(gathered.num_frames), None if split_at_cuts and max_clips else expected)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
         return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, start_seconds)
 
@@ -193,15 +197,16 @@ class VideoTokenizer(Models):
 
     def rebuilt(self, clips: Iterable[DecodedClip], *, steps: int | None, seed: int) -> Iterator[np.ndarray]:
         """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours."""
-        behind, ahead = itertools.tee(clips)
-        chain = decode_chain(
-            self.detokenizer,
-            ((clip.keyframe, clip.vectors) for clip in ahead),
-            num_inference_steps=steps,
-            seed=seed,
-        )
-        for clip, frames in zip(behind, chain, strict=True):
-            yield pixels(frames)[: clip.num_frames]
+        for scene in scenes(clips):
+            behind, ahead = itertools.tee(scene)
+            chain = decode_chain(
+                self.detokenizer,
+                ((clip.keyframe, clip.vectors) for clip in ahead),
+                num_inference_steps=steps,
+                seed=seed,
+            )
+            for clip, frames in zip(behind, chain, strict=True):
+                yield pixels(frames)[: clip.num_frames]
 
 
 def _batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

@@ -45,6 +45,7 @@ def encode(
     start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
     duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
+    split_cuts: Annotated[bool, typer.Option("--split-cuts", help="Begin a new clip with every new scene.")] = False,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
     keyframe_model: Annotated[
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as diffusers' VQModel.")
@@ -93,6 +94,7 @@ def encode(
             start_seconds=start,
             duration_seconds=duration,
             max_clips=max_clips,
+            split_at_cuts=split_cuts,
             progress=show,
         )
     tokens.save(place)
