@@ -11,7 +11,7 @@ from benchmarks.motion_questions.coded import Coded
 from benchmarks.motion_questions.scenes import ANSWERS
 from videotok.lm.codebooks import Codebooks
 from videotok.lm.documents import Document, VideoInput, conversation
-from videotok.lm.extend import extend
+from videotok.lm.extension import extend
 from videotok.lm.model import VideoLanguageModel, VideoSettings
 from videotok.lm.packing import pack
 from videotok.lm.prompt import Prompt, Turn

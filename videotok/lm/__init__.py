@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from videotok.lm.codebooks import Codebooks
-    from videotok.lm.extend import extend
+    from videotok.lm.extension import extend
     from videotok.lm.model import VideoLanguageModel
 
 __all__ = ["Codebooks", "VideoLanguageModel", "extend"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> object:
 
         return VideoLanguageModel
     if name == "extend":
-        from videotok.lm.extend import extend
+        from videotok.lm.extension import extend
 
         return extend
     raise AttributeError(f"module 'videotok.lm' has no attribute {name!r}")

@@ -71,7 +71,7 @@ class VideoLanguageModel(nn.Module):
         Args:
             model: whose embeddings have a row for each id of the vocabulary.
             tokenizer: of its text.
-            vocabulary: the id space (`videotok.lm.extend`).
+            vocabulary: the id space (`videotok.lm.extension`).
             prompt: how conversations are written; the tokenizer's chat template where it has one, else `Prompt()`.
             settings: how videos are encoded.
             features: numbers a feature of each kind that is read instead of its ids' embeddings.

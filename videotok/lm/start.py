@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from videotok.errors import ModelError
 from videotok.keyframes import KeyframeTokenizer
 from videotok.lm.codebooks import Codebooks
-from videotok.lm.extend import extend
+from videotok.lm.extension import extend
 from videotok.lm.model import VideoLanguageModel, VideoSettings, load_causal
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 
