@@ -46,12 +46,15 @@ def redrawn(
     Returns:
         [1, 3, S, S] in [-1, 1], in the type of the guess.
     """
-    spoken = keep_mask | (carry_mask & tokenizer.encode(guess).keep_mask[0].to(keep_mask.device))
+    heard = tokenizer.encode(guess)
+    chosen = heard.keep_mask[0].to(keep_mask.device)
+    spoken = keep_mask | (carry_mask & chosen)
     if not spoken.any():
         return guess
-    words = tokenizer.encode(guess, keep_mask=spoken[None]).ids[0].to(ids.device)
-    words[keep_mask[spoken]] = ids
-    drawn = tokenizer.decode([words], spoken[None]).to(guess)
+    words = ids.new_zeros(len(keep_mask))
+    words[chosen] = heard.ids[0].to(ids)
+    words[keep_mask] = ids
+    drawn = tokenizer.decode([words[spoken]], spoken[None]).to(guess)
     weight = softened(carry_mask, tokenizer.grid, tokenizer.image_size).to(guess)
     return drawn + weight * (guess - drawn)
 
