@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +12,20 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from codec.beat import Beat
-from codec.clock import Clock, Tick, fine_grid
+from codec.clock import Clock, fine_grid
+from codec.cutter import Cutter
 from codec.decode import SourceFrame, read_frames
 from codec.demux import NATIVE_CODECS, opened
 from codec.errors import MediaError
 from codec.motion import MovedFrame, motion_of
-from codec.paint import Painter
-from codec.probe import displayed_size, probe
+from codec.peer import peer_frames
+from codec.probe import has_native_vectors
 from codec.reencode import with_motion
-from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
+from codec.types import Clip, ClipSpec
 
 MotionChoice = Literal["auto", "native", "reencode"]
+
+Backend = Literal["av", "mvextractor"]
 
 
 def iter_clips(
@@ -37,6 +39,8 @@ def iter_clips(
     duration_seconds: float | None = None,
     max_clips: int | None = None,
     split_at_cuts: bool = False,
+    keyframes: bool = True,
+    backend: Backend = "av",
 ) -> Iterator[Clip]:
     """Cuts a video into clips, in constant memory.
 
@@ -53,10 +57,15 @@ def iter_clips(
         duration_seconds: how much to read; to the end where not given.
         max_clips: how many clips at most.
         split_at_cuts: begin a new clip with every new scene, so that its keyframe shows it; the clip before is short.
+        keyframes: give each clip its keyframe. Without, it is empty, uint8 [0, 0, 3], and pictures are decoded without
+            the loop filter, which is faster: the stream's vectors are the same, but the motion measured between
+            pictures where vectors are missing differs a little.
+        backend: who reads vectors that the stream has: PyAV, or motion-vector-extractor (extra [peers]), which begins
+            at the file's beginning, does not turn pictures and does not notice damage.
 
     Raises:
         MediaError: the file cannot be read, holds no frame that can be decoded in the part asked for, or has no
-            vectors of its own although `native` was asked for.
+            vectors of its own although `native` was asked for; or the backend is missing.
     """
     spec = spec or ClipSpec()
     if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0):
@@ -64,34 +73,56 @@ def iter_clips(
             f"cannot read {path} from {start_seconds} s for {duration_seconds} s: the start must be 0 or more and the "
             "duration more than 0"
         )
-    source = _chosen_source(path, motion_source)
+    if frames and not keyframes:
+        raise MediaError("frames without keyframes: the loop filter cannot be left out; ask for both, or for neither")
+    beginning = start_seconds, duration_seconds
+    cutter = Cutter(spec, frames, frame_size, split_at_cuts, keyframes)
     with opened(path) as (container, stream):
-        beat = Beat(spec.fps, start_seconds, duration_seconds, _sought(container, stream, start_seconds))
-        clock = Clock(spec, beat)
-        if source == "native":
-            read = read_frames(container, stream, with_vectors=True, beat=beat)
-            ticks = clock.ticks(motion_of(read, fine_grid(spec)))
-        else:
-            read = read_frames(container, stream, with_vectors=False, threads="AUTO")
-            ticks = with_motion(clock.ticks(_unmoved(read, spec)), spec)
-        found = False
-        with closing(ticks):
-            for clip in islice(_clips(ticks, stream, spec, source, frames, frame_size, split_at_cuts), max_clips):
-                found = True
-                yield clip
-        if not found and max_clips != 0:
-            where = f" after {start_seconds} s" if start_seconds else ""
-            raise MediaError(f"cannot read {path}: no frame of its video can be decoded{where}")
+        beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds) if backend == "av" else None)
+        native = None
+        if motion_source in ("auto", "native") and stream.codec_context.name in NATIVE_CODECS:
+            native = _native(path, container, stream, beat, keyframes, backend)
+        if native is not None:
+            with closing(Clock(spec, beat).ticks(motion_of(native, fine_grid(spec)))) as ticks:
+                yield from _some(cutter.clips(ticks, stream, "native"), max_clips, path, start_seconds)
+            return
+        if motion_source == "native":
+            name = stream.codec_context.name
+            why = "interlaced" if name in NATIVE_CODECS else stream.codec_context.codec.canonical_name
+            raise MediaError(
+                f"{path}: {why} video has no usable motion vectors; choose motion source `reencode` or `auto`"
+            )
+    with opened(path) as (container, stream):
+        beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds))
+        read = read_frames(container, stream, with_vectors=False, threads="AUTO")
+        ticks = Clock(spec, beat).ticks(_unmoved(read, spec))
+        with closing(with_motion(ticks, spec)) as ticks:
+            yield from _some(cutter.clips(ticks, stream, "reencode"), max_clips, path, start_seconds)
 
 
-def _chosen_source(path: str | Path, wanted: MotionChoice) -> MotionSource:
-    if wanted == "reencode":
-        return "reencode"
-    facts = probe(path)
-    if wanted == "native" and not facts.has_native_vectors:
-        why = "interlaced" if facts.is_interlaced and facts.codec in NATIVE_CODECS else facts.codec
-        raise MediaError(f"{path}: {why} video has no usable motion vectors; choose motion source `reencode` or `auto`")
-    return "native" if facts.has_native_vectors else "reencode"
+def _some(clips: Iterator[Clip], most: int | None, path: str | Path, start_seconds: float) -> Iterator[Clip]:
+    """At most so many; that there are none at all is an error."""
+    found = False
+    for clip in islice(clips, most):
+        found = True
+        yield clip
+    if not found and most != 0:
+        where = f" after {start_seconds} s" if start_seconds else ""
+        raise MediaError(f"cannot read {path}: no frame of its video can be decoded{where}")
+
+
+def _native(
+    path: str | Path, container: InputContainer, stream: VideoStream, beat: Beat, keyframes: bool, backend: Backend
+) -> Iterator[SourceFrame] | None:
+    """Frames with the stream's own vectors; None where these cannot be used."""
+    if backend == "av":
+        read = read_frames(container, stream, with_vectors=True, beat=beat, loop_filter=keyframes)
+    else:
+        read = peer_frames(path, container, stream)
+    first = next(read, None)
+    if first is None:
+        raise MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
+    return chain([first], read) if has_native_vectors(first, stream) else None
 
 
 def _sought(container: InputContainer, stream: VideoStream, start_seconds: float) -> float | None:
@@ -113,55 +144,3 @@ def _unmoved(source: Iterable[SourceFrame], spec: ClipSpec) -> Iterator[MovedFra
     nothing = np.zeros((*grid, 2), np.float32), np.zeros(grid, bool)
     for frame in source:
         yield MovedFrame(frame, *nothing)
-
-
-def _clips(
-    ticks: Iterator[Tick],
-    stream: VideoStream,
-    spec: ClipSpec,
-    source: MotionSource,
-    with_frames: bool,
-    frame_size: tuple[int, int] | None,
-    split_at_cuts: bool,
-) -> Iterator[Clip]:
-    paint, paint_frames = Painter(stream), Painter(stream, frame_size)
-    is_first = True
-    first = next(ticks, None)
-    while first is not None and first.picture is not None:
-        following = None
-        # a stream may change its size on the way: all frames of a clip have the first one's
-        size = frame_size or displayed_size(first.picture, stream)
-        group, pictures = [replace(first, picture=None)], []
-        if with_frames:
-            pictures.append(paint_frames(first.picture, size))
-        while len(group) < spec.frames and (tick := next(ticks, None)) is not None:
-            if split_at_cuts and tick.cut:
-                following = tick
-                break
-            if with_frames and tick.picture is not None:
-                pictures.append(paint_frames(tick.picture, size))
-            group.append(replace(tick, picture=None))
-        yield Clip(
-            keyframe=paint(first.picture),
-            motion=_field(group, spec, is_first),
-            pts_seconds=first.pts_seconds,
-            num_frames=len(group),
-            motion_source=source,
-            shares=VectorShares.mean(shares for tick in group[1:] for shares in tick.shares),
-            cuts=tuple(step for step, tick in enumerate(group) if tick.cut),
-            damaged=any(tick.damaged for tick in group),
-            frames=np.stack(pictures) if with_frames else None,
-        )
-        is_first = False
-        first = following or next(ticks, None)
-
-
-def _field(group: list[Tick], spec: ClipSpec, is_first: bool) -> MotionField:
-    vectors = np.zeros((spec.frames, *spec.grid, 2), np.float32)
-    valid = np.zeros((spec.frames, *spec.grid), bool)
-    for step, tick in enumerate(group):
-        vectors[step], valid[step] = tick.vectors, tick.valid
-    if is_first and not valid[0].any() and len(group) > 1:
-        # nothing was shown before the first frame: its step is a guess, the one after it
-        vectors[0] = vectors[1]
-    return MotionField(vectors, valid)

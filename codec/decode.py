@@ -1,5 +1,6 @@
 """Frames of a stream in display order, each with the stream's own vectors."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -28,7 +29,8 @@ MotionRecord = np.dtype(
 """FFmpeg's AVMotionVector, as far as it is right: src_x and src_y are rounded."""
 
 CUT_SHORT_SECONDS = 0.5
-"""A stream that ends this much before its header says has lost its end."""
+"""A stream that ends this much before its header says has lost its end; one whose first frame that can be decoded comes
+this much after its first packet, its beginning."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 """A longer jump, forward or back, is a clock that was set anew or is damaged: the next frame follows at once."""
@@ -65,6 +67,7 @@ def read_frames(
     with_vectors: bool,
     threads: str = "SLICE",
     beat: Beat | None = None,
+    loop_filter: bool = True,
 ) -> Iterator[SourceFrame]:
     """Decodes `stream` from where `container` stands.
 
@@ -76,12 +79,13 @@ def read_frames(
         threads: SLICE, or AUTO where no vectors are read.
         beat: times at which frames are looked at. Others that nothing points to are left out, where the stream says
             so (H.264 alone does).
+        loop_filter: without, vectors are the same but pictures drift.
     """
     context = stream.codec_context
     context.thread_type = "SLICE" if with_vectors else threads
     context.copy_opaque = True
     if with_vectors:
-        context.options = {"flags2": "+export_mvs"}
+        context.options = {"flags2": "+export_mvs"} | ({} if loop_filter else {"skip_loop_filter": "all"})
     lists = ReferenceLists(context.extradata) if with_vectors and context.name == "h264" else None
     base = float(stream.time_base or 0)
     step = float(frame_interval(stream))
@@ -124,11 +128,14 @@ def _decoded(
     """(picture, (place in the stream, headers), whether something was lost)"""
     context = stream.codec_context
     lost, skips = False, False
+    base, earliest, begun = float(stream.time_base or 0), math.inf, False
     for index, sent in enumerate(packets_of(container, stream), 1):
         packet = sent.packet
         lost |= sent.is_cut_off
         if packet is not None:
             lost |= packet.is_corrupt
+            if not begun and packet.pts is not None and not packet.is_discard:
+                earliest = min(earliest, packet.pts)
             headers = lists.feed(bytes(packet), index) if lists else None
             packet.opaque = index, headers
             unused = headers is not None and not (headers.is_reference or headers.is_interlaced or may_show(sent))
@@ -141,6 +148,9 @@ def _decoded(
         except FFmpegError:
             frames, lost = [], True
         for frame in frames:
+            # a stream that begins without a keyframe shows nothing until one comes
+            lost |= not begun and frame.pts is not None and (frame.pts - earliest) * base > CUT_SHORT_SECONDS
+            begun = True
             yield frame, cast(Any, frame.opaque) or (index, None), lost or frame.is_corrupt
             lost = False
 

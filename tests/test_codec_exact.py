@@ -1,5 +1,6 @@
 """Vectors do not depend on threads, and reference lists are what the encoder wrote."""
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import av
 import numpy as np
 import pytest
 
-from codec import examine
+from codec import Clip, MediaError, examine, iter_clips
 from codec.beat import TOLERANCE, Beat
 from codec.decode import SourceFrame, read_frames
 from codec.demux import opened
 from codec.h264 import Bits, nal_units
+from codec.peer import peer_frames
 from tests.videos import even, scenes, write
 
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -87,6 +89,49 @@ def test_vectors_come_with_lists(pyramid_mp4):
             if frame.vectors is not None and frame.headers is not None:
                 used = {0 if source < 0 else 1 for source in np.unique(frame.vectors["source"])}
                 assert all(frame.headers.lists[which] for which in used)
+
+
+@pytest.mark.parametrize("encoding", ["ultrafast", "medium"])
+def test_the_peer_reads_the_same(encoding, tmp_path):
+    pytest.importorskip("mvextractor")
+    path = write(tmp_path / "clip.mp4", scenes((160, 96))["layers"], even(1.0, 25), encoding, 25)
+    with opened(path) as (container, stream):
+        ours = list(read_frames(container, stream, with_vectors=True))
+    with opened(path) as (container, stream):
+        theirs = list(peer_frames(path, container, stream))
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.index, one.headers) == (other.index, other.headers)
+        assert one.pts_seconds == pytest.approx(other.pts_seconds)
+        mine, his = one.vectors, other.vectors
+        assert (mine is None or not len(mine)) == (his is None)
+        if mine is not None and his is not None:
+            assert all(np.array_equal(mine[name], his[name]) for name in FIELDS)
+    clips = zip(iter_clips(path), iter_clips(path, backend="mvextractor"), strict=True)
+    # it decodes the B frames that ours leaves out, too
+    assert encoding == "medium" or all(alike(*pair) for pair in clips)
+
+
+def alike(one: Clip, other: Clip) -> bool:
+    """Whether fields differ by no more than what is measured between slightly different pictures."""
+    both = one.motion.valid & other.motion.valid
+    miss = np.abs(one.motion.vectors - other.motion.vectors).max(-1)
+    return float(np.mean(one.motion.valid != other.motion.valid)) < 0.02 and float(np.mean(miss[both] > 0.005)) < 0.02
+
+
+def test_a_peer_that_is_not_there(pyramid_mp4, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mvextractor.videocap", None)
+    with pytest.raises(MediaError, match=r"not installed; `pip install videotok\[peers\]`"):
+        list(iter_clips(pyramid_mp4, backend="mvextractor"))
+
+
+def test_fields_alone_have_the_same_vectors(pyramid_mp4):
+    whole, alone = list(iter_clips(pyramid_mp4)), list(iter_clips(pyramid_mp4, keyframes=False))
+    for one, other in zip(whole, alone, strict=True):
+        assert other.keyframe.shape == (0, 0, 3)
+        assert alike(one, other)
+    with pytest.raises(MediaError, match="frames without keyframes"):
+        list(iter_clips(pyramid_mp4, keyframes=False, frames=True))
 
 
 def test_codes():

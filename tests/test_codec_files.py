@@ -195,6 +195,22 @@ def test_lost_packets_say_so(pan_mp4, tmp_path):
     assert any(clip.damaged for clip in iter_clips(raw, SPEC))
 
 
+def test_a_stream_that_begins_without_a_keyframe_says_so(tmp_path):
+    whole, late = tmp_path / "whole.mp4", tmp_path / "late.mp4"
+    options = {"preset": "ultrafast", "x264-params": "keyint=20:scenecut=0"}
+    with VideoWriter(whole, 25, SIZE, options=options) as writer:
+        for frame in scenes(SIZE)["pan"].frames(even(2.0, 25)):
+            writer.write(frame)
+    with av.open(str(whole)) as given, av.open(str(late), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in [packet for packet in given.demux(video=0) if packet.dts is not None][3:]:
+            packet.stream = stream
+            made.mux(packet)
+    first, *others = iter_clips(late, SPEC)
+    assert first.damaged
+    assert not any(clip.damaged for clip in others)
+
+
 def mutated(content: bytes, seed: int) -> bytes:
     """The file with bits flipped, a piece cut out, or two pieces swapped."""
     rng, data = random.Random(seed), bytearray(content)
