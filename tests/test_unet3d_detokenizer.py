@@ -5,9 +5,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 
-from unet3d import DetokenizerTraining, LatentDetokenizer, VideoDetokenizer, decode_chain, one_way, two_way
+from unet3d import DetokenizerTraining, LatentDetokenizer, VideoDetokenizer, decode_chain
 from unet3d.cells import depth_to_space, space_to_depth
-from unet3d.evidence import gather
+from unet3d.evidence import apart, gather, together, warped
 from unet3d.motion_unet import over_time
 
 GRID = (20, 36)
@@ -24,7 +24,8 @@ def awake(**changes) -> VideoDetokenizer:
     """A tiny model that is no longer its prior."""
     model = tiny(**changes)
     with torch.no_grad():
-        model.unet.conv_out.weight.normal_(std=0.02)
+        for layer in (model.unet.conv_in, model.unet.conv_out):
+            layer.weight.normal_(std=0.02)
     return model
 
 
@@ -39,8 +40,8 @@ def clip(seed: int = 0, steps: int = 6, height: int = 32, width: int = 48) -> tu
 
 def test_untrained_it_is_the_prior_at_any_number_of_steps():
     model, (keyframe, vectors), (next_keyframe, next_vectors) = tiny(), clip(0), clip(1)
-    both = two_way(keyframe, vectors, next_keyframe, next_vectors).pictures
-    alone = one_way(keyframe, vectors).pictures
+    both = gather(keyframe, vectors, next_keyframe=next_keyframe, next_vectors=next_vectors).prior
+    alone = gather(keyframe, vectors).prior
     for steps in (1, 3):
         rebuilt = model.reconstruct(
             keyframe, vectors, next_keyframe=next_keyframe, next_vectors=next_vectors, num_inference_steps=steps
@@ -67,13 +68,42 @@ def test_one_seed_is_one_video():
     assert not torch.equal(first, other)
 
 
-def test_previous_frames_and_the_next_keyframe_are_seen():
+def test_the_next_keyframe_is_seen():
     model, (keyframe, vectors) = awake(), clip()
     alone = model.reconstruct(keyframe, vectors)
-    led = model.reconstruct(keyframe, vectors, previous_frames=keyframe[:, None].flip(-1))
-    assert not torch.allclose(alone, led, atol=1e-3)
     between = model.reconstruct(keyframe, vectors, next_keyframe=keyframe.flip(-2), next_vectors=vectors)
     assert not torch.allclose(alone, between, atol=1e-3)
+
+
+def test_the_way_from_noise_begins_at_the_previous_frame_where_it_is_asked_for():
+    model, (keyframe, vectors) = awake(), clip()
+    alone = model.reconstruct(keyframe, vectors)
+    told = {"previous_frame": keyframe.flip(-1)}
+    assert torch.equal(alone, model.reconstruct(keyframe, vectors, **told))
+    led = [model.reconstruct(keyframe, vectors, **told, noise_rate=rate) for rate in (0.85, 0.4)]
+    far, farther = ((frames - alone).abs().mean() for frames in led)
+    assert 1e-6 < far < farther
+    with pytest.raises(ValueError, match="noise_rate"):
+        model.reconstruct(keyframe, vectors, **told, noise_rate=0.0)
+
+
+def test_warps_come_together_by_nearness_and_stay_in_the_mix():
+    """A shared shift of 2 pixels: the forward warp moves by what is near to it, the backward one by the rest."""
+    keyframe, vectors = clip(steps=4)
+    still = torch.zeros_like(vectors)
+    known = gather(keyframe, still, next_keyframe=keyframe, next_vectors=still)
+    shifts = torch.zeros(1, 4, 2, 32, 48, 2)
+    shifts[..., 0] = torch.tensor([1.0, -1.0]).view(1, 1, 2, 1, 1) / 48
+    forward, backward = warped(known, shifts).unbind(2)
+    assert torch.allclose(forward[..., :-1], keyframe[:, None, ..., 1:].expand(-1, 4, -1, -1, -1), atol=1e-5)
+    assert torch.allclose(backward[..., 1:], keyframe[:, None, ..., :-1].expand(-1, 4, -1, -1, -1), atol=1e-5)
+
+
+def test_frames_are_taken_apart_and_put_together():
+    values = torch.arange(5).view(1, 5, 1).repeat(2, 1, 1)
+    parts = apart(values, 2)
+    assert parts[:2, :, 0].tolist() == [[0, 2, 4], [1, 3, 4]]
+    assert torch.equal(together(parts, 2, 5), values)
 
 
 def test_less_is_taken_where_the_two_warps_contradict_each_other():
@@ -118,6 +148,9 @@ def test_a_chain_uses_each_next_keyframe_and_ends_with_a_short_clip():
     assert all(torch.equal(a, b) for a, b in zip(rebuilt, again, strict=True))
     forward = list(decode_chain(model, clips, two_way=False, seed=5))
     assert not torch.allclose(rebuilt[0], forward[0], atol=1e-3)
+    bound = list(decode_chain(model, clips, two_way=False, noise_rate=0.5, seed=5))
+    assert torch.equal(bound[0], forward[0])
+    assert not torch.allclose(bound[1], forward[1], atol=1e-6)
     assert list(decode_chain(model, [])) == []
 
 
@@ -242,7 +275,7 @@ def test_training_lowers_the_loss_and_says_what_it_gains():
     torch.manual_seed(0)
     task = DetokenizerTraining(tiny())
     batch = task.prepare(items(), np.random.default_rng(0))
-    assert batch["frames"].shape == (4, 8, 3, 96, 96)
+    assert batch["frames"].shape == (4, 12, 3, 80, 128)
     before = task.validate([batch])
     assert before["psnr"] == pytest.approx(before["prior_psnr"], abs=1e-3)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)

@@ -3,9 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-GATES_A_SIDE = 2
-"""Gates of a candidate along each side of a cell: one gate for every patch / 2 pixels."""
-
 
 def space_to_depth(frames: Tensor, patch: int) -> Tensor:
     """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; undone by `depth_to_space`."""
@@ -22,11 +19,11 @@ def pooled(maps: Tensor, patch: int) -> Tensor:
     return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
 
 
-def mixed(pictures: Tensor, gates: Tensor, patch: int) -> Tensor:
-    """Pictures [B, T, K, 3, H, W], each times its gates [B, T, K * GATES_A_SIDE², h, w], added up: [B, T, 3, H, W]."""
-    coarse = depth_to_space(gates, GATES_A_SIDE)
-    fine = F.interpolate(coarse.flatten(0, 1), scale_factor=patch / GATES_A_SIDE, mode="bilinear", align_corners=False)
-    return (fine.unflatten(0, gates.shape[:2])[:, :, :, None] * pictures).sum(2)
+def spread_out(cells: Tensor, patch: int, side: int) -> Tensor:
+    """Cells of side² values each, [B, T, C * side², h, w], bilinearly to pixels: [B, T, C, h * patch, w * patch]."""
+    values = depth_to_space(cells, side)
+    fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
+    return fine.unflatten(0, cells.shape[:2])
 
 
 def luma(pictures: Tensor) -> Tensor:

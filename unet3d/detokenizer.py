@@ -1,38 +1,44 @@
 """VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
+from dataclasses import replace
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from unet3d.cells import GATES_A_SIDE, around, depth_to_space, luma, mixed, pooled, space_to_depth
+from unet3d.cells import around, depth_to_space, pooled, space_to_depth
 from unet3d.condition import MotionEncoder
-from unet3d.evidence import CANDIDATES, MAPS, Evidence, gather
+from unet3d.evidence import CANDIDATES, MAPS, Evidence, apart, gather, together
+from unet3d.features import features, num_features
+from unet3d.mixture import mixed, num_told
 from unet3d.motion_unet import MotionUNet
-from unet3d.sampler import euler, noise_like
+from unet3d.sampler import euler, level_at, noise_like
 from unet3d.unet import build_unet
+from unet3d.warp import from_before
 
 STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
-OUTPUT_GAIN = 0.25
-"""Of the network's output, which starts at zero: Adam's first steps would else move frames by as much as the spread."""
+BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
+REMAINDER_GAIN = 0.25
+"""Of the free remainder: Adam's first steps would else move frames by as much as the spread."""
 
 
 class VideoDetokenizer(ModelMixin, ConfigMixin):
     """Diffusion on what the warped keyframes get wrong.
 
-        keyframe ──┬─ warped, aligned ─► evidence: prior + candidates + maps
-        next one ──┘        ▲                          │ cells of patch_size² pixels
-        vectors ────────────┼─► MotionEncoder ──┐      │
-        noise ── Euler ─────┼───────────────► 3D U-Net ┴─► gates (how much of each candidate), residual
-          ▲                 │                   │
-          └──────────────── x ◄─────────────────┘          frame = prior + trust * spread * x
+        keyframe ──┬─ warped ─► evidence: prior + candidates (both warps, both keyframes) + where they were read
+        next one ──┘    ▲                     │ differences, in cells of patch_size² pixels
+        vectors ────────┼─► MotionEncoder ─┐  │
+        noise ── Euler ─┼──────────────► 3D U-Net ─► shifts (warps read elsewhere), weights (to mix by), remainder
+          ▲             │                  │
+          └──────────── x ◄────────────────┘          frame = prior + trust * spread * x
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
     how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
     predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et
-    al. 2022) as the candidates' own differences from the prior, each times a gate, and a free remainder.
-    Both start at zero: an untrained network gives the prior, at any number of steps.
+    al. 2022): the candidates mixed anew, the warps among them read at better places, and a free remainder.
+    All three start at nothing: an untrained network gives the prior, at any number of steps.
 
     Args:
         patch_size: pixels along each side of a cell.
@@ -47,16 +53,18 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         contradiction: mean difference of the two warps at which half of that is taken; pictures in [-1, 1].
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
+        crispness: of how warps are read, 0..1; see `evidence.warped`; not used in training.
+        stride: frames of a clip that are denoised together lie so far apart; neighbours differ little.
         fps: frames per second that it was trained on, one of the added ids.
     """
 
     @register_to_config
     def __init__(
         self,
-        patch_size: int = 4,
+        patch_size: int = 8,
         latent_channels: int = 0,
-        block_out_channels: tuple[int, ...] = (32, 64, 96),
-        attention: tuple[bool, ...] = (False, False, True),
+        block_out_channels: tuple[int, ...] = (64, 128),
+        attention: tuple[bool, ...] = (False, False),
         layers_per_block: int = 1,
         attention_width: int = 64,
         time_ids_width: int = 32,
@@ -65,21 +73,22 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_width: int = 64,
         motion_heads: int = 4,
         spread_floor: float = 0.003,
-        restraint: float = 0.5,
+        restraint: float = 1.0,
         contradiction: float = 0.2,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
         fps: float = 12.0,
         attention_heads: tuple[int, ...] | None = None,
+        stride: int = 2,
+        crispness: float = 0.0,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
-        gates = len(CANDIDATES) * GATES_A_SIDE**2
-        in_channels = 2 * self.cell_channels + len(CANDIDATES) * patch_size**2 + 1 + len(MAPS)
+        self.told, seen = num_told(patch_size), num_features(patch_size) + 1
         self.unet = build_unet(
-            in_channels=2 * latent_channels + 2 if latent_channels else in_channels,
-            out_channels=latent_channels or self.cell_channels + gates,
+            in_channels=2 * latent_channels + 2 if latent_channels else self.cell_channels + seen,
+            out_channels=latent_channels or self.cell_channels + sum(self.told),
             block_out_channels=block_out_channels,
             attention=attention,
             layers_per_block=layers_per_block,
@@ -91,8 +100,11 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         self.motion_encoder = MotionEncoder(
             motion_grid, motion_layers, motion_width, motion_heads, attention_width, every_step=latent_channels > 0
         )
-        for parameter in [] if latent_channels else self.unet.conv_out.parameters():
-            torch.nn.init.zeros_(parameter)
+        if not latent_channels:
+            # what each cell alone says: the U-Net's group norms forget how large differences are
+            self.direct = torch.nn.Conv2d(seen, sum(self.told), 1)
+            _still(self.direct.weight, self.direct.bias, *self.unet.conv_out.parameters())
+            _still(self.unet.conv_in.weight[:, : self.cell_channels])
 
     @property
     def multiple(self) -> int:
@@ -109,21 +121,16 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         """
         patch = self.config["patch_size"]
         spread = self.spread(evidence)
-        apart = (evidence.candidates - evidence.prior[:, :, None]) / spread[:, :, None]
+        seen = torch.cat((features(evidence, patch), pooled(spread.log() / 2 + 1, patch)), dim=2)
         level = sigma.view(-1, 1, 1, 1, 1)
-        maps = pooled(torch.cat((spread.log() / 2 + 1, evidence.maps), dim=2), patch)
-        cells = (
-            noisy / (level.square() + 1).sqrt(),
-            space_to_depth(evidence.prior, patch),
-            space_to_depth(luma(apart), patch),
-            maps,
-        )
-        motion = maps[:, :, -2:]
-        given = self.unet(
-            torch.cat(cells, dim=2), sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)
-        ).sample
-        free, gates = (OUTPUT_GAIN * given).split((self.cell_channels, given.shape[2] - self.cell_channels), dim=2)
-        return free + space_to_depth(mixed(apart, gates, patch), patch)
+        cells = torch.cat((noisy / (level.square() + 1).sqrt(), seen), dim=2)
+        motion = pooled(evidence.maps[:, :, BACK], patch)
+        given = self.unet(cells, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample.float()
+        remainder, told = given.split((self.cell_channels, sum(self.told)), dim=2)
+        told = told + self.direct(seen.flatten(0, 1)).float().view_as(told)
+        weights, shifts = told.split(self.told, dim=2)
+        found = mixed(evidence, weights, shifts, patch, 0.0 if self.training else self.config["crispness"])
+        return space_to_depth((found - evidence.prior) / spread, patch) + REMAINDER_GAIN * remainder
 
     def trust(self, evidence: Evidence) -> Tensor:
         """Share of the correction that is taken: [B, T, 1, H, W] in 0..`restraint`; less where the warps disagree."""
@@ -161,7 +168,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         *,
         next_keyframe: Tensor | None = None,
         next_vectors: Tensor | None = None,
-        previous_frames: Tensor | None = None,
+        previous_frame: Tensor | None = None,
+        noise_rate: float = 1.0,
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
@@ -173,7 +181,9 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
             next_keyframe: the next clip's, like `keyframe`; without it the clip is rebuilt forward only.
             next_vectors: the next clip's field, of which slot 0 is used; comes with `next_keyframe`.
-            previous_frames: [B, n, 3, H, W], the last frames of the clip before, where there is one.
+            previous_frame: [B, 3, H, W], the last frame of the clip before: where the way from noise begins.
+            noise_rate: how far back to noise it is taken, above 0 to 1: 0.85 is Video-LaVIT's explicit noise
+                constraint; 1, all the way, forgets it.
             num_inference_steps: evaluations of the network.
             generator: of the noise; made from `seed` where not given.
 
@@ -181,38 +191,70 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             [B, T, 3, H, W] in [-1, 1], in the model's dtype; frame 0 is the keyframe itself.
 
         Raises:
-            ValueError: tensors that do not fit together; less than one step.
+            ValueError: tensors that do not fit together; less than one step; a `noise_rate` out of range.
         """
         if self.config["latent_channels"]:
             raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): use LatentDetokenizer")
-        _check(keyframe, vectors, next_keyframe, previous_frames)
+        _check(keyframe, vectors, next_keyframe=next_keyframe, previous_frame=previous_frame)
+        if not 0 < noise_rate <= 1:
+            raise ValueError(f"`noise_rate` (={noise_rate}) must be above 0 and at most 1")
         keyframe, vectors = self._own(keyframe), self._own(vectors)
         whole = gather(
             keyframe,
             vectors,
             next_keyframe=None if next_keyframe is None else self._own(next_keyframe),
             next_vectors=None if next_vectors is None else self._own(next_vectors),
-            previous_frame=None if previous_frames is None else self._own(previous_frames[:, -1]),
         )
         generator = generator or torch.Generator().manual_seed(seed)
-        frames = self.denoised(whole.padded(self.multiple), generator, num_inference_steps)
+        start = None
+        if previous_frame is not None and noise_rate < 1:
+            carried = replace(whole, prior=from_before(self._own(previous_frame), vectors)).padded(self.multiple)
+            start = carried.prior
+        frames = self.denoised(whole.padded(self.multiple), generator, num_inference_steps, start, noise_rate)
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
         frames[:, 0] = keyframe
         return frames
 
     @torch.no_grad()
-    def denoised(self, evidence: Evidence, generator: torch.Generator, num_steps: int | None = None) -> Tensor:
-        """Frames [B, T, 3, H, W] from evidence whose sides are multiples of `multiple`; see `reconstruct`."""
+    def denoised(
+        self,
+        evidence: Evidence,
+        generator: torch.Generator,
+        num_steps: int | None = None,
+        start: Tensor | None = None,
+        noise_rate: float = 1.0,
+    ) -> Tensor:
+        """Frames [B, T, 3, H, W] from evidence whose sides are multiples of `multiple`; see `reconstruct`.
+
+        `start`: frames that, taken back to noise as far as `noise_rate` says, are begun from.
+        """
+        stride, steps = self.config["stride"], evidence.prior.shape[1]
+        given = None if start is None else apart(start, stride)
+        return together(
+            self.denoised_together(evidence.apart(stride), generator, num_steps, given, noise_rate), stride, steps
+        )
+
+    @torch.no_grad()
+    def denoised_together(
+        self,
+        evidence: Evidence,
+        generator: torch.Generator,
+        num_steps: int | None = None,
+        start: Tensor | None = None,
+        noise_rate: float = 1.0,
+    ) -> Tensor:
+        """The same of frames that go through the network together: every `stride`-th of a clip."""
         batch, steps, _, height, width = evidence.prior.shape
-        patch = self.config["patch_size"]
+        patch, low = self.config["patch_size"], self.config["sigma_min"]
+        highest = level_at(1.0 if start is None else noise_rate, low, self.config["sigma_max"])
         shape = (batch, steps, self.cell_channels, height // patch, width // patch)
         noise = noise_like(evidence.prior, shape, generator)
         clean = euler(
             lambda noisy, sigma: self(noisy, sigma.expand(batch), evidence),
-            noise,
+            noise * highest if start is None else self.clean(start, evidence) + noise * highest,
             self.config["num_inference_steps"] if num_steps is None else num_steps,
-            self.config["sigma_min"],
-            self.config["sigma_max"],
+            low,
+            highest,
         )
         return evidence.prior + self.trust(evidence) * (self.frames(clean, evidence) - evidence.prior)
 
@@ -220,16 +262,16 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         return values.to(device=self.device, dtype=self.dtype)
 
 
-def _check(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, previous_frames: Tensor | None) -> None:
+def _still(*parameters: Tensor) -> None:
+    for parameter in parameters:
+        torch.nn.init.zeros_(parameter)
+
+
+def _check(keyframe: Tensor, vectors: Tensor, **others: Tensor | None) -> None:
     if keyframe.ndim != 4 or keyframe.shape[1] != 3:
         raise ValueError(f"`keyframe` must be [B, 3, H, W], got {tuple(keyframe.shape)}")
     if vectors.ndim != 5 or vectors.shape[-1] != 2 or len(vectors) != len(keyframe):
         raise ValueError(f"`vectors` must be [{len(keyframe)}, T, h, w, 2], got {tuple(vectors.shape)}")
-    if next_keyframe is not None and next_keyframe.shape != keyframe.shape:
-        raise ValueError(f"`next_keyframe` must be {tuple(keyframe.shape)}, got {tuple(next_keyframe.shape)}")
-    wanted = (len(keyframe), *keyframe.shape[1:])
-    if previous_frames is not None and (*previous_frames.shape[:1], *previous_frames.shape[2:]) != wanted:
-        raise ValueError(
-            f"`previous_frames` must be [{wanted[0]}, n, {', '.join(map(str, wanted[1:]))}], "
-            f"got {tuple(previous_frames.shape)}"
-        )
+    for name, picture in others.items():
+        if picture is not None and picture.shape != keyframe.shape:
+            raise ValueError(f"`{name}` must be {tuple(keyframe.shape)}, got {tuple(picture.shape)}")

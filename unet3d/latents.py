@@ -73,7 +73,8 @@ class LatentDetokenizer:
         *,
         next_keyframe: Tensor | None = None,
         next_vectors: Tensor | None = None,
-        previous_frames: Tensor | None = None,
+        previous_frame: Tensor | None = None,
+        noise_rate: float = 1.0,
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
@@ -85,7 +86,7 @@ class LatentDetokenizer:
         Raises:
             ValueError: tensors that do not fit together; less than one step.
         """
-        del next_keyframe, next_vectors, previous_frames
+        del next_keyframe, next_vectors, previous_frame, noise_rate
         if keyframe.ndim != 4 or vectors.ndim != 5 or len(keyframe) != len(vectors):
             raise ValueError(
                 f"`keyframe` must be [B, 3, H, W] and `vectors` [B, T, h, w, 2], got {tuple(keyframe.shape)} and "

@@ -15,20 +15,15 @@ CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors a decoder will have, same shape."""
 Item = dict[str, np.ndarray]
 
-WINDOW = 8
-"""Frames of a crop."""
-CROP = (96, 96)
-"""Its height and width in pixels."""
+CROP = (80, 128)
+"""Height and width of a crop in pixels; it has every `stride`-th frame of its clip."""
 CROPS_AN_ITEM = 2
-FORWARD_ONLY = 0.3
+FORWARD_ONLY = 0.15
 """Share of clips that are rebuilt without their next keyframe though there is one."""
-LATE_START = 0.3
-"""Share of clips that begin later than at their first frame, so that there is a previous frame."""
-LATEST_START = 8
-ONE_STEP = 0.6
+ONE_STEP = 0.8
 """Share of crops at the highest noise: there the first step starts, and the default sampler has few others."""
-EASY = 5e-5
-"""Mean squared error of the prior, pictures in [-1, 1], below which a crop no longer gains weight: 49 dB."""
+EASY = 1e-4
+"""Mean squared error of a frame's prior, pictures in [-1, 1], below which it no longer gains weight: 46 dB."""
 
 
 def coarsened(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:
@@ -51,7 +46,7 @@ class DetokenizerTraining:
         self.code_motion = code_motion
 
     def prepare(self, items: list[Item], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Clips of the cache to crops: the parts of an Evidence and `frames`, [N, WINDOW, ..., *CROP] each."""
+        """Clips of the cache to crops: parts of an Evidence, `frames`, and the whole prior's `error` [N, T]."""
         crops = [crop for item in items for crop in self._crops(item, rng)]
         return {name: torch.cat([crop[name] for crop in crops]) for name in crops[0]}
 
@@ -59,20 +54,19 @@ class DetokenizerTraining:
         """Nothing is to be set from data: the network starts as the prior."""
 
     def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of the denoised residual, against the prior's own error (so that easy clips count as well)."""
+        """Squared error of the denoised frames, against that of their whole frame's prior: a dB is a dB everywhere."""
         del progress
         evidence = _evidence(batch)
         clean = self.model.clean(batch["frames"], evidence)
         sigma = self._noise_levels(len(clean), clean)
         noisy = clean + sigma.view(-1, 1, 1, 1, 1) * torch.randn_like(clean)
         frames = self.model.frames(self.model(noisy, sigma, evidence).float(), evidence)
-        error = (frames - batch["frames"]).square().mean((1, 2, 3, 4))
-        start = (evidence.prior - batch["frames"]).square().mean((1, 2, 3, 4))
-        # at low noise an x0-predictor's error is small by itself: EDM's weight, capped
-        weight = ((sigma.square() + 1) / sigma.square()).clamp(max=5) / (start + EASY)
-        first = sigma == self.model.config["sigma_max"]
-        ratio = ((error + EASY) / (start + EASY)).log()[first].mean() if first.any() else error.new_zeros(())
-        return (error * weight).mean(), {"gain": float(ratio.detach()) * -10 / math.log(10)}
+        error = (frames - batch["frames"]).square().mean((2, 3, 4))
+        start = (evidence.prior - batch["frames"]).square().mean((2, 3, 4))
+        ratio = (error - start) / (batch["error"] + EASY)
+        first = (sigma == self.model.config["sigma_max"])[:, None].expand_as(ratio)
+        gain = -10 / math.log(10) * ratio.detach()[first].mean() if first.any() else ratio.new_zeros(())
+        return (1 + ratio).mean(), {"gain": float(gain)}
 
     def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         """PSNR of denoised crops after the default number of steps, and of their prior."""
@@ -80,7 +74,7 @@ class DetokenizerTraining:
         for batch in batches:
             evidence = _evidence(batch)
             generator = torch.Generator().manual_seed(0)
-            frames = self.model.denoised(evidence, generator).clamp(-1, 1)
+            frames = self.model.denoised_together(evidence, generator).clamp(-1, 1)
             ours.append(_psnr(frames, batch["frames"]))
             priors.append(_psnr(evidence.prior, batch["frames"]))
         own, prior = torch.cat(ours), torch.cat(priors)
@@ -102,23 +96,14 @@ class DetokenizerTraining:
         frames, vectors, valid, following = _tensors(item, flip=bool(rng.random() < 0.5))
         if following is not None and rng.random() < FORWARD_ONLY:
             following = None
-        late = rng.random() < LATE_START and frames.shape[1] >= LATEST_START + WINDOW
-        start = int(rng.integers(1, LATEST_START + 1)) if late else 0
         vectors, next_vectors = self._coded(vectors, valid, following, rng)
-        frames, vectors, previous = frames[:, start:], vectors[:, start:], frames[:, start - 1] if start else None
-        steps = frames.shape[1]
-        first = int(rng.integers(max(1, steps - WINDOW + 1)))
-        window = slice(first, first + WINDOW)
-        evidence = gather(
-            frames[:, 0],
-            vectors[:, :steps],
-            next_keyframe=None if following is None else following[0],
-            next_vectors=next_vectors,
-            previous_frame=previous,
-            window=window,
-        )
-        parts = {part.name: getattr(evidence, part.name) for part in fields(evidence)}
-        return [_cut({**parts, "frames": frames[:, window]}, rng) for _ in range(CROPS_AN_ITEM)]
+        next_keyframe = None if following is None else following[0]
+        stride = self.model.config["stride"]
+        window = slice(int(rng.integers(stride)), None, stride)
+        evidence = gather(frames[:, 0], vectors, next_keyframe=next_keyframe, next_vectors=next_vectors, window=window)
+        frames = frames[:, window]
+        error = (evidence.prior - frames).square().mean((2, 3, 4))
+        return [{**_cut(evidence, frames, rng), "error": error} for _ in range(CROPS_AN_ITEM)]
 
     def _coded(
         self, vectors: Tensor, valid: Tensor, following: tuple[Tensor, Tensor] | None, rng: np.random.Generator
@@ -135,7 +120,7 @@ class DetokenizerTraining:
 
 
 def _tensors(item: Item, flip: bool) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-    """frames [1, n, 3, H, W], vectors [1, T, h, w, 2], valid [1, T, h, w], and the next keyframe and the step to it."""
+    """frames [1, T, 3, H, W], vectors [1, T, h, w, 2], valid [1, T, h, w], and the next keyframe and the step to it."""
 
     def picture(values: np.ndarray) -> Tensor:
         found = torch.from_numpy(np.ascontiguousarray(values)).movedim(-1, -3)[None].float() / 127.5 - 1
@@ -146,22 +131,22 @@ def _tensors(item: Item, flip: bool) -> tuple[Tensor, Tensor, Tensor, tuple[Tens
         return found.flip(-2) * found.new_tensor((-1, 1)) if flip else found
 
     valid = torch.from_numpy(np.ascontiguousarray(item["valid"]))[None]
-    frames = picture(item["frames"][: int(item["num_frames"])])
+    frames = picture(item["frames"])
     following = None
     if "next_keyframe_frame" in item:
         following = picture(item["next_keyframe_frame"]), motion(item["next_vectors0"])
     return frames, motion(item["vectors"]), valid.flip(-1) if flip else valid, following
 
 
-def _cut(parts: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-    """The same crop of every part, WINDOW frames long: a shorter one repeats its last frame."""
-    height, width = parts["frames"].shape[-2:]
+def _cut(evidence: Evidence, frames: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    """The same crop of frames and of what is known of them."""
+    height, width = frames.shape[-2:]
     top = int(rng.integers(height - CROP[0] + 1))
     left = int(rng.integers(width - CROP[1] + 1))
-    steps = parts["frames"].shape[1]
-    order = torch.arange(WINDOW).clamp(max=steps - 1)
     rows, columns = slice(top, top + CROP[0]), slice(left, left + CROP[1])
-    return {name: values[:, order][..., rows, columns].clone() for name, values in parts.items()}
+    cut = evidence.cut(rows, columns)
+    parts = {part.name: getattr(cut, part.name) for part in fields(cut)}
+    return {name: values.clone() for name, values in {**parts, "frames": frames[..., rows, columns]}.items()}
 
 
 def _evidence(batch: dict[str, Tensor]) -> Evidence:

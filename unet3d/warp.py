@@ -8,8 +8,9 @@ in the picture that is warped (backward warping). Every function is batched over
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from unet3d.places import cell_centres, follow, places_of, read, resize, sample
 
 FIXED_POINT_STEPS = 8
 """Enough where neighbouring cells differ by less than a cell; where they differ by more, no inverse exists."""
@@ -30,28 +31,10 @@ class Guess:
     """[B, T, 1, H, W] in 0..1: whether the keyframe shows this place at all."""
     backward_confidence: Tensor
     """[B, T, 1, H, W] in 0..1: whether the next keyframe shows it."""
-    forward_displacement: Tensor
-    """[B, T, h, w, 2]: where `forward` was read, relative, in fractions of the frame; on a grid of half its size."""
-    backward_displacement: Tensor
-    """[B, T, h, w, 2]: the same of `backward`."""
-
-
-def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """Centres of a grid's cells, [h, w, 2] as (x, y) in fractions of the frame."""
-    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
-    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-
-
-def sample(values: Tensor, places: Tensor) -> Tensor:
-    """Values [B, C, H, W] read bilinearly at places [B, h, w, 2]: [B, C, h, w]. Beyond the frame stands its border."""
-    return F.grid_sample(values, places * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def follow(step: Tensor, onward: Tensor) -> Tensor:
-    """Two displacements [B, h, w, 2] one after the other: `step` from here, then `onward` from where that leads."""
-    places = cell_centres(step.shape[1], step.shape[2], step) + step
-    return step + sample(onward.permute(0, 3, 1, 2), places).permute(0, 2, 3, 1)
+    forward_places: Tensor
+    """[B, T, H, W, 2]: where `forward` was read, as (x, y) in fractions of the frame."""
+    backward_places: Tensor
+    """[B, T, H, W, 2]: where `backward` was read."""
 
 
 def compose(vectors: Tensor) -> Tensor:
@@ -106,24 +89,9 @@ def _towards(inverses: Tensor) -> Tensor:
     return torch.stack(displacements[::-1], dim=1)
 
 
-def resize(values: Tensor, height: int, width: int) -> Tensor:
-    """Values [B, T, h, w, C] on another grid, [B, T, height, width, C]; bicubic, centres of the grids aligned."""
-    batch, steps, h, w, channels = values.shape
-    if (h, w) == (height, width):
-        return values
-    flat = values.reshape(batch * steps, h, w, channels).permute(0, 3, 1, 2)
-    resized = F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).reshape(batch, steps, height, width, channels)
-
-
 def warp(picture: Tensor, displacement: Tensor) -> Tensor:
     """A picture [B, C, H, W] seen T times through displacements [B, T, h, w, 2] of any grid: [B, T, C, H, W]."""
-    batch, channels, height, width = picture.shape
-    steps = displacement.shape[1]
-    places = cell_centres(height, width, picture) + resize(displacement, height, width)
-    repeated = picture[:, None].expand(batch, steps, channels, height, width)
-    warped = sample(repeated.reshape(-1, channels, height, width), places.reshape(-1, height, width, 2))
-    return warped.reshape(batch, steps, channels, height, width)
+    return read(picture, places_of(displacement, picture))
 
 
 def chase(start: Tensor, steps: list[Tensor]) -> Tensor:
@@ -196,9 +164,10 @@ def _one_way(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: slice)
     # what the keyframe shows of frame t is where its own content has gone by then
     route = chase(displacement[:, 0], list(inverses.unbind(1)))
     displacement, route = displacement[:, window], route[:, window]
-    pictures = warp(keyframe, displacement)
+    places = places_of(displacement, keyframe)
+    pictures = read(keyframe, places)
     trust = to_picture(confidence(displacement, route), keyframe)
-    return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust), displacement, displacement)
+    return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust), places, places)
 
 
 def two_way(
@@ -222,16 +191,22 @@ def two_way(
     one = _one_way(keyframe, vectors, inverses[:, :-1], window)
     route = chase(last, list(vectors.unbind(1)[:0:-1])).flip(1)[:, window]
     displacement = _towards(inverses)[:, window]
-    backward = warp(next_keyframe, displacement)
+    places = places_of(displacement, keyframe)
+    backward = read(next_keyframe, places)
     trust = to_picture(confidence(displacement, route), keyframe)
     near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1, 1)
     # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
     weight = (1 - near) ** 1.5 * (one.forward_confidence + 1e-3)
     next_weight = near**1.5 * (trust + 1e-3)
     pictures = (one.forward * weight + backward * next_weight) / (weight + next_weight)
-    return Guess(
-        pictures, one.forward, backward, one.forward_confidence, trust, one.forward_displacement, displacement
-    )
+    return Guess(pictures, one.forward, backward, one.forward_confidence, trust, one.forward_places, places)
+
+
+def from_before(previous_frame: Tensor, vectors: Tensor) -> Tensor:
+    """The last frame of the clip before [B, 3, H, W] along a clip's field [B, T, h, w, 2]: [B, T, 3, H, W]."""
+    fine = refine(vectors, *previous_frame.shape[-2:])
+    steps = [follow(displacement, fine[:, 0]) for displacement in compose(fine).unbind(1)]
+    return warp(previous_frame, torch.stack(steps, dim=1))
 
 
 def nearness(steps: int, like: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ def compared(
     *,
     steps: int | None,
     seed: int,
+    two_way: bool = True,
+    noise_rate: float = 1.0,
 ) -> Iterator[ComparedClip]:
     """Rebuilds clip after clip beside the source.
 
@@ -109,9 +111,10 @@ def compared(
         video: the file the tokens were made from.
         size: (width, height) of all pictures.
         steps, seed: see `VideoTokenizer.decode`.
+        two_way, noise_rate: see `unet3d.decode_chain`.
     """
     ahead, behind = itertools.tee(clips)
-    rebuilt = model.rebuilt(ahead, steps=steps, seed=seed)
+    rebuilt = model.rebuilt(ahead, steps=steps, seed=seed, two_way=two_way, noise_rate=noise_rate)
     for source, frames, (clip, following) in zip(
         source_clips(tokens, video, size), rebuilt, _with_next(behind), strict=True
     ):

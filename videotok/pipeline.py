@@ -195,13 +195,26 @@ class VideoTokenizer(Models):
         check_patches(tokens, self.keyframes.num_patches)
         return decoded_clips(tokens, self.keyframes, self.motion, size, motion_levels=motion_levels)
 
-    def rebuilt(self, clips: Iterable[DecodedClip], *, steps: int | None, seed: int) -> Iterator[np.ndarray]:
-        """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours."""
+    def rebuilt(
+        self,
+        clips: Iterable[DecodedClip],
+        *,
+        steps: int | None,
+        seed: int,
+        two_way: bool = True,
+        noise_rate: float = 1.0,
+    ) -> Iterator[np.ndarray]:
+        """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours.
+
+        `two_way`, `noise_rate`: see `unet3d.decode_chain`.
+        """
         for scene in scenes(clips):
             behind, ahead = itertools.tee(scene)
             chain = decode_chain(
                 self.detokenizer,
                 ((clip.keyframe, clip.vectors) for clip in ahead),
+                two_way=two_way,
+                noise_rate=noise_rate,
                 num_inference_steps=steps,
                 seed=seed,
             )

@@ -57,6 +57,17 @@ def decode(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise that fills in what the tokens do not say.")] = 0,
+    forward: Annotated[
+        bool, typer.Option("--forward", help="Rebuild each clip from its own keyframe alone.")
+    ] = False,
+    noise_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.05,
+            max=1.0,
+            help="Below 1: begin each clip from the last frame before it, taken back to noise (Video-LaVIT: 0.85).",
+        ),
+    ] = 1.0,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
     keyframe_model: Annotated[
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as diffusers' VQModel.")
@@ -88,16 +99,17 @@ def decode(
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
     clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
+    how = {"steps": steps, "seed": seed, "two_way": not forward, "noise_rate": noise_rate}
     figures = Figures()
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=QUALITY))
         if compare:
             wide = (PANELS * shown[0], shown[1])
             panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=QUALITY))
-            both = compared(tokenizer, tokens, clips, compare, shown, steps=steps, seed=seed)
+            both = compared(tokenizer, tokens, clips, compare, shown, **how)
             rebuilt = _measured(both, figures, panels)
         else:
-            rebuilt = tokenizer.rebuilt(clips, steps=steps, seed=seed)
+            rebuilt = tokenizer.rebuilt(clips, **how)
         for frame in _shown(rebuilt, tokens):
             writer.write(frame)
     took = time.monotonic() - began
