@@ -13,8 +13,9 @@ from codec.vectors import lattice_of, on_grid
 TRUST = 0.1
 """How far motion may stray from what is expected, as a share of the vector, before it counts like a pixel."""
 
-FIRST_IS_LIKELY = 1.5
-"""Misses, in pixels, that the first reference is forgiven."""
+FIRST_IS_LIKELY = 0.3, 0.004
+"""Misses that the first reference is forgiven: pixels, and a share of the picture's width. What cannot be expected of
+motion grows with the picture."""
 
 FARTHER = 0.1
 """The same for each further one."""
@@ -85,7 +86,7 @@ def links_of(
         if len(candidates) == 1:
             found.append(Link(candidates[0], *on_grid(vectors[which], known[which], width, height, grid), is_only))
             continue
-        meant = likely_reference(vectors[which], expected, spans)
+        meant = likely_reference(vectors[which], expected, spans, FIRST_IS_LIKELY[0] + FIRST_IS_LIKELY[1] * width)
         for number, place in enumerate(candidates):
             here = known[which] & (meant == number)
             if here.any():
@@ -94,13 +95,14 @@ def links_of(
     return FrameLinks(found, VectorShares(exact, either - exact, 1 - either))
 
 
-def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray) -> np.ndarray:
+def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray, forgiven: float) -> np.ndarray:
     """Which of several references each vector most likely means: FFmpeg does not export the reference index.
 
     Args:
         vectors: float32 [rows, columns, 2] in pixels.
         velocity: float32 [rows, columns, 2], pixels a second: what is expected.
         spans: float32 [n]: seconds from each reference, by reference index, to the frame.
+        forgiven: misses in pixels that the first reference is forgiven.
 
     Returns:
         int [rows, columns]: the first reference unless another one explains the vector much better; encoders use the
@@ -114,7 +116,7 @@ def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarra
         miss = np.abs(x - going_x * span) + np.abs(y - going_y * span)
         miss /= allowed
         if number:
-            miss += np.float32(FIRST_IS_LIKELY) + np.float32(FARTHER) * np.float32(number - 1)
+            miss += np.float32(forgiven) + np.float32(FARTHER) * np.float32(number - 1)
         chosen[miss < best] = number
         np.minimum(best, miss, out=best)
     return chosen
