@@ -1,11 +1,13 @@
 """Keyframes one after another: budgets that hold, and only what is new is said."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.visual_delta import main as benchmark
 from codec import VideoWriter
 from videotok import TokensError, VideoTokenizer, VideoTokens
 from videotok.budget import WINDOW, Budget
@@ -266,6 +268,17 @@ def test_pictures_in_place_of_words(tokenizer, still_mp4, tmp_path, monkeypatch,
     broken = replace(tokens, pictures=(b"no jpeg",) * 3)
     with pytest.raises(TokensError, match="keyframe 0"):
         next(tokenizer.decoded_clips(broken, (160, 96)))
+
+
+def test_the_benchmark_compares_both_ways(still_mp4, tiny_model, tmp_path):
+    rows_file = tmp_path / "rows.json"
+    benchmark([str(still_mp4), "--model", str(tiny_model), "--json", str(rows_file)])
+    alone, delta = json.loads(rows_file.read_text())
+    assert (alone["mode"], delta["mode"]) == ("independent", "delta")
+    assert (alone["keyframes"], alone["independent_keyframes"], alone["carried"], alone["worst_psnr"]) == (3, 3, 0, 0)
+    assert delta["tokens"] < alone["tokens"]
+    assert delta["tokens_per_second"] == pytest.approx(delta["tokens"] / 5)
+    assert delta["carried"] > 0
 
 
 @pytest.mark.parametrize(

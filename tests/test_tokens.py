@@ -96,6 +96,24 @@ def test_levels_are_nested():
         tokens.first_levels(4)
 
 
+def test_parts_begin_where_nothing_is_carried():
+    carry = ~made(4).keep_mask
+    carry[[0, 2]] = False
+    tokens = replace(made(4), carry_mask=carry, pictures=(b"a", b"b", b"c", b"d"))
+    part = tokens.part(2, 4)
+    assert part.num_clips == 2
+    np.testing.assert_array_equal(part.visual_ids_of(1), tokens.visual_ids_of(3))
+    np.testing.assert_array_equal(part.carry_mask, carry[2:])
+    assert part.pictures == (b"c", b"d")
+    assert part.start_seconds == pytest.approx(1.5 + 4)
+    assert_same(tokens.part(0, 4), tokens)
+    with pytest.raises(ValueError, match="begin at clip 2"):
+        tokens.part(3, 4)
+    for first, stop in ((-1, 2), (2, 2), (2, 5)):
+        with pytest.raises(ValueError, match=r"0\.\.4"):
+            tokens.part(first, stop)
+
+
 def test_repr_prints_no_data():
     assert repr(made()) == f"VideoTokens(clip.mp4, clips=3, visual={len(made().visual_ids)}, motion=3x275, 4.58 s)"
 
@@ -116,7 +134,7 @@ def test_repr_prints_no_data():
         ("carry_mask", np.zeros((3, 12), np.bool_), r"`carry_mask` must be bool \[3, 13\]"),
         ("carry_mask", made().keep_mask & (np.arange(3) > 0)[:, None], "never name a patch that `keep_mask` keeps"),
         ("pictures", (b"one",), "none, or one a clip"),
-        ("motion_source", "guess", "native or reencode"),
+        ("motion_source", "guess", "must be native"),
         ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
     ],
 )

@@ -77,8 +77,8 @@ class VideoTokens:
         _check_array("damaged", self.damaged, np.bool_, (clips,))
         if clips == 0:
             raise ValueError("`num_frames` is empty: there must be at least one clip")
-        if self.motion_source not in ("native", "reencode"):
-            raise ValueError(f"`motion_source` (={self.motion_source!r}) must be native or reencode")
+        if self.motion_source not in ("native", "reencode", "mpeg4"):
+            raise ValueError(f"`motion_source` (={self.motion_source!r}) must be native, reencode or mpeg4")
         for name, given, wanted in (("models", self.models, TOKENIZERS), ("codebooks", self.codebooks, CODEBOOKS)):
             if set(given) != set(wanted):
                 raise ValueError(f"`{name}` (={sorted(given)}) must name {', '.join(wanted)}")
@@ -152,6 +152,28 @@ class VideoTokens:
         if not 0 <= levels <= self.num_motion_levels:
             raise ValueError(f"`levels` (={levels}) must be between 0 and {self.num_motion_levels}, the levels here")
         return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :levels]))
+
+    def part(self, first: int, stop: int) -> "VideoTokens":
+        """The clips from `first` up to `stop` (not included), on their own.
+
+        Raises:
+            ValueError: there are no such clips, or the first is not independent: its keyframe needs the one before.
+        """
+        if not 0 <= first < stop <= self.num_clips:
+            raise ValueError(f"`first` (={first}) and `stop` (={stop}) must span clips of 0..{self.num_clips}")
+        if not self.independent[first]:
+            before = int(np.flatnonzero(self.independent[:first])[-1])
+            raise ValueError(f"`first` (={first}) is not independent; begin at clip {before}, or encode without delta")
+        ids = slice(self.visual_offsets[first], self.visual_offsets[stop])
+        names = ("keep_mask", "carry_mask", "motion_ids", "camera_ids", "num_frames", "pts_seconds", "damaged")
+        return replace(
+            self,
+            visual_ids=self.visual_ids[ids],
+            visual_offsets=self.visual_offsets[first : stop + 1] - self.visual_offsets[first],
+            pictures=self.pictures[first:stop],
+            start_seconds=self.start_seconds + float(int(self.num_frames[:first].sum()) / self.spec.fps),
+            **{name: getattr(self, name)[first:stop] for name in names},
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes a .vtok file; see `videotok.vtok.save`."""
