@@ -117,3 +117,58 @@ def test_native_where_there_is_none(moving, tmp_path):
     with pytest.raises(MediaError, match="hevc video has no usable motion vectors"):
         first_clip(path, motion_source="native")
     assert first_clip(path).motion_source == "reencode"
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "exact", "inferred"),
+    [
+        ("libx264", {"bf": "0", "refs": "1"}, (1, 1), (0, 0)),
+        ("libx264", {"tune": "zerolatency", "refs": "4"}, (0, 0.2), (0.8, 1)),
+        ("libx264", {"preset": "veryslow", "x264-params": "ref=8:bframes=8:b-pyramid=normal"}, (0.2, 0.7), (0.3, 0.8)),
+        ("mpeg4", {"b": "4M", "bf": "0"}, (1, 1), (0, 0)),
+        # a block that stands still both ways looks like a direct one of MPEG-4, whose vectors are inferred
+        ("mpeg2video", {"b": "4M", "bf": "2"}, (0.95, 1), (0, 0.05)),
+    ],
+    ids=["one reference", "four references", "pyramid", "mpeg4", "mpeg2 with B frames"],
+)
+def test_how_sure_vectors_are(codec, options, exact, inferred, moving, tmp_path):
+    from codec import VideoWriter
+
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 25, SIZE, codec=codec, options=options | {"g": "100"}) as writer:
+        for time in even(0.9, 25):
+            writer.write(moving["zoom"].frame(float(time)))
+    shares = first_clip(path).shares
+    assert shares.exact + shares.inferred + shares.missing == pytest.approx(1)
+    assert shares.missing < 0.3
+    present = shares.exact + shares.inferred
+    assert exact[0] - 1e-6 <= shares.exact / present <= exact[1] + 1e-6
+    assert inferred[0] - 1e-6 <= shares.inferred / present <= inferred[1] + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "interlaced=1:bframes=0"}),  # frames of field macroblocks: MBAFF
+        ("mpeg2video", {"flags": "+ildct+ilme", "field_order": "tt", "b": "4M", "bf": "0"}),
+    ],
+    ids=["MBAFF", "MPEG-2"],
+)
+def test_interlaced_video_is_said_to_be_reencoded(codec, options, moving, tmp_path):
+    """Vectors of fields are half a picture each: they are not taken for those of frames."""
+    from codec import VideoWriter, probe
+
+    path = tmp_path / "clip.mkv"
+    times = even(SECONDS, 25)
+    with VideoWriter(path, 25, SIZE, codec=codec, options=options) as writer:
+        for time in times:
+            writer.write(moving["pan"].frame(float(time)))
+    facts = probe(path)
+    assert facts.is_interlaced
+    assert not facts.has_native_vectors
+    clip = first_clip(path)
+    assert clip.motion_source == "reencode"
+    assert clip.shares.missing < 0.2
+    assert error_pixels(moving["pan"], clip, [float(time) for time in times], SPEC) < 1.0
+    with pytest.raises(MediaError, match="interlaced video has no usable motion vectors"):
+        first_clip(path, motion_source="native")
