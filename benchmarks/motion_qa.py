@@ -26,6 +26,8 @@ from videotok.lm.model import VideoLanguageModel
 from videotok.pipeline import VideoTokenizer
 
 console = Console(stderr=True)
+VARIANTS = (0, 1, 5, 6)
+"""Of each video that is learned from: as it is, mirrored, and with time turned round in two other mirrors."""
 
 
 def main() -> None:
@@ -39,14 +41,14 @@ def main() -> None:
                 tokenizer,
                 options.cache,
                 split,
-                with_mirrored=split == "train",
+                variants=VARIANTS if split == "train" else (0,),
                 done=_counting(f"{split} videos", count),
             )
         )
         for split, count in (("train", options.train), ("test", options.test))
     }
     facts = {
-        "videos": {"train": options.train, "test": options.test, "mirrored": True},
+        "videos": {"train": options.train, "test": options.test, "variants": len(VARIANTS)},
         "steps": options.steps,
         "levels": options.levels,
         "seed": options.seed,
@@ -130,7 +132,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--moving", type=Path, required=True, help="folder of videos whose camera moves")
     parser.add_argument("--out", type=Path, default=Path("results/motion_qa"), help="folder of the table and the runs")
     parser.add_argument("--cache", type=Path, default=Path("cache/motion_qa"), help="folder of clips that were made")
-    parser.add_argument("--train", type=int, default=600, help="videos to learn from; each is seen mirrored as well")
+    parser.add_argument("--train", type=int, default=600, help="videos to learn from; each in four variants")
     parser.add_argument("--test", type=int, default=240, help="videos to be tested on")
     parser.add_argument("--steps", type=int, default=800, help="training steps a form, 16 videos each")
     parser.add_argument("--levels", type=int, default=1, help="levels of motion ids")

@@ -53,7 +53,8 @@ def written(vocabulary: "Vocabulary", tokens: "VideoTokens", clip: int, keyframe
     if not keyframes_only:
         levels = np.arange(tokens.num_motion_levels)[:, None] * vocabulary.motion_size
         motion = tokens.motion_ids[clip].astype(np.int64) + levels + vocabulary.motion.start
-        camera = tokens.camera_ids[clip].astype(np.int64) + vocabulary.camera.start
+        terms = np.arange(vocabulary.camera_terms) * vocabulary.camera_size
+        camera = tokens.camera_ids[clip].astype(np.int64) + terms + vocabulary.camera.start
         parts += [[vocabulary.motion_begin], camera, (motion.T if vocabulary.interleaved else motion).ravel()]
         parts.append([vocabulary.motion_end])
     return np.concatenate([np.asarray(part, np.int64) for part in parts])
@@ -98,7 +99,7 @@ class Reader:
         motion, camera = np.zeros((0, vocabulary.motion_places), np.int32), np.zeros(0, np.int32)
         if self._next() == vocabulary.motion_begin:
             self.position += 1
-            camera = self._run(vocabulary.camera, vocabulary.camera_terms, 0)
+            camera = np.array([self._run(term, 1, 0)[0] for term in self._terms()], np.int32)
             motion = self._motion()
             self._expect(vocabulary.motion_end, "[/MOV]")
         return ClipIds(visual, keep_mask, carry_mask, motion, camera)
@@ -143,6 +144,10 @@ class Reader:
         rows = [[self._run(self._level(level), 1, place)[0] for level in range(levels)] for place in range(places)]
         return np.array(rows, np.int32).T
 
+    def _terms(self) -> list[Span]:
+        start, size = self.vocabulary.camera.start, self.vocabulary.camera_size
+        return [Span(f"camera term {k}", start + k * size, size) for k in range(self.vocabulary.camera_terms)]
+
     def _level(self, level: int) -> Span:
         size = self.vocabulary.motion_size
         return Span(f"motion level {level}", self.vocabulary.motion.start + level * size, size)
@@ -152,7 +157,7 @@ class Reader:
         for number in range(count):
             token = self._next()
             if token not in span:
-                self._fail(f"an id of {span.name}, number {done + number + 1}")
+                self._fail(f"an id of {span.name}" + (f", number {done + number + 1}" if count > 1 or done else ""))
             found.append(token - span.start)
             self.position += 1
         return np.array(found, np.int32)

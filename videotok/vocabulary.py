@@ -18,7 +18,8 @@ MARKS = ("[IMG]", "[/IMG]", "[MOV]", "[/MOV]")
 class Vocabulary:
     """One id space over text and video.
 
-        0 .. text_size - 1 | [IMG] [/IMG] visual | [MOV] [/MOV] motion, level after level | camera | skip | carry
+        0 .. text_size - 1 | [IMG] [/IMG] visual | [MOV] [/MOV] motion, level after level | camera, term after term
+                           | skip | carry
 
     A video is its clips one after another, a clip is its keyframe and its motion:
 
@@ -26,8 +27,9 @@ class Vocabulary:
 
     Patches are told in reading order: a visual id is one patch, a skip `g` says that the next g were dropped, a carry
     `g` that the next g are the keyframe before, moved on. So `keep_mask` and `carry_mask` can be read back from the
-    ids. What is not told before [/IMG] was dropped. Every level has ids of its own, so a sequence may stop after any
-    level. `interleaved` writes place after place, each with its ids of all levels, instead of level after level.
+    ids. What is not told before [/IMG] was dropped. Every level and every camera term has ids of its own: a
+    sequence may stop after any level, and what an id means does not hang on where it stands. `interleaved` writes place
+    after place, each with its ids of all levels, instead of level after level.
 
     Video-LaVIT's layout (arXiv 2402.03161) is the instance `Vocabulary.published()`: one level, no camera, and neither
     skips nor carries: there the mask is no part of the ids and has to be given beside them.
@@ -45,6 +47,7 @@ class Vocabulary:
     motion_places: int = 135
     """Ids of a level."""
     camera_size: int = 0
+    """Values of one camera id; the vocabulary holds `camera_terms` times as many."""
     camera_terms: int = 0
     """Camera ids of a clip, before its first level."""
     patches: int = 0
@@ -109,7 +112,8 @@ class Vocabulary:
 
     @property
     def camera(self) -> Span:
-        return Span("camera", self.motion.stop, self.camera_size)
+        """All terms: term k's ids begin at `camera.start + k * camera_size`."""
+        return Span("camera", self.motion.stop, self.camera_terms * self.camera_size)
 
     @property
     def skip(self) -> Span:
@@ -144,9 +148,9 @@ class Vocabulary:
                 number = token - span.start
                 if span.name in MARKS:
                     return span.name
-                if span.name == "motion":
-                    level, number = divmod(number, self.motion_size)
-                    return f"<motion {level} {number}>"
+                if span.name in ("motion", "camera"):
+                    size = self.motion_size if span.name == "motion" else self.camera_size
+                    return f"<{span.name} {number // size} {number % size}>"
                 return f"<{span.name} {number + (span.name in ('skip', 'carry'))}>"
         return f"{token}, past the end of the vocabulary ({self.size} ids)"
 

@@ -31,6 +31,9 @@ SHARE: dict[Kind, float] = {"pan": 0.22, "zoom": 0.16, "object": 0.22, "count": 
 PRESETS = ("ultrafast", "veryfast", "fast", "medium")
 """x264's, in turn."""
 CLIPS_A_SHARD = 20
+OPPOSITES = (("left", "right"), ("up", "down"), ("closer", "away"), ("faster", "slower"), ("forwards", "backwards"))
+TURNED = {**dict(OPPOSITES), **{b: a for a, b in OPPOSITES}}
+"""What becomes of an answer when time runs the other way."""
 FOOTAGE_SHARE = 0.3
 """Of cameras that move over footage, which moves by itself, and not over a photograph."""
 VERSION = 2
@@ -138,6 +141,26 @@ def mirrored(video: Asked, across: bool, down: bool) -> Asked:
             answers={question: swap.get(answer, answer) for question, answer in turned.answers.items()},
         )
     return turned
+
+
+def backwards(video: Asked) -> Asked:
+    """The first clip filmed from its end, where the second one's keyframe stands, to its beginning.
+
+    A vector that leads from a frame to the one before leads, turned round, from there to here; that it now stands where
+    its content came from, a fraction of a cell away, is let go. Nothing is known of a clip after it.
+    """
+    steps = video.vectors.shape[1]
+    vectors, valid = np.concatenate(video.vectors), np.concatenate(video.valid)
+    # frame k of the turned clip is frame `steps - k`; its way back is the way there of the frame after that
+    order = steps + 1 - np.arange(steps)
+    blank = [np.zeros_like(video.vectors[:1])] * (len(video.vectors) - 1)
+    unknown = [np.zeros_like(video.valid[:1])] * (len(video.valid) - 1)
+    return Asked(
+        keyframes=video.keyframes[::-1],
+        vectors=np.concatenate([-vectors[order][None], *blank]),
+        valid=np.concatenate([valid[order][None], *unknown]),
+        answers={question: TURNED.get(answer, answer) for question, answer in video.answers.items()},
+    )
 
 
 def _is_current(path: Path) -> bool:

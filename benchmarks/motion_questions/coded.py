@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.motion_questions.clips import Asked, mirrored
+from benchmarks.motion_questions.clips import Asked, backwards, mirrored
 from codec import Clip, ClipSpec, MotionField, replacing
 from motion_vq.camera import compand, to_pixels
 from motion_vq.layers import fold
@@ -48,17 +48,21 @@ def coded(
     cache: Path,
     name: str,
     *,
-    with_mirrored: bool,
+    variants: Sequence[int] = (0,),
     done: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Coded]:
-    """Every video, and where wanted its mirror image beside it; what was coded with the same weights is read again."""
+    """Every video in some variants; what was coded with the same weights is read again.
+
+    A variant is a sum of 1 (left and right changed), 2 (up and down changed) and 4 (time turned round); 0 is the video.
+    """
     weights = "".join(tokenizer.bundle.identity(part).sha256 for part in TOKENIZERS)
     folder = cache / f"coded-{zlib.crc32(weights.encode()):08x}-{VISUAL_TOKENS}"
     folder.mkdir(parents=True, exist_ok=True)
     for number, video in enumerate(videos):
-        for across in (False, True) if with_mirrored else (False,):
-            seen = mirrored(video, across, down=False)
-            path = folder / f"{name}-{number:05d}-{int(across)}.safetensors"
+        for variant in variants:
+            seen = mirrored(video, bool(variant & 1), bool(variant & 2))
+            seen = backwards(seen) if variant & 4 else seen
+            path = folder / f"{name}-{number:05d}-{variant}.safetensors"
             if not path.exists():
                 _write(path, tokenizer, seen)
             yield _load(path, tokenizer, seen)

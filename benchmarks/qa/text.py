@@ -1,6 +1,7 @@
 """`text`: a small network that reads the question alone"""
 
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from benchmarks.qa.answerers import Options
 
-BUCKETS, WIDTH, DROPOUT = 1 << 16, 256, 0.5
-EPOCHS, BATCH, LEARNING_RATE = 12, 128, 2e-3
+BUCKETS, WIDTH, DROPOUT = 1 << 15, 128, 0.3
+EPOCHS, BATCH, LEARNING_RATE = 8, 128, 3e-3
+RARE = 2
+"""Answers seen less often are not learned."""
 
 
 class Network(nn.Module):
@@ -36,6 +39,8 @@ class Text:
         self.seed = options.seed
         torch.manual_seed(options.seed)
         questions = options.train()
+        counts = Counter(question.answer for question in questions)
+        questions = [question for question in questions if counts[question.answer] >= RARE]
         self.answers = sorted({question.answer for question in questions})
         numbers = {answer: index for index, answer in enumerate(self.answers)}
         labels = torch.tensor([numbers[question.answer] for question in questions])

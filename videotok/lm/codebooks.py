@@ -1,5 +1,6 @@
 """What the words of a video tokenizer are: where embeddings of their ids come from."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +11,10 @@ from videotok.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
+
+
+TERM_WEIGHT = 2.0
+"""Of a camera term against the amounts it can have, which have a length of about one."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +65,35 @@ class Codebooks:
     def words(self, vocabulary: Vocabulary, span: str) -> Tensor | None:
         """One vector an id of a span, [size, dim]; None where nothing is known of what its ids mean.
 
-        Camera ids, skips and carries are amounts: their vectors are waves of the amount, so that neighbours are alike.
+        Camera ids, skips and carries are amounts: their vectors are waves of the amount, so that neighbours are alike;
+        those of a camera term have one number more that is theirs alone.
         """
         if span == "visual":
             return self.visual
         if span == "motion":
             return None if self.motion is None else self.motion.flatten(0, 1)
         if span == "camera":
-            return waves(vocabulary.camera.size)
+            amounts, terms = waves(vocabulary.camera_size), torch.eye(vocabulary.camera_terms) * TERM_WEIGHT
+            return torch.cat(
+                [amounts.repeat(len(terms), 1), terms.repeat_interleave(vocabulary.camera_size, dim=0)], dim=1
+            )
         if span in ("skip", "carry"):
             return waves(vocabulary.patches)
         return None
 
 
-def waves(size: int, dim: int = 32) -> Tensor:
-    """[size, dim]: sines and cosines of 0 to size - 1, from one turn over the whole range to one in four steps."""
-    if size == 0:
-        return torch.zeros(0, dim)
-    turns = torch.logspace(-1, torch.log10(torch.tensor(max(size / 4, 0.2))).item(), dim // 2)
-    angles = torch.arange(size)[:, None] / size * turns * 2 * torch.pi
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+def waves(size: int, dim: int = 16) -> Tensor:
+    """[size, dim]: sines and cosines of amounts 0 to size - 1, counted from the middle.
+
+    The slowest goes from one end to the other in half a turn and is the largest, so that its sign is the amount's;
+    faster ones tell neighbours apart.
+    """
+    if size < 2:
+        return torch.zeros(size, dim)
+    turns = torch.logspace(0, math.log2(max(size / 8, 2)), dim // 2, base=2)
+    amounts = torch.linspace(-1, 1, size)
+    angles = amounts[:, None] * turns * math.pi / 2
+    return torch.cat([angles.sin(), angles.cos()], dim=1) / turns.sqrt().repeat(2)
 
 
 def _visual_words(keyframes: object) -> Tensor | None:
