@@ -67,7 +67,12 @@ def _vectors() -> Check:
     good = [codec for codec, exported in found.items() if exported]
     others = [codec for codec in NATIVE_CODECS if codec not in found]
     advice = "" if len(good) == len(found) else "use --motion-source reencode, or install av from its own wheels"
-    return Check("vectors exported", not advice, f"{', '.join(good)} tried; {', '.join(others)} expected", advice)
+    return Check(
+        "vectors exported",
+        not advice,
+        f"{', '.join(good)} tried; {', '.join(others)} expected; all others are re-encoded",
+        advice,
+    )
 
 
 def _threads() -> Check:
