@@ -1,0 +1,103 @@
+"""benchmarks.motion_qa: scenes do what their answers say, and the whole of it on a tiny set"""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import motion_qa
+from benchmarks.motion_questions import clips, scenes
+from benchmarks.motion_questions.clips import Asked, backwards, kind_of, mirrored
+from videotok.virtual_camera import photograph
+
+COFFEE, CAT = (lambda seconds: photograph("coffee")), (lambda seconds: photograph("chelsea"))
+SIGNS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
+"""Axis of the vectors and their sign: what stood further right before means a camera that goes right."""
+
+
+def read(example: scenes.Example) -> Asked:
+    return clips._read(example, 0)
+
+
+@pytest.mark.parametrize("seed", [1, 4, 5])
+def test_a_pan_goes_where_its_answer_says(seed):
+    video = read(scenes.pan(np.random.default_rng(seed), COFFEE))
+    axis, sign = SIGNS[video.answers[scenes.CAMERA]]
+    vectors = np.median(video.vectors[0, 1:], axis=(1, 2)) * scenes.SIZE
+    assert np.sign(np.median(vectors[:, axis])) == sign
+    assert np.abs(vectors[:, axis]).mean() > np.abs(vectors[:, 1 - axis]).mean()
+    speeds = np.abs(vectors[:, axis])
+    assert (speeds[-6:].mean() > speeds[:6].mean()) == (video.answers[scenes.SPEED] == "faster")
+
+
+def test_an_object_goes_the_other_way_of_its_layers_camera():
+    video = read(scenes.one_object(np.random.default_rng(3), COFFEE, CAT))
+    moved = video.vectors[0, 1:, 4:16, 6:30, 0]
+    fastest = moved[np.abs(moved) > np.abs(moved).max() / 2]
+    # content that goes left stood further right before
+    assert (np.median(fastest) > 0) == (video.answers[scenes.OBJECT] == "left")
+
+
+def test_mirrors_and_time_change_the_answers_and_the_vectors_alike():
+    video = read(scenes.pan(np.random.default_rng(1), COFFEE))
+    axis, sign = SIGNS[video.answers[scenes.CAMERA]]
+    for turned in (mirrored(video, True, False), mirrored(video, False, True), backwards(video)):
+        axis, sign = SIGNS[turned.answers[scenes.CAMERA]]
+        assert np.sign(np.median(turned.vectors[0, 1:, ..., axis])) == sign
+        assert turned.vectors.shape == video.vectors.shape
+    turned = backwards(video)
+    assert turned.answers[scenes.SPEED] != video.answers[scenes.SPEED]
+    np.testing.assert_array_equal(turned.keyframes[0], video.keyframes[1])
+    np.testing.assert_allclose(turned.vectors[0, 3], -video.vectors[0, 22])
+    twice = mirrored(mirrored(video, True, True), True, True)
+    np.testing.assert_array_equal(twice.vectors, video.vectors)
+    assert twice.answers == video.answers
+
+
+def test_shares_of_kinds_are_kept():
+    kinds = [kind_of(index) for index in range(200)]
+    assert {kind: kinds.count(kind) / 200 for kind in clips.SHARE} == pytest.approx(clips.SHARE)
+
+
+def test_the_whole_of_it(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(clips, "SHARE", {"pan": 0.3, "count": 0.7})
+    monkeypatch.setattr(motion_qa, "VARIANTS", (0, 5))
+    monkeypatch.setattr("benchmarks.motion_questions.coded.VISUAL_TOKENS", 4)
+    monkeypatch.setattr("benchmarks.motion_questions.readers.WIDTH", 32)
+    monkeypatch.setattr(clips, "FOOTAGE_SHARE", 0.0)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(photos / f"{number}.png"), np.roll(photograph("chelsea"), 20 * number, axis=1))
+    command = [
+        "motion_qa",
+        str(photos),
+        "--still",
+        str(tmp_path),
+        "--moving",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += [
+        "--cache",
+        str(tmp_path / "cache"),
+        "--train",
+        "2",
+        "--test",
+        "2",
+        "--steps",
+        "2",
+        "--model",
+        str(tiny_model),
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    motion_qa.main()
+    assert "raw field" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "motion_qa.json").read_text())
+    asked = {question: cell["asked"] for question, cell in results["rows"]["motion ids"].items()}
+    assert asked == {scenes.CAMERA: 1, scenes.SPEED: 1, scenes.COUNT: 1}
+    motion_qa.main()  # everything is there: clips, codes, models
+    assert json.loads((tmp_path / "out" / "motion_qa.json").read_text()) == results
