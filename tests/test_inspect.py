@@ -1,5 +1,7 @@
 """`videotok inspect`: a film and a sheet of motion that a person can trust."""
 
+import json
+
 import av
 import numpy as np
 import pytest
@@ -102,3 +104,15 @@ def test_frames_are_needed(clip_mp4):
     clip = next(iter_clips(clip_mp4, ClipSpec()))
     with pytest.raises(ValueError, match="frames=True"):
         painted(MotionPainter((160, 96), 12), clip, 1)
+
+
+def test_info_of_a_video(clip_mp4, capsys):
+    assert main(["info", str(clip_mp4)]) == 0
+    table = capsys.readouterr().out
+    assert "exact" in table
+    assert "native" in table
+    assert main(["info", str(clip_mp4), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert sum(facts["vectors"].values()) == pytest.approx(1)
+    assert facts["cuts_seconds"] == []
+    assert (facts["width"], facts["height"], facts["motion_source"]) == (160, 96, "native")

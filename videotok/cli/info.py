@@ -1,4 +1,4 @@
-"""`videotok info`: what a .vtok file holds."""
+"""`videotok info`: what a .vtok file holds, or what a video's stream says."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,37 @@ import typer
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="The .vtok file.")],
+    file: Annotated[Path, typer.Argument(help="A .vtok file, or a video.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Say what a file of tokens holds."""
+    """Say what a file of tokens holds; of a video, how sure its motion is, and where its cuts are."""
+    if is_video(file):
+        from videotok.cli.info_video import video_facts, video_lines
+
+        found = video_facts(file)
+        _show(found, video_lines(found), as_json)
+        return
+
     from videotok.tokens import VideoTokens
     from videotok.vtok import FORMAT
 
     facts = {"file": str(file), "format": FORMAT, "size_bytes": 0} | VideoTokens.load(file).facts()
     facts["size_bytes"] = file.stat().st_size
+    _show(facts, _lines(facts), as_json)
+
+
+def is_video(file: Path) -> bool:
+    """By its suffix; what says neither is taken for tokens."""
+    from videotok.footage import VIDEO_SUFFIXES
+
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _show(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    for name, value in _lines(facts):
+    for name, value in lines:
         print(f"{name:<18} {value}")
 
 
