@@ -21,6 +21,7 @@ from codec.motion import MovedFrame, motion_of
 from codec.peer import peer_frames
 from codec.probe import has_native_vectors
 from codec.reencode import with_motion
+from codec.segments import PartedDecoder
 from codec.types import Clip, ClipSpec
 
 MotionChoice = Literal["auto", "native", "reencode"]
@@ -41,6 +42,7 @@ def iter_clips(
     split_at_cuts: bool = False,
     keyframes: bool = True,
     backend: Backend = "av",
+    decoders: int = 1,
 ) -> Iterator[Clip]:
     """Cuts a video into clips, in constant memory.
 
@@ -62,6 +64,8 @@ def iter_clips(
             pictures where vectors are missing differs a little.
         backend: who reads vectors that the stream has: PyAV, or motion-vector-extractor (extra [peers]), which begins
             at the file's beginning, does not turn pictures and does not notice damage.
+        decoders: threads that decode parts of the file at the same time, with the same result; for the stream's own
+            vectors, and from the file's beginning. 1: no thread at all.
 
     Raises:
         MediaError: the file cannot be read, holds no frame that can be decoded in the part asked for, or has no
@@ -81,7 +85,7 @@ def iter_clips(
         beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds) if backend == "av" else None)
         native = None
         if motion_source in ("auto", "native") and stream.codec_context.name in NATIVE_CODECS:
-            native = _native(path, container, stream, beat, keyframes, backend)
+            native = _native(path, container, stream, beat, keyframes, backend, decoders if start_seconds <= 1 else 1)
         if native is not None:
             with closing(Clock(spec, beat).ticks(motion_of(native, fine_grid(spec)))) as ticks:
                 yield from _some(cutter.clips(ticks, stream, "native"), max_clips, path, start_seconds)
@@ -112,11 +116,18 @@ def _some(clips: Iterator[Clip], most: int | None, path: str | Path, start_secon
 
 
 def _native(
-    path: str | Path, container: InputContainer, stream: VideoStream, beat: Beat, keyframes: bool, backend: Backend
+    path: str | Path,
+    container: InputContainer,
+    stream: VideoStream,
+    beat: Beat,
+    keyframes: bool,
+    backend: Backend,
+    decoders: int,
 ) -> Iterator[SourceFrame] | None:
     """Frames with the stream's own vectors; None where these cannot be used."""
     if backend == "av":
-        read = read_frames(container, stream, with_vectors=True, beat=beat, loop_filter=keyframes)
+        parted = PartedDecoder(path, stream, beat, keyframes, decoders).pictures() if decoders > 1 else None
+        read = read_frames(container, stream, with_vectors=True, beat=beat, loop_filter=keyframes, pictures=parted)
     else:
         read = peer_frames(path, container, stream)
     first = next(read, None)

@@ -1,22 +1,20 @@
 """Frames of a stream in display order, each with the stream's own vectors."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import EOFError as EndOfStream
-from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from codec.beat import Beat
 from codec.demux import duration_of, frame_interval
-from codec.packets import Sent, packets_of
-from codec.references import Picture, ReferenceLists
+from codec.packets import Sent
+from codec.pictures import CUT_SHORT_SECONDS, Decoded, decoded
+from codec.references import Picture
 
 MotionRecord = np.dtype(
     {
@@ -27,10 +25,6 @@ MotionRecord = np.dtype(
     }
 )
 """FFmpeg's AVMotionVector, as far as it is right: src_x and src_y are rounded."""
-
-CUT_SHORT_SECONDS = 0.5
-"""A stream that ends this much before its header says has lost its end; one whose first frame that can be decoded comes
-this much after its first packet, its beginning."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 """A longer jump, forward or back, is a clock that was set anew or is damaged: the next frame follows at once."""
@@ -68,6 +62,7 @@ def read_frames(
     threads: str = "SLICE",
     beat: Beat | None = None,
     loop_filter: bool = True,
+    pictures: Iterator[Decoded] | None = None,
 ) -> Iterator[SourceFrame]:
     """Decodes `stream` from where `container` stands.
 
@@ -80,13 +75,8 @@ def read_frames(
         beat: times at which frames are looked at. Others that nothing points to are left out, where the stream says
             so (H.264 alone does).
         loop_filter: without, vectors are the same but pictures drift.
+        pictures: those of the stream, where they are decoded elsewhere.
     """
-    context = stream.codec_context
-    context.thread_type = "SLICE" if with_vectors else threads
-    context.copy_opaque = True
-    if with_vectors:
-        context.options = {"flags2": "+export_mvs"} | ({} if loop_filter else {"skip_loop_filter": "all"})
-    lists = ReferenceLists(context.extradata) if with_vectors and context.name == "h264" else None
     base = float(stream.time_base or 0)
     step = float(frame_interval(stream))
     held: SourceFrame | None = None
@@ -98,7 +88,11 @@ def read_frames(
             return True
         return beat.may_show(pts * base, sent.next_pts * base)
 
-    for picture, (index, headers), damaged in _decoded(container, stream, lists, may_show):
+    if pictures is None:
+        threads = "SLICE" if with_vectors else threads
+        how = {"with_vectors": with_vectors, "threads": threads, "loop_filter": loop_filter, "may_show": may_show}
+        pictures = decoded(container, stream, **how)
+    for picture, index, headers, damaged in pictures:
         seconds = picture.pts * base + shift if picture.pts is not None else None
         if held is not None:
             expected = held.pts_seconds + step
@@ -117,42 +111,6 @@ def read_frames(
         held = SourceFrame(picture, seconds or 0.0, duration, vectors, index, headers, damaged)
     if held is not None:
         yield replace(held, damaged=held.damaged or _cut_short(container, stream, held))
-
-
-def _decoded(
-    container: InputContainer,
-    stream: VideoStream,
-    lists: ReferenceLists | None,
-    may_show: Callable[[Sent], bool],
-) -> Iterator[tuple[av.VideoFrame, tuple[int, Picture | None], bool]]:
-    """(picture, (place in the stream, headers), whether something was lost)"""
-    context = stream.codec_context
-    lost, skips = False, False
-    base, earliest, begun = float(stream.time_base or 0), math.inf, False
-    for index, sent in enumerate(packets_of(container, stream), 1):
-        packet = sent.packet
-        lost |= sent.is_cut_off
-        if packet is not None:
-            lost |= packet.is_corrupt
-            if not begun and packet.pts is not None and not packet.is_discard:
-                earliest = min(earliest, packet.pts)
-            headers = lists.feed(bytes(packet), index) if lists else None
-            packet.opaque = index, headers
-            unused = headers is not None and not (headers.is_reference or headers.is_interlaced or may_show(sent))
-            if unused != skips:
-                context.skip_frame, skips = "NONREF" if unused else "DEFAULT", unused
-        try:
-            frames = context.decode(packet)
-        except EndOfStream:
-            return
-        except FFmpegError:
-            frames, lost = [], True
-        for frame in frames:
-            # a stream that begins without a keyframe shows nothing until one comes
-            lost |= not begun and frame.pts is not None and (frame.pts - earliest) * base > CUT_SHORT_SECONDS
-            begun = True
-            yield frame, cast(Any, frame.opaque) or (index, None), lost or frame.is_corrupt
-            lost = False
 
 
 def _vectors(picture: av.VideoFrame) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Vectors do not depend on threads, and reference lists are what the encoder wrote."""
 
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from codec import Clip, MediaError, examine, iter_clips
+from codec import Clip, ClipSpec, MediaError, VideoWriter, examine, iter_clips
 from codec.beat import TOLERANCE, Beat
 from codec.decode import SourceFrame, read_frames
 from codec.demux import opened
@@ -110,6 +111,25 @@ def test_the_peer_reads_the_same(encoding, tmp_path):
     clips = zip(iter_clips(path), iter_clips(path, backend="mvextractor"), strict=True)
     # it decodes the B frames that ours leaves out, too
     assert encoding == "medium" or all(alike(*pair) for pair in clips)
+
+
+def test_any_number_of_decoders_gives_the_same_clips(tmp_path):
+    path = tmp_path / "parts.mp4"
+    options = {"preset": "medium", "x264-params": "keyint=8:min-keyint=8:scenecut=0"}
+    with VideoWriter(path, 25, (160, 96), options=options) as writer:
+        for frame in scenes((160, 96))["layers"].frames(even(1.2, 25)):
+            writer.write(frame)
+    spec = ClipSpec(frames=6)
+    alone = list(iter_clips(path, spec))
+    for repetition in range(20):
+        parted = list(iter_clips(path, spec, decoders=2 + repetition % 3))
+        for one, other in zip(alone, parted, strict=True):
+            assert np.array_equal(one.motion.vectors, other.motion.vectors)
+            assert np.array_equal(one.motion.valid, other.motion.valid)
+            assert np.array_equal(one.keyframe, other.keyframe)
+            assert (one.pts_seconds, one.damaged, one.cuts) == (other.pts_seconds, other.damaged, other.cuts)
+    next(iter_clips(path, spec, decoders=3))
+    assert not any(thread.name == "decoder" for thread in threading.enumerate())
 
 
 def alike(one: Clip, other: Clip) -> bool:
