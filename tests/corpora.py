@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
 from videos import even, scenes, write
+
 from videotok.corpus.read import ReadVideos
 from videotok.corpus.settings import Plan
 from videotok.corpus.stream import Cluster

@@ -164,7 +164,9 @@ def test_full_disk_is_one_line(corpus, videos, tiny_model, tmp_path, monkeypatch
 
 def test_another_fingerprint_is_refused(corpus, videos, tiny_model, other_model, tmp_path):
     place = copied(corpus, tmp_path / "tokens")
-    with pytest.raises(CorpusError, match=r"weights keyframes = [0-9a-f]{12}, this command has [0-9a-f]{12};.*overwrite"):
+    with pytest.raises(
+        CorpusError, match=r"weights keyframes = [0-9a-f]{12}, this command has [0-9a-f]{12};.*overwrite"
+    ):
         encode(videos, place, other_model)
     with pytest.raises(CorpusError, match=r"spec motion_levels = 2, this command has 1;"):
         job.encode_corpus(str(videos), place, Settings(str(tiny_model), motion_levels=1))

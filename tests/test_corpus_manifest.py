@@ -74,7 +74,9 @@ def test_parquet_manifest_with_ids(folder):
 
 def test_remote_folder_and_manifest():
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/bucket/films/a.mp4": b"film a", "/bucket/films/b.txt": b"text", "/bucket/list.txt": b"films/a.mp4\n"})
+    memory.pipe(
+        {"/bucket/films/a.mp4": b"film a", "/bucket/films/b.txt": b"text", "/bucket/list.txt": b"films/a.mp4\n"}
+    )
     try:
         assert ids(read_inputs("memory://bucket/films")) == ["a.mp4"]
         table = read_inputs("memory://bucket/list.txt")

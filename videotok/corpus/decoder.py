@@ -70,9 +70,14 @@ class Decoder:
         self, spec: ClipSpec, side: int, motion_source: str = "auto", patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         self._settings = (spec, side, motion_source)
-        self._patience = patience_seconds
+        self.patience_seconds = patience_seconds
         self._child: subprocess.Popen | None = None
         self._pipe: Connection | None = None
+
+    @property
+    def child_id(self) -> int:
+        """Process id of the child; 0 where there is none."""
+        return self._child.pid if self._child else 0
 
     def clips(self, part: Part) -> Iterator[SmallClip]:
         """The clips of a file, one by one.
@@ -98,8 +103,8 @@ class Decoder:
             raise MediaError(message)
 
     def _received(self, pipe: Connection, path: str) -> Any:
-        if not pipe.poll(self._patience):
-            raise MediaError(f"cannot read {path}: no clip for {self._patience:g} s; the file is damaged")
+        if not pipe.poll(self.patience_seconds):
+            raise MediaError(f"cannot read {path}: no clip for {self.patience_seconds:g} s; the file is damaged")
         return pipe.recv()
 
     def _started(self) -> Connection:

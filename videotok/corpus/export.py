@@ -26,7 +26,7 @@ def to_webdataset(folder: CorpusFolder, out: Path, shard_rows: int = 2048) -> li
     Raises:
         CorpusError: there is no corpus, nothing in it, or `out` is not empty.
     """
-    from webdataset import TarWriter
+    from webdataset.writer import TarWriter
 
     paths, numbers = [], _Numbers()
     for number, rows in enumerate(ordered_rows(ready(folder, out), shard_rows)):

@@ -42,6 +42,8 @@ class Run:
     stage_seconds: dict[str, float] = field(default_factory=lambda: {"codec": 0.0, "keyframe": 0.0, "motion": 0.0})
     """Spent in each stage by all workers together."""
     began: float = field(default_factory=time.monotonic)
+    start_up_seconds: float = 0.0
+    """Until the first clips came: Ray started, weights loaded, the first batch filled."""
 
     @property
     def seconds(self) -> float:
@@ -50,6 +52,7 @@ class Run:
 
     def saw(self, rows: pa.Table) -> None:
         """Counts rows of the last stage."""
+        self.start_up_seconds = self.start_up_seconds or self.seconds
         for stage in self.stage_seconds:
             self.stage_seconds[stage] += pc.sum(rows[f"{stage}_seconds"]).as_py() or 0.0
 

@@ -63,6 +63,7 @@ def report(folder: CorpusFolder, run: "Run") -> tuple[dict[str, Any], str]:
         "clips": run.clips,
         "video_seconds": run.video_seconds,
         "seconds": seconds,
+        "start_up_seconds": run.start_up_seconds,
         "videos_per_second": run.done / seconds,
         "times_real_time": run.video_seconds / seconds,
         "tokens_per_second_of_work": run.tokens / seconds,

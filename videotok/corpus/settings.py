@@ -20,7 +20,7 @@ class Settings:
     fps: Fraction = Fraction(12)
     keep: float | None = None
     motion_levels: int | None = None
-    motion_source: Literal["auto", "native", "reencode"] = "auto"
+    motion_source: Literal["auto", "native", "reencode", "mpeg4"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""A corpus in other layouts, and read without our code."""
+
+import io
+import json
+import random
+import tarfile
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from corpora import all_rows, copied, make_videos, plain_stream
+
+from videotok.cli.main import main
+from videotok.corpus import durable, job
+from videotok.corpus.export import to_huggingface, to_webdataset
+from videotok.corpus.folder import CorpusFolder
+from videotok.corpus.query import query_rows
+from videotok.corpus.search import Codes, Index
+from videotok.corpus.sequences import Layout, to_ids
+from videotok.corpus.settings import Plan, Settings
+from videotok.corpus.shards import read_shard, shard_path, shard_paths
+from videotok.errors import CorpusError
+from videotok.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return make_videos(tmp_path_factory.mktemp("videos") / "videos")
+
+
+@pytest.fixture(scope="module")
+def corpus(videos, tiny_model, tmp_path_factory):
+    place = tmp_path_factory.mktemp("corpus")
+    names = ["pan.mp4", "more/zoom.mp4", "turn.mp4", "more/layers.mp4"]
+    rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in names)
+    (place / "list.csv").write_text(f"path,caption\n{rows}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "stream", plain_stream)
+        patch.setattr(Plan, "of", cache(Plan.of))
+        job.encode_corpus(str(place / "list.csv"), place / "tokens", Settings(str(tiny_model)), shard_rows=3)
+    return place / "tokens"
+
+
+@pytest.fixture(scope="module")
+def reordered(corpus, tmp_path_factory):
+    """The same clips, as a job that finished them in another order would have left them."""
+    place = copied(corpus, tmp_path_factory.mktemp("reordered") / "tokens")
+    tables = [read_shard(path) for path in shard_paths(place)]
+    rows = pa.concat_tables(tables)
+    order = list(range(rows.num_rows))
+    random.Random(1).shuffle(order)
+    rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
+    for number, path in enumerate(shard_paths(place)):
+        path.unlink()
+        durable.write_table(shard_path(place, number), rows.slice(3 * number, 3))
+    return place
+
+
+def test_webdataset(corpus, reordered, tmp_path):
+    paths = to_webdataset(CorpusFolder(corpus), tmp_path / "one", 3)
+    others = to_webdataset(CorpusFolder(reordered), tmp_path / "two", 3)
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in others]
+    samples: dict[str, dict[str, bytes]] = {}
+    for path in paths:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                samples.setdefault(key, {})[suffix] = tar.extractfile(member).read()
+    rows = all_rows(corpus).to_pylist()
+    assert len(samples) == len(rows) == 8
+    for sample, row in zip(samples.values(), rows, strict=True):
+        for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+            np.testing.assert_array_equal(np.load(io.BytesIO(sample[f"{name}.npy"])), np.array(row.pop(name)))
+        assert json.loads(sample["json"]) == row
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close the files it reads
+def test_webdataset_reads_its_shards(corpus, tmp_path):
+    import webdataset
+
+    to_webdataset(CorpusFolder(corpus), tmp_path / "out")
+    found = list(webdataset.WebDataset(str(tmp_path / "out" / "clips-00000.tar"), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in found][:3] == ["00000000-00000", "00000000-00001", "00000001-00000"]
+    assert found[0]["motion_ids.npy"].shape == (2, 135)
+
+
+def test_huggingface(corpus, reordered, tmp_path):
+    import datasets
+
+    to_huggingface(CorpusFolder(corpus), tmp_path / "one", 3)
+    to_huggingface(CorpusFolder(reordered), tmp_path / "two", 3)
+    for path in (tmp_path / "one").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    loaded = datasets.load_dataset(str(tmp_path / "one"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.to_list() == all_rows(corpus).to_pylist()
+
+
+def test_ids_are_the_videos(corpus, tmp_path):
+    import datasets
+
+    (path,) = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=700, text_size=100))
+    rows = list(datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True))
+    vocabulary = Vocabulary(**json.loads((tmp_path / "ids" / "vocabulary.json").read_text())["vocabulary"])
+    assert vocabulary.text_size == 100
+    found = []
+    for row in rows:
+        ids, document = np.array(row["input_ids"]), np.array(row["document"])
+        assert len(ids) == len(row["loss_mask"]) == len(row["position_ids"]) == 700
+        assert np.array_equal(row["loss_mask"], document >= 0)
+        for number in range(document.max() + 1):
+            place = document == number
+            assert np.array_equal(np.array(row["position_ids"])[place], np.arange(place.sum()))
+            found += [clip.motion_ids.tolist() for clip in vocabulary.clips(ids[place])]
+    wanted = [row["motion_ids"] for row in all_rows(corpus).to_pylist()]
+    assert sorted(found) == sorted(wanted)
+
+
+class Words:
+    """A text tokenizer of letters."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
+    def __len__(self):
+        return 200
+
+    def __call__(self, text, **options):
+        assert options == {"add_special_tokens": False, "split_special_tokens": True}
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_captions_follow_their_videos(corpus, tmp_path):
+    (path,) = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=1500), Words())
+    text = []
+    for row in read_shard(path).to_pylist():
+        ids, document, learned = (np.array(row[name]) for name in ("input_ids", "document", "loss_mask"))
+        for number in range(document.max() + 1):
+            mine = ids[document == number]
+            assert (mine[0], mine[-1]) == (1, 2)
+            assert learned[document == number].tolist() == [False] + [True] * (len(mine) - 1)
+            text.append("".join(chr(token) for token in mine[1:-1] if token < 200))
+        assert not learned[document < 0].any()
+    assert sorted(text) == sorted(rows["caption"] for rows in all_rows(corpus).to_pylist() if rows["clip"] == 0)
+
+
+def test_streams_and_shuffles_by_shard(corpus, tmp_path):
+    import datasets
+
+    paths = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=360), shard_rows=2)
+    assert len(paths) == 4
+    rows = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train", streaming=True)
+    assert rows.num_shards == 4
+    shuffled = list(rows.shuffle(seed=3, buffer_size=1))
+    assert [row["input_ids"] for row in shuffled] != [row["input_ids"] for row in rows]
+    assert sorted(row["input_ids"] for row in shuffled) == sorted(row["input_ids"] for row in rows)
+
+
+def test_a_clip_longer_than_a_row_is_refused(corpus, tmp_path):
+    with pytest.raises(CorpusError, match=r"a clip of .* ids and 0 of text, a row has 100; choose a greater --length"):
+        to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=100))
+
+
+def test_export_does_not_mix(corpus, tmp_path, capsys):
+    (tmp_path / "mine").write_text("x")
+    assert main(["corpus", "export", str(corpus), "--to", "huggingface", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["corpus", "export", str(corpus), "--to", "webdataset", "--out", str(tmp_path / "new")]) == 0
+    assert "1 files" in capsys.readouterr().out
+
+
+def test_others_read_the_shards(corpus):
+    """docs/corpus.md: pandas, DuckDB and datasets, without our code."""
+    import datasets
+    import duckdb
+    import pandas
+
+    wanted = all_rows(corpus)
+    frame = pandas.read_parquet(corpus / "clips").sort_values(["video_id", "clip"])
+    assert frame["video_id"].tolist() == wanted["video_id"].to_pylist()
+    assert [row.tolist() for row in frame["visual_ids"]] == wanted["visual_ids"].to_pylist()
+    rows = duckdb.sql(
+        f"select video_id, clip, len(visual_ids), caption from '{corpus}/clips/*.parquet' order by video_id, clip"
+    ).fetchall()
+    assert rows == [
+        (row["video_id"], row["clip"], len(row["visual_ids"]), row["caption"]) for row in wanted.to_pylist()
+    ]
+    streamed = datasets.load_dataset("parquet", data_files=f"{corpus}/clips/*.parquet", split="train", streaming=True)
+    assert sum(1 for _ in streamed) == wanted.num_rows
+
+
+def test_search_finds_the_clip_itself(corpus, videos, tiny_model):
+    facts = CorpusFolder(corpus).facts
+    index = Index(corpus, facts["codebooks"])
+    for name in ("turn.mp4", "more/layers.mp4"):
+        found = index.nearest(Codes.of(query_rows(videos / name, facts, str(tiny_model)), facts["codebooks"]), 3)
+        for hits in found.values():
+            assert hits[0]["video_id"] == str(videos / name)
+            assert hits[0]["similarity"] == pytest.approx(1)
+            assert hits[0]["similarity"] >= hits[1]["similarity"] >= hits[2]["similarity"]
+
+
+def test_search_tells_words_and_motion_apart():
+    def codes(visual, motion, camera):
+        rows = {"visual_ids": [visual], "motion_ids": [[motion]], "camera_ids": [camera]}
+        return Codes.of(pa.table(rows), {"visual": 50, "motion": 50, "camera": 256})
+
+    index = object.__new__(Index)
+    index._rarity = {"visual": np.ones(50, np.float32), "motion": np.ones(50, np.float32)}
+    one = codes([1, 2, 3], [7, 8], [128, 128])
+    moved = codes([1, 2, 3], [9, 9], [160, 128])
+    assert index.look(one, moved)[0] == pytest.approx(1)
+    assert index.motion(one, moved)[0] < 0.2
+    assert index.motion(one, codes([5], [8, 7], [128, 129]))[0] > 0.95
+    assert index.look(one, codes([5], [8, 7], [128, 129]))[0] == 0
+
+
+def test_search_with_other_weights_is_refused(corpus, videos, other_model, capsys):
+    command = ["corpus", "search", str(corpus), "--like", str(videos / "pan.mp4"), "--model", str(other_model)]
+    assert main(command) == 2
+    assert "was made with keyframes weights" in capsys.readouterr().err
