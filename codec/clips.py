@@ -18,13 +18,14 @@ from codec.decode import SourceFrame, read_frames
 from codec.demux import NATIVE_CODECS, opened
 from codec.errors import MediaError
 from codec.motion import MovedFrame, motion_of
+from codec.mpeg4 import with_mpeg4
 from codec.peer import peer_frames
 from codec.probe import has_native_vectors
 from codec.reencode import with_motion
 from codec.segments import PartedDecoder
 from codec.types import Clip, ClipSpec
 
-MotionChoice = Literal["auto", "native", "reencode"]
+MotionChoice = Literal["auto", "native", "reencode", "mpeg4"]
 
 Backend = Literal["av", "mvextractor"]
 
@@ -54,7 +55,8 @@ def iter_clips(
         spec: frames, rate and grid of a clip; 24 frames at 12 fps on 20 x 36 where not given.
         frames: give each clip its pictures too.
         frame_size: (width, height) of those pictures; the size the clip's keyframe has where not given.
-        motion_source: `auto` takes the stream's own vectors where they can be had, else those of a re-encoding.
+        motion_source: `auto` takes the stream's own vectors where they can be had, else those of a re-encoding;
+            `mpeg4` those that the published Video-LaVIT weights were trained on (codec.mpeg4).
         start_seconds: where to begin, counted from the video's first frame.
         duration_seconds: how much to read; to the end where not given.
         max_clips: how many clips at most.
@@ -100,8 +102,9 @@ def iter_clips(
         beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds))
         read = read_frames(container, stream, with_vectors=False, threads="AUTO")
         ticks = Clock(spec, beat).ticks(_unmoved(read, spec))
-        with closing(with_motion(ticks, spec)) as ticks:
-            yield from _some(cutter.clips(ticks, stream, "reencode"), max_clips, path, start_seconds)
+        made = "mpeg4" if motion_source == "mpeg4" else "reencode"
+        with closing(with_mpeg4(ticks, spec) if made == "mpeg4" else with_motion(ticks, spec)) as ticks:
+            yield from _some(cutter.clips(ticks, stream, made), max_clips, path, start_seconds)
 
 
 def _some(clips: Iterator[Clip], most: int | None, path: str | Path, start_seconds: float) -> Iterator[Clip]:

@@ -43,7 +43,7 @@ class Cutter:
                 group.append(replace(tick, picture=None))
             yield Clip(
                 keyframe=paint(first.picture) if self.keyframes else np.zeros((0, 0, 3), np.uint8),
-                motion=_field(group, self.spec, is_first),
+                motion=_field(group, self.spec, is_first and source != "mpeg4"),
                 pts_seconds=first.pts_seconds,
                 num_frames=len(group),
                 motion_source=source,

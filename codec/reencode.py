@@ -2,7 +2,7 @@
 
 import subprocess
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -27,8 +27,18 @@ from codec.types import ClipSpec
 LONG_SIDE = 640
 """Pictures are made no larger than this before they are encoded: the grid is coarse."""
 
-X264 = "ref=1:bframes=0:scenecut=0:keyint=infinite:weightp=0:threads=1"
+X264_PARAMS = "ref=1:bframes=0:scenecut=0:keyint=infinite:weightp=0:threads=1"
 """Each frame points to the one before; one thread, so that the result is always the same."""
+
+X264: dict[str, Any] = {
+    "format": "h264",
+    "vcodec": "libx264",
+    "preset": "medium",
+    "tune": "zerolatency",
+    "crf": 20,
+    "x264-params": X264_PARAMS,
+}
+"""Options of FFmpeg's output; the format is also the one that is read back."""
 
 PROBING = {"fpsprobesize": "0", "probesize": "65536"}
 """What the stream holds is known: no need to read far ahead before it begins."""
@@ -52,8 +62,19 @@ def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator
             yield replace(tick, vectors=vectors, valid=valid, shares=(moved.shares,), cut=moved.cut)
 
 
-def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[SourceFrame, None, None]:
-    """Sends pictures through an FFmpeg process and gives them back, one for one, with x264's vectors.
+def reencoded(
+    pictures: Iterable[av.VideoFrame],
+    fps: Fraction,
+    options: Mapping[str, Any] = X264,
+    long_side: int | None = LONG_SIDE,
+) -> Generator[SourceFrame, None, None]:
+    """Sends pictures through an FFmpeg process and gives them back, one for one, with the encoder's vectors.
+
+    Args:
+        pictures: of one size.
+        fps: their rate.
+        options: of FFmpeg's output.
+        long_side: pictures are made no larger than this; None: they keep their size.
 
     Raises:
         MediaError: FFmpeg gave fewer pictures back than it got.
@@ -62,13 +83,13 @@ def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[Sou
     first = next(source, None)
     if first is None:
         return
-    size = encoded_size(first.width, first.height)
-    process = _started(size, fps)
+    size = (first.width, first.height) if long_side is None else encoded_size(first.width, first.height)
+    process = _started(size, fps, options)
     feeder = _Feeder(process, source, first, size)
     feeder.start()
     number = 0
     try:
-        with cast(InputContainer, av.open(process.stdout, format="h264", options=PROBING)) as container:
+        with cast(InputContainer, av.open(process.stdout, format=options["format"], options=PROBING)) as container:
             for frame in read_frames(container, video_in(container), with_vectors=True):
                 yield replace(frame, pts_seconds=float(number / fps), duration_seconds=float(1 / fps), damaged=False)
                 number += 1
@@ -81,7 +102,9 @@ def reencoded(pictures: Iterable[av.VideoFrame], fps: Fraction) -> Generator[Sou
     if feeder.error is not None:
         raise feeder.error
     if number != feeder.sent:
-        raise MediaError(f"re-encoding gave {number} of {feeder.sent} frames back; is FFmpeg's x264 missing?")
+        raise MediaError(
+            f"re-encoding gave {number} of {feeder.sent} frames back; is FFmpeg's {options['vcodec']} missing?"
+        )
 
 
 class _Feeder(Thread):
@@ -127,17 +150,8 @@ def encoded_size(width: int, height: int) -> tuple[int, int]:
     return max(16, round(width * scale / 2) * 2), max(16, round(height * scale / 2) * 2)
 
 
-def _started(size: tuple[int, int], fps: Fraction) -> subprocess.Popen:
+def _started(size: tuple[int, int], fps: Fraction, options: Mapping[str, Any]) -> subprocess.Popen:
     raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", video_size=size, framerate=str(fps))
-    encoded = raw.output(
-        "pipe:",
-        format="h264",
-        vcodec="libx264",
-        preset="medium",
-        tune="zerolatency",
-        crf=20,
-        flush_packets=1,
-        **{"x264-params": X264},
-    )
+    encoded = raw.output("pipe:", flush_packets=1, **options)
     command = encoded.global_args("-loglevel", "quiet")
     return command.run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stdout=True)

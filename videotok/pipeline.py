@@ -69,7 +69,7 @@ class VideoTokenizer(Models):
         keyframe: KeyframeKind = "tokens",
         image_quality: int = IMAGE_QUALITY,
         motion_levels: int | None = None,
-        motion_source: Literal["auto", "native", "reencode"] = "auto",
+        motion_source: Literal["auto", "native", "reencode", "mpeg4"] = "auto",
         start_seconds: float = 0.0,
         duration_seconds: float | None = None,
         max_clips: int | None = None,

@@ -33,7 +33,7 @@ def encode(
     keep: Annotated[float | None, typer.Option(help="Share of a keyframe's patches to keep on average.")] = None,
     motion_levels: Annotated[int | None, typer.Option(min=0, help="Levels of motion ids.")] = None,
     motion_source: Annotated[
-        Literal["auto", "native", "reencode"],
+        Literal["auto", "native", "reencode", "mpeg4"],
         typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
     ] = "auto",
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,

@@ -39,7 +39,7 @@ def encode(
         int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
     ] = None,
     motion_source: Annotated[
-        Literal["auto", "native", "reencode"],
+        Literal["auto", "native", "reencode", "mpeg4"],
         typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
     ] = "auto",
     start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
