@@ -1,13 +1,16 @@
 """How fast files become motion fields, against other readers in the same run.
 
-    python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5]
+    python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5] [--cores 1 2]
+    python -m benchmarks.codec VIDEO --lengths 1 4 16 --json OUT
 
-Readers: `ours` (iter_clips: fields on the grid, and keyframes); `mvextractor` (motion-vector-extractor: vectors and
-frames, no grid); `reference` (the reference implementation's way: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor,
-a dense array, max-pooling, resizing); `limit` (the FFmpeg program decoding with vectors exported and thrown away, loop
-filter off). Each run is a process of its own held to `--cores` cores; runs are interleaved and medians compared.
-Seconds are those of the work itself, start-up and imports left out; CPU seconds with one core, so that other work on a
-shared machine does not count. `ratio_to_ours` is a reader's speed divided by ours.
+Readers: `ours` (iter_clips: fields on the grid, and keyframes); `fields` (the same without keyframes, loop filter off);
+`mvextractor` (motion-vector-extractor: vectors and frames, no grid); `reference` (the reference implementation's way:
+FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense array, max-pooling, resizing); `limit` (the FFmpeg program
+decoding on one thread, vectors exported and thrown away, loop filter off). Each run is a process of its own held to so
+many cores; runs are interleaved and medians compared. Seconds are those of the work itself, start-up and imports left
+out: CPU seconds with one core, so that other work on a shared machine does not count, else seconds by the clock.
+`ratio_to_ours` is a reader's speed divided by ours. With `--lengths`, the first video is repeated by stream copy to so
+many minutes, and read by `ours` alone: cost must grow with the length, memory must not.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -28,22 +31,27 @@ import imageio_ffmpeg
 import numpy as np
 
 from benchmarks.footage import footage
-from codec import ClipSpec, iter_clips, probe
+from codec import ClipSpec, iter_clips, probe, replacing
 
 SPEC = ClipSpec()
 
 
-def ours(path: Path) -> None:
-    for clip in iter_clips(path, SPEC):
+def ours(path: Path, cores: int) -> None:
+    for clip in iter_clips(path, SPEC, decoders=cores):
         del clip
 
 
-def mvextractor(path: Path) -> None:
+def fields(path: Path, cores: int) -> None:
+    for clip in iter_clips(path, SPEC, decoders=cores, keyframes=False):
+        del clip
+
+
+def mvextractor(path: Path, _cores: int) -> None:
     for _ in _extracted(path):
         pass
 
 
-def reference(path: Path) -> None:
+def reference(path: Path, _cores: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "mpeg4.mp4"
         written = ffmpeg.input(str(path)).output(str(small), vcodec="mpeg4", r=str(SPEC.fps), an=None)
@@ -59,7 +67,7 @@ def reference(path: Path) -> None:
             cv2.resize(blocks.max((1, 3)), SPEC.grid[::-1])
 
 
-def limit(path: Path) -> None:
+def limit(path: Path, _cores: int) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-threads", "1", "-flags2", "+export_mvs"]
     subprocess.run([*command, "-skip_loop_filter", "all", "-i", str(path), "-an", "-f", "null", "-"], check=True)
 
@@ -78,20 +86,21 @@ def _extracted(path: Path):
     capture.release()
 
 
-READERS: dict[str, Callable[[Path], None]] = {
+READERS: dict[str, Callable[[Path, int], None]] = {
     "ours": ours,
+    "fields": fields,
     "mvextractor": mvextractor,
     "reference": reference,
     "limit": limit,
 }
 
 
-def run_here(reader: str, path: Path) -> None:
+def run_here(reader: str, path: Path, cores: int) -> None:
     """Runs one reader in this process and prints its seconds and its peak memory in MB."""
     if reader != "limit":
         cv2.setNumThreads(1)
     begun, busy = time.perf_counter(), _cpu_seconds()
-    READERS[reader](path)
+    READERS[reader](path, cores)
     wall, cpu = time.perf_counter() - begun, _cpu_seconds() - busy
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": round(peak / 1024)}))
@@ -105,7 +114,7 @@ def _cpu_seconds() -> float:
 def run_apart(reader: str, path: Path, cores: int) -> dict[str, float]:
     """Runs one reader in a process of its own, on the first `cores` cores this one may use."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
-    command = [sys.executable, "-m", "benchmarks.codec", "--reader", reader, str(path)]
+    command = [sys.executable, "-m", "benchmarks.codec", "--cores", str(cores), "--reader", reader, str(path)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -140,24 +149,49 @@ def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
     ]
 
 
+def measure_lengths(path: Path, minutes: list[int]) -> Iterator[dict[str, object]]:
+    """Rows of the video repeated to so many minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for length in minutes:
+            long = Path(folder) / f"{length}.mp4"
+            source = ffmpeg.input(str(path), stream_loop=-1)
+            copied = source.output(str(long), c="copy", an=None, t=60 * length).global_args("-loglevel", "quiet")
+            copied.run(cmd=imageio_ffmpeg.get_ffmpeg_exe())
+            run = run_apart("ours", long, 1)
+            yield {
+                "video": path.name,
+                "minutes": length,
+                "cpu_seconds": round(run["cpu"], 2),
+                "cpu_seconds_a_minute": round(run["cpu"] / length, 2),
+                "peak_mb": run["peak_mb"],
+            }
+            long.unlink()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path, help="video files, or folders of them")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each reader (5)")
-    parser.add_argument("--cores", type=int, default=1, help="cores each run may use (1)")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores each run may use (1 and 2)")
+    parser.add_argument("--lengths", type=int, nargs="+", help="minutes to which the first video is repeated")
     parser.add_argument("--reader", choices=READERS, help="run one reader in this process")
     arguments = parser.parse_args()
     if arguments.reader:
-        run_here(arguments.reader, arguments.videos[0])
+        run_here(arguments.reader, arguments.videos[0], arguments.cores[0])
         return
+    if arguments.lengths:
+        found = measure_lengths(arguments.videos[0], arguments.lengths)
+    else:
+        pairs = ((path, cores) for path in footage(arguments.videos) for cores in arguments.cores)
+        found = (row for path, cores in pairs for row in measure(path, cores, arguments.repeats))
     rows = []
-    for path in footage(arguments.videos):
-        for row in measure(path, arguments.cores, arguments.repeats):
-            rows.append(row)
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    for row in found:
+        rows.append(row)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        with replacing(arguments.json) as place:
+            place.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":
