@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from codec.decode import SourceFrame
+from codec.evidence import Evidence, Trail, Usual, weighted_mean
 from codec.field import fill, sample, turned
 from codec.flow import PictureFlow
 from codec.links import NOTHING, FrameLinks, Link, links_of
@@ -29,18 +30,11 @@ MOST_REMEMBERED = 12
 SHOWN_LATE = 3
 """References that a stream may have dropped already when a frame that points to them is shown."""
 
-LONGEST_TRAIL = 32
-"""Steps that are kept before they are put together."""
-
 ROUNDS = 3
 """Rounds of the fixed point; steps are small against what they cross, so it settles fast."""
 
 ENOUGH = 0.25
 """Share of a cell that must have vectors for them to speak for it."""
-
-STEADY = 0.01, 0.5
-"""A way may differ from the step before by this much of the frame's width and this much of that step before it counts
-as a wrong match: encoders point to whatever looks alike."""
 
 HOLES = 0.05
 """Share of a picture without vectors above which it is worth while to measure its motion."""
@@ -71,31 +65,6 @@ class Step:
     """float32 [h, w]: how much of each cell has vectors."""
     shares: VectorShares = NO_VECTORS
     cut: bool = False
-
-
-Evidence = tuple[np.ndarray, np.ndarray]
-"""A way float32 [h, w, 2], and the share of each cell it speaks for [h, w]."""
-
-
-class Trail:
-    """The way from the last frame to an earlier one, put together only when it is asked for: most never are."""
-
-    def __init__(self, way: np.ndarray) -> None:
-        self._way = way
-        self._steps: list[np.ndarray] = []
-
-    def add(self, step: np.ndarray) -> None:
-        """A new last frame, moved by `step` float32 [h, w, 2] since the one before."""
-        self._steps.append(step)
-        if len(self._steps) > LONGEST_TRAIL:
-            self.way()
-
-    def way(self) -> np.ndarray:
-        """Displacement float32 [h, w, 2] in fractions of the frame."""
-        for step in self._steps:
-            self._way = step + sample(self._way, step)
-        self._steps.clear()
-        return self._way
 
 
 class MotionChain:
@@ -258,40 +227,6 @@ class MotionChain:
             return frame.headers.lists
         after = next((other.index for other in self._ahead.values() if other.is_reference), -1)
         return (next(reversed(self._back), -1),), (after,)
-
-
-class Usual:
-    """The way that the step before leads one to expect, float32 [h, w, 2]."""
-
-    def __init__(self, way: np.ndarray) -> None:
-        self._way = way
-        self._allowed: np.ndarray | None = None
-
-    def likelihood(self, way: np.ndarray) -> np.ndarray:
-        """float32 [h, w]: 1 where `way` is as usual, falling with the square of the difference."""
-        if self._allowed is None:
-            self._allowed = STEADY[0] + STEADY[1] * _length(self._way)
-        miss = _length(way - self._way)
-        miss /= self._allowed
-        miss *= miss
-        miss += 1
-        return np.reciprocal(miss, out=miss)
-
-
-def _length(way: np.ndarray) -> np.ndarray:
-    """float32 [h, w]: lengths in frame widths, of a picture of 16 : 9."""
-    x, y = way[..., 0], way[..., 1] * np.float32(9 / 16)
-    return np.sqrt(x * x + y * y)
-
-
-def weighted_mean(evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean way float32 [h, w, 2], zero where nothing speaks for a cell, and what speaks for it [h, w]."""
-    way, weight = evidence[0]
-    total = way * weight[..., None]
-    for way, share in evidence[1:]:
-        total += way * share[..., None]
-        weight = weight + share
-    return total / np.maximum(weight, 1e-6)[..., None], weight
 
 
 def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
