@@ -176,7 +176,7 @@ def test_third_parties_register_theirs(third_party, clip_mp4):
 
 def test_unknown_classes_are_named(third_party):
     name_class(third_party, "Odder")
-    with pytest.raises(ModelError, match=r"class Odder; .* Grey, KeyframeTokenizer, Odd, VQModel"):
+    with pytest.raises(ModelError, match=r"class Odder; .* Grey, KeyframeTokenizer,.* Odd, VQModel"):
         _ = VideoTokenizer.from_pretrained(third_party).keyframes
 
 
