@@ -25,7 +25,7 @@ class Span:
         return self.start + self.size
 
     def __contains__(self, token: object) -> bool:
-        return isinstance(token, int | np.integer) and self.start <= token < self.stop
+        return isinstance(token, int | np.integer) and self.start <= int(token) < self.stop
 
 
 @dataclass(frozen=True)

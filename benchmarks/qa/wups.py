@@ -23,7 +23,7 @@ def wordnet_similarity() -> Similarity | None:
     def similarity(left: str, right: str) -> float:
         if left == right:
             return 1.0
-        pairs = ((a, b) for a in wordnet.synsets(left) for b in wordnet.synsets(right))
+        pairs = ((a, b) for a in wordnet.synsets(left) if a for b in wordnet.synsets(right))
         return max((a.wup_similarity(b) or 0.0 for a, b in pairs), default=0.0)
 
     return similarity

@@ -45,7 +45,7 @@ class Written(BaseStreamer):
     @property
     def text(self) -> str:
         """All that was written, up to where the prompt says that an answer ends."""
-        text = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
+        text = str(self.model.tokenizer.decode(self.ids, skip_special_tokens=True))
         return text.split(self.model.prompt.stop)[0] if self.model.prompt.stop else text
 
     @property
@@ -90,7 +90,7 @@ def answer(
         TokensError: tokens of other weights than the model knows, or of another vocabulary.
     """
     document = conversation(model.tokenizer, model.prompt, [Turn("user", question)], seen(model, video))
-    batch = pack([[document]], model.vocabulary, model.tokenizer.pad_token_id or 0).to(model.device)
+    batch = pack([[document]], model.vocabulary, model.padding).to(model.device)
     written = Written(model, show)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     config = GenerationConfig(

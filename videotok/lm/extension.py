@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from videotok.lm.codebooks import Codebooks
+from videotok.lm.embeddings import embeddings
 from videotok.vocabulary import Vocabulary
 
 
@@ -39,7 +40,8 @@ def extend(
     known = tokenizer.get_vocab()
     if names[0] in known:
         raise ValueError(f"this tokenizer has {names[0]} already (id {known[names[0]]}): it was extended before")
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    new: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in names]
+    tokenizer.add_tokens(new, special_tokens=True)
     last = tokenizer.convert_tokens_to_ids(names[-1])
     if last != vocabulary.size - 1:
         raise ValueError(f"this tokenizer gave {names[-1]} the id {last} where {vocabulary.size - 1} comes next")
@@ -49,15 +51,14 @@ def extend(
 
 @torch.no_grad()
 def _grow(model: PreTrainedModel, vocabulary: Vocabulary, codebooks: Codebooks, text_size: int, seed: int) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(embeddings(model))
     if rows < vocabulary.size:
         # the rows are written below, so that transformers' own guess of them is not needed
         model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    inputs = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    tables = [inputs]
-    if head is not None and head.weight.data_ptr() != inputs.data_ptr():
-        tables.append(head.weight)
+    tables = [embeddings(model)]
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    if isinstance(head, Tensor) and head.data_ptr() != tables[0].data_ptr():
+        tables.append(head)
     for table in tables:
         known = table[: min(text_size, rows)].float()
         generator = torch.Generator().manual_seed(seed)

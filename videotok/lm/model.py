@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from codec import replacing
 from videotok.errors import ModelError, TokensError
+from videotok.lm.embeddings import embeddings
 from videotok.lm.packing import IGNORED, Packed
 from videotok.lm.projection import Projection
 from videotok.lm.prompt import ChatTemplate, Prompt
@@ -80,7 +81,7 @@ class VideoLanguageModel(nn.Module):
             ValueError: the model has fewer embeddings than the vocabulary has ids.
         """
         super().__init__()
-        rows, width = model.get_input_embeddings().weight.shape
+        rows, width = embeddings(model).shape
         if rows < vocabulary.size:
             raise ValueError(
                 f"the model has {rows} embeddings, the vocabulary {vocabulary.size} ids; `extend` it first"
@@ -89,6 +90,11 @@ class VideoLanguageModel(nn.Module):
         self.prompt = prompt or (ChatTemplate() if tokenizer.chat_template else Prompt())
         self.settings = settings or VideoSettings()
         self.projections = nn.ModuleDict({kind: Projection(dim, width) for kind, dim in (features or {}).items()})
+
+    @property
+    def padding(self) -> int:
+        """Id that stands where a row has nothing."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.tokenizer.pad_token)) if self.tokenizer.pad_token else 0
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +160,7 @@ class VideoLanguageModel(nn.Module):
             "vocabulary": self.vocabulary.facts(),
             "prompt": self.prompt.facts() if isinstance(self.prompt, Prompt) else None,
             "video": asdict(self.settings),
-            "features": {kind: len(projection.mean) for kind, projection in self.projections.items()},
+            "features": {kind: projection.dim for kind, projection in self.projections.items()},
         }
         if self.projections:
             tensors = {name: tensor.contiguous() for name, tensor in self.projections.state_dict().items()}
@@ -185,7 +191,7 @@ class VideoLanguageModel(nn.Module):
         if (folder / FACTS).is_file():
             return cls._with_facts(folder, model, tokenizer)
         published = Vocabulary.published()
-        if model.get_input_embeddings().weight.shape[0] != published.size:
+        if len(embeddings(model)) != published.size:
             raise ModelError(f"{folder} knows nothing of video: {FACTS} is missing; `videotok lm train` teaches it")
         return cls(model, tokenizer, published, Prompt.published())
 

@@ -13,6 +13,7 @@ class Projection(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
+        self.dim = dim
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("spread", torch.ones(dim))
         self.register_buffer("size", torch.ones(()))

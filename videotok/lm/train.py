@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 
 from codec import replacing
 from videotok.lm.documents import Document
+from videotok.lm.embeddings import embeddings
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.packing import IGNORED, Packed, first_fit, pack
 from videotok.training.checkpoint import load_checkpoint, save_checkpoint
@@ -88,7 +89,7 @@ def train(
         start, record = load_checkpoint(checkpoint, model, optimizer, schedule, average, record)  # type: ignore[arg-type]
     began = time.monotonic() - record.get("seconds", 0.0)
     share = slice(accelerator.process_index, None, accelerator.num_processes)
-    padding = model.tokenizer.pad_token_id or 0
+    padding = model.padding
     steps = itertools.islice(_steps(documents, plan), start, plan.steps)
     for step, rows in enumerate(steps, start):
         torch.manual_seed(plan.seed * 1_000_003 + step)
@@ -137,7 +138,7 @@ def _batches(
     rows = first_fit(documents, order, plan.length)
     while chosen := list(itertools.islice(rows, plan.rows)):
         found = [[documents[index] for index in row] for row in chosen]
-        yield pack(found, model.vocabulary, model.tokenizer.pad_token_id or 0)
+        yield pack(found, model.vocabulary, model.padding)
 
 
 def _steps(documents: Sequence[Document], plan: Plan) -> Iterator[list[list[Document]]]:
@@ -155,7 +156,7 @@ def _steps(documents: Sequence[Document], plan: Plan) -> Iterator[list[list[Docu
 
 def _groups(model: VideoLanguageModel, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay is for matrices: biases and norms keep their size, and so do embeddings, mostly unseen in a step."""
-    table = model.model.get_input_embeddings().weight
+    table = embeddings(model.model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kept = [p for p in trained if p.ndim < 2 or p is table]
     return [
