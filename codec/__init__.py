@@ -4,7 +4,7 @@ from codec.atomic import replacing
 from codec.clips import iter_clips
 from codec.doctor import Check, examine
 from codec.errors import MediaError
-from codec.isolate import iter_clips_isolated
+from codec.isolate import iter_clips_isolated, probe_isolated
 from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.writer import VideoWriter
@@ -23,5 +23,6 @@ __all__ = [
     "iter_clips",
     "iter_clips_isolated",
     "probe",
+    "probe_isolated",
     "replacing",
 ]

@@ -1,7 +1,7 @@
 """Decoding in a process of its own, for files nobody vouches for: a decoder that dies is one MediaError."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from codec.clips import iter_clips
 from codec.errors import MediaError
+from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec
 
 PATIENCE_SECONDS = 120.0
@@ -31,14 +32,35 @@ def iter_clips_isolated(
     Raises:
         MediaError: as `iter_clips`; and where the child died, or gave nothing for `patience_seconds`.
     """
+    return _from_apart(path, patience_seconds, iter_clips, str(path), spec, **options)
+
+
+def probe_isolated(path: str | Path, *, patience_seconds: float = PATIENCE_SECONDS) -> MediaInfo:
+    """`probe` in a child process, as `iter_clips_isolated`.
+
+    Raises:
+        MediaError: as `probe`; and where the child died, or gave nothing for `patience_seconds`.
+    """
+    (facts,) = _from_apart(path, patience_seconds, _probed, str(path))
+    return facts
+
+
+def _probed(path: str) -> Iterator[MediaInfo]:
+    yield probe(path)
+
+
+def _from_apart(
+    path: str | Path, patience: float, made: Callable[..., Iterable[Any]], *arguments: Any, **options: Any
+) -> Iterator[Any]:
+    """What `made` gives in a child process, one thing after another."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_serve, args=(there, str(path), spec, options), daemon=True)
+    child = context.Process(target=_serve, args=(there, made, arguments, options), daemon=True)
     child.start()
     there.close()
     try:
-        while (clip := _received(here, child, path, patience_seconds)) is not None:
-            yield clip
+        while (item := _received(here, child, path, patience)) is not None:
+            yield item
     finally:
         here.close()
         child.kill()
@@ -46,10 +68,10 @@ def iter_clips_isolated(
         child.close()
 
 
-def _received(pipe: Connection, child: SpawnProcess, path: str | Path, patience: float) -> Clip | None:
+def _received(pipe: Connection, child: SpawnProcess, path: str | Path, patience: float) -> Any:
     try:
         if not pipe.poll(patience):
-            raise MediaError(f"cannot read {path}: no clip for {patience:g} s; the file is damaged")
+            raise MediaError(f"cannot read {path}: nothing came for {patience:g} s; the file is damaged")
         message = pipe.recv()
     except (EOFError, OSError) as error:
         child.join()
@@ -60,11 +82,13 @@ def _received(pipe: Connection, child: SpawnProcess, path: str | Path, patience:
     return message
 
 
-def _serve(pipe: Connection, path: str, spec: ClipSpec | None, options: dict[str, Any]) -> None:
-    """Sends clips one by one, None at the end, or the words of a MediaError; waits where they are not taken."""
+def _serve(
+    pipe: Connection, made: Callable[..., Iterable[Any]], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Sends things one by one, None at the end, or the words of a MediaError; waits where they are not taken."""
     try:
-        for clip in iter_clips(path, spec, **options):
-            pipe.send(clip)
+        for item in made(*arguments, **options):
+            pipe.send(item)
         pipe.send(None)
     except MediaError as error:
         pipe.send(str(error))

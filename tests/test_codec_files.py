@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, iter_clips_isolated, probe
+from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, iter_clips_isolated, probe, probe_isolated
 from tests.videos import even, scenes, write
 
 SPEC = ClipSpec(frames=6)
@@ -268,6 +268,13 @@ def test_a_decoder_that_dies_apart_is_one_error(pan_mp4):
     with pytest.raises(MediaError, match=r"decoder died \(exit code -9\)"):
         list(clips)
     assert not multiprocessing.active_children()
+
+
+def test_a_decoder_that_hangs_apart_is_one_error(pan_mp4):
+    with pytest.raises(MediaError, match=r"nothing came for 0.01 s"):
+        list(iter_clips_isolated(pan_mp4, SPEC, patience_seconds=0.01))
+    assert not multiprocessing.active_children()
+    assert probe_isolated(pan_mp4) == probe(pan_mp4)
 
 
 def test_errors_come_from_apart_as_they_are(tmp_path):

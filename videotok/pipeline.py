@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from codec import Clip, ClipSpec, iter_clips, probe
+from codec import Clip, ClipSpec, iter_clips, iter_clips_isolated, probe, probe_isolated
 from motion_vq import MotionTokens
 from unet3d import decode_chain
 from videotok.bundle import Bundle
@@ -74,6 +74,7 @@ class VideoTokenizer(Models):
         duration_seconds: float | None = None,
         max_clips: int | None = None,
         split_at_cuts: bool = False,
+        isolate: bool = False,
         batch_size: int = 4,
         progress: Progress | None = None,
     ) -> VideoTokens:
@@ -96,6 +97,7 @@ class VideoTokenizer(Models):
             duration_seconds: how much to encode; to the end where not given.
             max_clips: how many clips at most.
             split_at_cuts: begin a new clip with every new scene; the clip before is short.
+            isolate: decode in a child process, for files nobody vouches for; see `codec.iter_clips_isolated`.
             batch_size: clips that go through the models at once; does not change the ids.
             progress: told how far it is, after every batch.
 
@@ -107,9 +109,10 @@ class VideoTokenizer(Models):
         path = Path(path)
         spec = spec or self.spec()
         levels = self.default_motion_levels if motion_levels is None else motion_levels
-        info = probe(path)
+        info = probe_isolated(path) if isolate else probe(path)
         expected = expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
-        clips = iter_clips(
+        read = iter_clips_isolated if isolate else iter_clips
+        clips = read(
             path,
             spec,
             motion_source=motion_source,

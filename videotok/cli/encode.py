@@ -45,6 +45,9 @@ def encode(
     start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
     duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Decode in a process of its own: for files nobody vouches for.")
+    ] = False,
     split_cuts: Annotated[bool, typer.Option("--split-cuts", help="Begin a new clip with every new scene.")] = False,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
     keyframe_model: Annotated[
@@ -62,12 +65,14 @@ def encode(
         raise Refusal(f"--duration {duration} must be above 0 seconds")
     rate = parse_fps(fps)
 
-    from codec import probe
+    from codec import probe, probe_isolated
     from videotok.bundle import Bundle
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
-    probe(video)  # a file that is no video is refused at once, and not after torch is loaded
+    (probe_isolated if isolate else probe)(
+        video
+    )  # a file that is no video is refused at once, and not after torch is loaded
 
     from videotok.pipeline import VideoTokenizer
 
@@ -95,6 +100,7 @@ def encode(
             duration_seconds=duration,
             max_clips=max_clips,
             split_at_cuts=split_cuts,
+            isolate=isolate,
             progress=show,
         )
     tokens.save(place)
