@@ -78,8 +78,10 @@ def test_same_models_from_the_files_and_from_the_bundle(published: Path, tmp_pat
 def test_encodes_and_decodes(published: Path, clip_mp4: Path, tmp_path: Path):
     vtok, video = tmp_path / "clip.vtok", tmp_path / "out.mp4"
     arguments = ["--model", str(published), "-o"]
-    assert main(["encode", str(clip_mp4), "--max-clips", "1", *arguments, str(vtok)]) == 0
+    options = ["--max-clips", "1", "--motion-source", "mpeg4", "--selector", "sample", "--seed", "1"]
+    assert main(["encode", str(clip_mp4), *options, *arguments, str(vtok)]) == 0
     tokens = VideoTokens.load(vtok)
+    assert tokens.motion_source == "mpeg4"
     assert tokens.motion_ids.shape == (1, 1, 135)
     assert tokens.camera_ids.shape == (1, 0)
     exact = ["--keyframes-from", str(clip_mp4), "--size", "64x48"]
@@ -89,8 +91,24 @@ def test_encodes_and_decodes(published: Path, clip_mp4: Path, tmp_path: Path):
 def test_without_a_picture_detokenizer_it_says_so(published: Path, clip_mp4: Path):
     model = VideoTokenizer.from_pretrained(published).keyframes
     found = model.encode(torch.zeros(1, 3, 56, 56))
-    with pytest.raises(ValueError, match="image_detokenizer"):
+    with pytest.raises(ModelError, match="image_detokenizer"):
         model.decode(found.ids, found.keep_mask)
+    with pytest.raises(ModelError, match="leave it out"):
+        model.encode(torch.zeros(1, 3, 56, 56), keep=0.5)
+
+
+def test_the_selector_samples_where_it_is_told_to(published: Path):
+    model = VideoTokenizer.from_pretrained(published).keyframes
+    images = torch.rand(3, 3, 56, 56, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(model.encode(images).keep_mask, model.encode(images).keep_mask)
+    masks = []
+    for seed in (1, 1, 2):
+        model.sampling = torch.Generator().manual_seed(seed)
+        masks.append(torch.stack([model.encode(images).keep_mask for _ in range(20)]))
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+    kept = torch.cat([masks[0], masks[2]]).float().mean(0)
+    assert (kept - model.scores(images).sigmoid()).abs().mean() < 0.12  # 40 draws: 0.06 expected
 
 
 def test_draws_keyframes_where_everything_is_there(tmp_path: Path, small: None):

@@ -40,8 +40,16 @@ def encode(
     ] = None,
     motion_source: Annotated[
         Literal["auto", "native", "reencode", "mpeg4"],
-        typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
+        typer.Option(
+            help="The stream's own vectors, those of a re-encoding, or the first where there are any; "
+            "mpeg4: as the published Video-LaVIT weights learned them."
+        ),
     ] = "auto",
+    selector: Annotated[
+        Literal["threshold", "sample"],
+        typer.Option(help="sample: the published selector draws which patches it keeps, as its own code does."),
+    ] = "threshold",
+    seed: Annotated[int, typer.Option(help="Of --selector sample.")] = 0,
     start: Annotated[float, typer.Option(min=0, help="Seconds of the video to leave out.")] = 0.0,
     duration: Annotated[float | None, typer.Option(help="Seconds of the video to encode.")] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips to encode at most.")] = None,
@@ -70,9 +78,8 @@ def encode(
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
-    (probe_isolated if isolate else probe)(
-        video
-    )  # a file that is no video is refused at once, and not after torch is loaded
+    # a file that is no video is refused at once, and not after torch is loaded
+    (probe_isolated if isolate else probe)(video)
 
     from videotok.pipeline import VideoTokenizer
 
@@ -80,6 +87,8 @@ def encode(
     if motion_levels is not None and motion_levels > tokenizer.motion_encoder.num_levels:
         raise Refusal(f"--motion-levels {motion_levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
     refuse_tokens(tokenizer.keyframe_encoder, keep, visual_tokens)
+    if selector == "sample":
+        sample_patches(tokenizer.keyframe_encoder, seed)
     with progress_bar() as bar:
         task = bar.add_task(video.name, total=None, of="?")
 
@@ -116,6 +125,17 @@ def refuse_tokens(model: "KeyframeTokenizerProtocol", keep: float | None, visual
         raise Refusal(f"--visual-tokens {visual_tokens}: this model has {patches} for every keyframe and drops none")
     if not model.drops_patches and (keep or 1) < 1:
         raise Refusal(f"--keep {keep}: this model has {patches} tokens for every keyframe and drops none")
+
+
+def sample_patches(model: "KeyframeTokenizerProtocol", seed: int) -> None:
+    """Makes the published selector draw; ours has nothing to draw from."""
+    from torch import Generator
+
+    from videotok.published.keyframes import LavitKeyframes
+
+    if not isinstance(model, LavitKeyframes):
+        raise Refusal("--selector sample: only the published Video-LaVIT weights sample; leave it out")
+    model.sampling = Generator().manual_seed(seed)
 
 
 def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from motion_vq.kmeans import nearest
 from motion_vq.layers import tanh_head
+from videotok.errors import ModelError
 from videotok.keyframes.selector import Selector, keep_above
 from videotok.keyframes.tokenizer import KeyframeTokens
 from videotok.published.vit import EvaTransformer, LeakyMerger
@@ -61,7 +62,7 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         super().__init__()
         self.vit = EvaTransformer(image_size, patch_size, width, depth, heads, hidden)
         self.selector = Selector(width, image_size // patch_size)
-        self.selector.register_buffer("pattern", None)  # of our own weights' scores; these logits need none
+        del self.selector.reach  # our own selector asks how far a token tells of others; the published logits do not
         self.merger = LeakyMerger(width, merger_depth, heads, hidden)
         self.to_code = tanh_head(width, code_dim)
         self.register_buffer("words", F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
@@ -117,10 +118,11 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
             keep_mask: bool [B, N]; the caller chooses the patches, at least one a picture.
 
         Raises:
-            ValueError: pictures of another size, or `keep`.
+            ValueError: pictures of another size.
+            ModelError: `keep`.
         """
         if keep is not None:
-            raise ValueError(
+            raise ModelError(
                 f"`keep` (={keep}): the published selector decides by itself how much it keeps; leave it out"
             )
         features = self.features(images)
@@ -137,7 +139,8 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         """ids int64 [n_i] a picture -> images [B, 3, S, S] in [-1, 1]; `keep_mask` is not needed.
 
         Raises:
-            ValueError: an id outside the codebook, or weights without a picture detokenizer.
+            ValueError: an id outside the codebook.
+            ModelError: weights without a picture detokenizer.
         """
         del keep_mask
         flat = torch.cat(ids)
@@ -145,7 +148,7 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
             span = f"{int(flat.min())}..{int(flat.max())}"
             raise ValueError(f"`ids` lie in {span}, this codebook has words 0..{self.codebook_size - 1}")
         if self.painter is None:
-            raise ValueError(
+            raise ModelError(
                 "these weights have no picture detokenizer (visual_tokenizer/highres_tokenizer_decoder.bin "
                 "and image_detokenizer/); give the keyframes themselves, --keyframes-from SOURCE"
             )
