@@ -114,13 +114,13 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def measure(model: KeyframeTokenizer, images: Tensor) -> Iterator[tuple[dict, list[Tensor]]]:
-    """A row and the ids for each selector and rate."""
+def measure(model: KeyframeTokenizer, images: Tensor, search: int | None = None) -> Iterator[tuple[dict, list[Tensor]]]:
+    """A row and the ids for each selector and rate; `search` as in KeyframeTokenizer.encode."""
     rules: list[tuple[str, int | None]] = [(s, t) for s in ("learned", "variance", "random") for t in RATES]
     for selector, tokens in [*rules, ("default", None)]:
         told = {} if tokens is None else rule(model, images, selector, tokens)
         began = time.perf_counter()
-        coded = model.encode(images, **told)
+        coded = model.encode(images, search=search, **told)
         restored = model.decode(coded.ids, coded.keep_mask)
         seconds = (time.perf_counter() - began) / len(images)
         kept = float(coded.keep_mask.sum(dim=1).double().mean())
@@ -133,13 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--model", type=Path, help="folder of the weights; default: the ones that ship")
     parser.add_argument("--most", type=int, default=4, help="keyframes a video (default 4)")
+    parser.add_argument("--search", type=int, help="steps in which better words are sought; default: the model's own")
     options = parser.parse_args(arguments)
     shipped = Path(__file__).parent.parent / "videotok" / "weights" / "keyframes"
     model = KeyframeTokenizer.from_pretrained(options.model or shipped).eval()
     rows, counts, sizes, ids = [], [], [], []
     for video in options.videos:
         images = keyframes(video, model.image_size, options.most)
-        for row, found in measure(model, images):
+        for row, found in measure(model, images, options.search):
             rows.append({"video": video.name, **row})
             if row["selector"] == "default":
                 counts += [len(one) for one in found]

@@ -8,7 +8,7 @@ from keyframe_sizes import SIZES
 from torch import Tensor
 
 from videotok.keyframes import KeyframeTokenizer
-from videotok.keyframes.selector import Thresholds, keep_above, keep_best
+from videotok.keyframes.selector import Selector, Thresholds, by_turns, keep_above, keep_best
 
 
 def lively(model: KeyframeTokenizer) -> KeyframeTokenizer:
@@ -153,6 +153,7 @@ def test_shipped_and_published_sizes_are_configurations():
         (dict(keep=1.5), "`keep`"),
         (dict(num_tokens=65), "`num_tokens`"),
         (dict(keep=0.5, num_tokens=3), "only one"),
+        (dict(search=-1), "`search`"),
         (dict(keep_mask=torch.zeros(5, 64, dtype=torch.bool)), "`keep_mask`"),
     ],
 )
@@ -177,6 +178,40 @@ def test_equal_scores_go_to_the_earlier_patch():
     scores = torch.tensor([[1.0, 2.0, 2.0, 2.0]])
     assert keep_best(scores, torch.tensor([2])).tolist() == [[False, True, True, False]]
     assert keep_above(scores, torch.tensor(9.0)).tolist() == [[False, True, False, False]]
+
+
+def test_kept_patches_spread_over_a_plain_picture_and_gather_where_it_is_not():
+    distances = Selector(32, 8).distances
+    plain = torch.full((1, 64), -4.0)
+    kept = keep_best(by_turns(plain, torch.ones(1, 64), distances), torch.tensor([13]))[0].view(8, 8)
+    assert not (kept[1:] & kept[:-1]).any()
+    assert not (kept[:, 1:] & kept[:, :-1]).any()
+    busy = plain.view(8, 8).clone()
+    busy[:4, :4] = 0.0
+    reach = torch.where(busy < 0, 1.0, 0.1).view(1, 64)
+    kept = keep_best(by_turns(busy.view(1, 64), reach, distances), torch.tensor([13]))[0].view(8, 8)
+    assert kept[:4, :4].sum() > 6
+
+
+def test_turns_fall_and_are_taken_as_far_as_asked():
+    torch.manual_seed(0)
+    saving, reach = torch.randn(3, 64, dtype=torch.float64), torch.rand(3, 64, dtype=torch.float64)
+    distances = Selector(32, 8).distances
+    scores = by_turns(saving, reach, distances)
+    assert scores.isfinite().all()
+    first = by_turns(saving, reach, distances, count=10)
+    assert first.isfinite().sum(dim=1).tolist() == [10] * 3
+    assert torch.equal(keep_best(scores, torch.tensor([10] * 3)), first.isfinite())
+
+
+def test_search_finds_words_of_a_nearer_picture(model: KeyframeTokenizer, images: Tensor):
+    found = [model.encode(images, num_tokens=40, search=steps) for steps in (0, 3)]
+    assert torch.equal(found[0].keep_mask, found[1].keep_mask)
+    errors = [(model.decode(t.ids, t.keep_mask) - images).square().mean(dim=(1, 2, 3)) for t in found]
+    assert (errors[1] <= errors[0]).all()
+    assert errors[1].mean() < errors[0].mean()
+    alone = model.encode(images[2:3], num_tokens=40, search=3)
+    assert torch.equal(alone.ids[0], found[1].ids[2])
 
 
 def test_thresholds_follow_the_scores():

@@ -70,25 +70,33 @@ def test_mixed_precision_reads_the_same_words(task: KeyframeTraining):
         assert torch.equal(task.model.codebook.nearest(vectors), exact)
 
 
-def test_the_choice_lets_the_gradient_through():
+def test_choices_of_training_are_partly_blind_and_of_many_rates(task: KeyframeTraining):
     torch.manual_seed(0)
-    scores = torch.randn(6, 64, requires_grad=True)
-    keep_mask, gate = choose(scores)
-    torch.testing.assert_close(gate, torch.ones_like(gate))
-    assert keep_mask.sum(dim=1).min() >= 1
-    gate.sum().backward()
-    assert scores.grad is not None
-    assert scores.grad.abs().sum() > 0
+    saving = torch.linspace(-9, 0, 64).expand(64, 64)
+    selector = task.model.selector
+    masks = [choose(saving, torch.full_like(saving, 0.01), selector) for _ in range(8)]
+    rates = torch.stack([mask.double().mean() for mask in masks])
+    assert rates.min() > 0
+    assert rates.max() - rates.min() > 0.3
+    best_kept = torch.cat([mask[:, -1] for mask in masks]).double().mean()
+    assert 0.8 < best_kept < 1
 
 
 def test_the_forecast_is_best_at_the_mean_error():
     torch.manual_seed(0)
     errors = torch.rand(1, 20_000)
-    kept = torch.ones(1, 20_000, dtype=torch.bool)
     candidates = torch.linspace(-2, 1, 61)
-    costs = [foretelling(c.expand_as(errors), torch.zeros_like(errors), errors, kept) for c in candidates]
-    best = candidates[int(torch.stack(costs).argmin())]
-    assert best.exp().item() == pytest.approx(0.5, rel=0.1)
+    costs = torch.stack([foretelling(c.expand_as(errors), errors) for c in candidates])
+    assert candidates[int(costs.argmin())].exp().item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_collapsed_codebook_is_said_while_training(task: KeyframeTraining):
+    batch = task.prepare(pictures(4), np.random.default_rng(1))
+    task.validate([batch])
+    with torch.no_grad():
+        task.model.to_code.weight.zero_()
+    with pytest.warns(UserWarning, match="collapsed: 256 patches use 0.8% of 128 words"):
+        task.validate([batch])
 
 
 def test_words_find_clusters_and_the_dead_begin_anew():

@@ -15,6 +15,9 @@ ROWS_AT_ONCE = 64
 DEAD_BELOW = 0.05
 """A word used less than this part of the mean is dead: it starts again as a vector of the present batch."""
 
+COLLAPSED_BELOW = 0.02
+"""A codebook whose perplexity is less than this part of the words that could have been seen has collapsed."""
+
 
 class Codebook(nn.Module):
     """`size` words of `dim` numbers; `words` float [size, dim], each of length one."""
@@ -82,3 +85,14 @@ def codebook_use(ids: Tensor, size: int) -> tuple[float, float]:
     shares = torch.bincount(ids.flatten(), minlength=size).double() / max(ids.numel(), 1)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
     return float((shares > 0).double().mean()), float(entropy.exp())
+
+
+def collapsed(ids: Tensor, size: int) -> str | None:
+    """What is wrong with a codebook that gave `ids`, in one line; None where it is in good use."""
+    used, perplexity = codebook_use(ids, size)
+    if perplexity >= COLLAPSED_BELOW * min(size, ids.numel()):
+        return None
+    return (
+        f"the codebook has collapsed: {ids.numel()} patches use {used:.1%} of {size} words, "
+        f"perplexity {perplexity:.1f}; lower the learning rate or begin anew"
+    )

@@ -50,16 +50,12 @@ class KeyframeDetokenizer(nn.Module):
         self.join = nn.Conv2d(cell_width, cell_width, 3, padding=1)
         self.finish = silent(nn.Conv2d(cell_width, 3 * (patch_size // cells) ** 2, 3, padding=1))
 
-    def fill(self, words: Tensor, present: Tensor, keep_mask: Tensor, gate: Tensor | None = None) -> Tensor:
-        """words [B, n, code_dim], present bool [B, n], keep_mask bool [B, N] -> features [B, N, width].
-
-        `gate` [B, N] (ones, in training) lets the selector's choice feel the gradient of the picture.
-        """
+    def fill(self, words: Tensor, present: Tensor, keep_mask: Tensor) -> Tensor:
+        """words [B, n, code_dim], present bool [B, n], keep_mask bool [B, N] -> features [B, N, width]."""
         placed = unpack(self.words(words), present, keep_mask)
         weights = self.nearness.to(placed.dtype) * keep_mask[:, None]
         guess = (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6)) @ placed
-        told = placed if gate is None else guess + gate[..., None] * (placed - guess)
-        x = torch.where(keep_mask[..., None], told, guess + self.empty) + self.positions
+        x = torch.where(keep_mask[..., None], placed, guess + self.empty) + self.positions
         for block in self.blocks:
             x = block(x)
         return x
@@ -71,8 +67,8 @@ class KeyframeDetokenizer(nn.Module):
         seams = F.pixel_shuffle(seams, self.patch_size // self.cells_per_side)
         return unpatchify(self.pixels(features), self.patch_size) + seams
 
-    def forward(self, words: Tensor, present: Tensor, keep_mask: Tensor, gate: Tensor | None = None) -> Tensor:
-        return self.draw(self.fill(words, present, keep_mask, gate))
+    def forward(self, words: Tensor, present: Tensor, keep_mask: Tensor) -> Tensor:
+        return self.draw(self.fill(words, present, keep_mask))
 
 
 def nearness(side: int) -> Tensor:

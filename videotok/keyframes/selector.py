@@ -1,34 +1,42 @@
 """Which patches deserve a token: the error each would leave if it had none, and what keeping it saves."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-SPREAD = 1.0
-"""Strength of what is added to the scores so that kept patches do not huddle (log of a squared error)."""
 LOG_ERROR_RANGE = (-16.0, 4.0)
 """Log of a patch's squared error, pictures in [-1, 1]: from below a grey level's rounding to beyond black for white."""
+POWER = 0.6
+"""Patches are compared by their squared error to this power: few tokens, spent on the greatest errors alone, leave the
+rest of the picture without any."""
+ROOM = 0.5
+"""Power of the distance to the nearest kept patch (in patches) that a patch's score is multiplied by: what is lost far
+from every token is more than the forecast, which looks at near patches only, knows of."""
 
 
 class Selector(nn.Module):
-    """features [B, N, D] -> two logs of squared error a patch, [B, N] each.
+    """features [B, N, D] -> three numbers a patch, [B, N] each.
 
     The layers are LaVIT's (arXiv 2309.04669): each patch sees half of its own features and half of the picture's mean.
     There the two numbers a patch are keep / drop logits; here they have a meaning that can be measured, so that one
     threshold spends tokens where they matter, within a picture and between pictures:
 
         log_error    what remains of the patch's error when it is kept
-        log_saving   what keeping it saves: error when dropped = exp(log_error) + exp(log_saving)
+        log_saving   what keeping it saves where no patch near it is kept
+        reach        how fast that falls as patches near it are kept: a smooth wall is told by its surroundings,
+                     a face is not. Error when dropped = exp(log_error) + exp(log_saving - reach * company)
 
-    Scores are log_saving and a fixed pattern. By the saving alone, either every patch of a smooth wall is kept or none,
-    and one in sixteen would be best. In training Gumbel noise keeps the few (a draw in proportion to the saving); the
-    pattern has the noise's distribution, but is ordered, so it spreads them evenly and encoding draws nothing.
+    `company` is the sum of `closeness` to the kept patches. Patches are taken one after another, each time the one that
+    saves most in the whole picture, its own error and that of the dropped patches near it (scores); so kept patches
+    spread evenly over what is smooth and gather where it is not, and encoding draws nothing at random.
     """
 
-    pattern: Tensor
+    distances: Tensor
 
     def __init__(self, width: int, side: int) -> None:
         super().__init__()
-        self.register_buffer("pattern", SPREAD * gumbel_pattern(side), persistent=False)
+        places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+        self.register_buffer("distances", torch.cdist(places, places), persistent=False)
         self.local = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.judge = nn.Sequential(
             nn.Linear(width, width // 2),
@@ -37,26 +45,65 @@ class Selector(nn.Module):
             nn.GELU(),
             nn.Linear(width // 4, 2),
         )
+        self.reach = nn.Linear(width, 1)
+        nn.init.zeros_(self.reach.weight)
+        nn.init.zeros_(self.reach.bias)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own, shared = self.local(features).chunk(2, dim=-1)
-        whole = shared.mean(dim=1, keepdim=True).expand_as(shared)
-        log_error, log_saving = self.judge(torch.cat([own, whole], dim=-1)).clamp(*LOG_ERROR_RANGE).unbind(-1)
-        return log_error, log_saving
+        seen = torch.cat([own, shared.mean(dim=1, keepdim=True).expand_as(shared)], dim=-1)
+        log_error, log_saving = self.judge(seen).clamp(*LOG_ERROR_RANGE).unbind(-1)
+        return log_error, log_saving, F.softplus(self.reach(seen)[..., 0])
+
+    def foretold(self, log_error: Tensor, log_saving: Tensor, reach: Tensor, keep_mask: Tensor) -> Tensor:
+        """Log of the squared error [B, N] that patches will have where `keep_mask` bool [B, N] is kept."""
+        company = keep_mask.to(reach.dtype) @ closeness(self.distances.to(reach.dtype))
+        return torch.where(keep_mask, log_error, torch.logaddexp(log_error, log_saving - reach * company))
 
     def scores(self, features: Tensor) -> Tensor:
-        """features [B, N, D] -> what to keep first, [B, N]."""
-        return self(features)[1] + self.pattern
+        """features [B, N, D] -> what to keep first, [B, N]: log of the error that a patch saves in its turn."""
+        _, log_saving, reach = self(features)
+        return by_turns(log_saving, reach, self.distances)
 
 
-def gumbel_pattern(side: int) -> Tensor:
-    """Quantiles of the standard Gumbel distribution, [side**2], in the order of Bayer's dither matrix (1973)."""
-    order = torch.zeros(1, 1)
-    while len(order) < side:
-        upper, lower = torch.cat([4 * order, 4 * order + 2], dim=1), torch.cat([4 * order + 3, 4 * order + 1], dim=1)
-        order = torch.cat([upper, lower])
-    places = (order + 0.5) / order.numel()
-    return -(-places.log()).log()[:side, :side].flatten()
+@torch.no_grad()
+def by_turns(
+    log_saving: Tensor, reach: Tensor, distances: Tensor, count: int | None = None, luck: Tensor | None = None
+) -> Tensor:
+    """Takes patches one after another, the one that saves most first (the greedy rule for a sum with falling returns,
+    Nemhauser, Wolsey and Fisher, 1978).
+
+    Args:
+        log_saving, reach: [B, N], see Selector; distances [N, N] between patches, in patches.
+        count: how many turns; all N if None.
+        luck: [B, N], added to the logs when comparing.
+
+    Returns:
+        [B, N]: log of the errors (to the POWER) that each patch saved in its turn, falling from turn to turn; -inf for
+        those that had none.
+    """
+    saving = (POWER * log_saving).exp()
+    # the part of patch j's saving that is gone once patch i is kept, [B, i, j]
+    told = 1 - torch.exp(-reach[:, None] * closeness(distances.to(reach.dtype)))
+    luck = torch.zeros_like(saving) if luck is None else luck
+    scores = torch.full_like(saving, -torch.inf)
+    last = torch.full_like(saving[:, :1], torch.inf)
+    room = torch.full_like(saving, float(distances.max()))
+    for _ in range(count or saving.shape[1]):
+        gains = (saving + (told @ saving[..., None])[..., 0]).clamp(min=1e-30).log() + ROOM * room.log()
+        best = (gains + luck).masked_fill(scores > -torch.inf, -torch.inf).argmax(dim=1, keepdim=True)
+        # rounding must not let a later turn overtake an earlier one
+        last = torch.minimum(gains.gather(1, best), last - 1e-5)
+        scores.scatter_(1, best, last)
+        saving = saving * (1 - told.gather(1, best[..., None].expand(-1, -1, saving.shape[1]))[:, 0])
+        saving.scatter_(1, best, 0.0)
+        room = torch.minimum(room, distances.to(room.dtype)[best[:, 0]])
+    return scores
+
+
+def closeness(distances: Tensor) -> Tensor:
+    """How much a kept patch tells of another: a Gaussian of one patch's width; nothing of itself."""
+    return torch.exp(-0.5 * distances**2) * (distances > 0)
 
 
 def keep_best(scores: Tensor, counts: Tensor) -> Tensor:

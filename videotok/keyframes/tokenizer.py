@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from videotok.keyframes.codebook import Codebook
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.merger import Merger, pack
+from videotok.keyframes.search import better_words
 from videotok.keyframes.selector import Selector, Thresholds, keep_above, keep_best
 from videotok.keyframes.vit import VisionTransformer
 
@@ -68,6 +69,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         cells: int = 4,
         cell_width: int = 64,
         default_keep: float = 0.35,
+        search: int = 0,
     ) -> None:
         """Sizes of every part.
 
@@ -80,6 +82,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
             decoder_width, decoder_depth, decoder_heads, decoder_hidden: of the detokenizer's transformer.
             cells, cell_width: the detokenizer's convolutions see `cells` x `cells` cells a patch, `cell_width` wide.
             default_keep: part of all patches that is kept where the caller does not say, 0 < default_keep <= 1.
+            search: steps in which `encode` looks for better words (search.py) where the caller does not say, from 0.
 
         Raises:
             ValueError: a size does not divide the one it must.
@@ -151,6 +154,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         *,
         num_tokens: int | None = None,
         keep_mask: Tensor | None = None,
+        search: int | None = None,
     ) -> KeyframeTokens:
         """images [B, 3, S, S] in [-1, 1] -> their words.
 
@@ -160,14 +164,19 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
                 fewer, a busy one more. None: the model's default.
             num_tokens: exactly so many words a picture instead, 1 to `num_patches`.
             keep_mask: bool [B, num_patches]; the caller chooses the patches, at least one a picture.
+            search: steps in which words are sought that decode to a nearer picture (search.py); 0 takes the encoder's
+                own. None: the model's default.
 
         Raises:
             ValueError: pictures of another size, more than one rule given, or a rule out of its range.
         """
+        steps: int = self.config["search"] if search is None else search
+        if steps < 0:
+            raise ValueError(f"`search` (={steps}) counts steps: 0 or more")
         features = self.features(images)
         mask = self._choose(features, keep, num_tokens, keep_mask)
         vectors, present = self.code_vectors(features, mask)
-        ids = self.codebook.nearest(vectors)
+        ids = better_words(self, images, mask, vectors, present, steps) if steps else self.codebook.nearest(vectors)
         return KeyframeTokens([row[there] for row, there in zip(ids, present, strict=True)], mask)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 A run begins as the best linear code of patches (start.py); from there everything is trained together.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -11,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videotok.keyframes.codebook import codebook_use
+from videotok.keyframes.codebook import codebook_use, collapsed
 from videotok.keyframes.patches import patchify
-from videotok.keyframes.selector import SPREAD, keep_best
+from videotok.keyframes.selector import Selector, by_turns, keep_best
 from videotok.keyframes.start import start_linear
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 
@@ -25,6 +26,8 @@ LEAST_ERROR = 1e-3
 """Squared error (36 dB) below which a picture is good enough to be taken less seriously."""
 RANDOM_CHOICE = 0.25
 """Part of the training pictures whose patches are chosen blindly: every kind of patch is seen kept and dropped."""
+LUCK = 0.3
+"""Strength of the Gumbel noise among the scores of the others, in units of the scores."""
 PIXELS, COMMITMENT, SELECTION, RECALL = 0.05, 2.0, 0.005, 0.005
 """Weights of the log of the pixels' squared error (its mean is near 0.05, so this is the error's own scale), of the
 vectors' distance from their words, of the selector's forecast and of the features' squared error."""
@@ -32,7 +35,7 @@ vectors' distance from their words, of the selector's forecast and of the featur
 
 class KeyframeTraining:
     """Training task: pixels and features are regressed, words follow by moving average, the selector learns to
-    foretell what a token saves and feels the picture's gradient through a straight-through Gumbel choice."""
+    foretell what a token saves."""
 
     def __init__(self, model: KeyframeTokenizer) -> None:
         self.model = model
@@ -62,8 +65,8 @@ class KeyframeTraining:
         """One step's loss and what to log; the thresholds settle as `progress` goes from 0 to 1."""
         model, images = self.model, batch["images"]
         features = model.features(images)
-        log_error, log_saving = model.selector(features.detach())
-        keep_mask, gate = choose(log_saving.float())
+        log_error, log_saving, reach = (part.float() for part in model.selector(features.detach()))
+        keep_mask = choose(log_saving, reach, model.selector)
         vectors, present = model.code_vectors(features, keep_mask)
         vectors = vectors.float()
         ids = model.codebook.nearest(vectors)
@@ -71,15 +74,18 @@ class KeyframeTraining:
         commitment = 1 - (vectors * words).sum(dim=-1)[present].mean()
         revived = model.codebook.learn(vectors[present].detach(), ids[present])
         words = vectors + (words - vectors).detach()
-        filled = model.detokenizer.fill(words, present, keep_mask, gate)
+        filled = model.detokenizer.fill(words, present, keep_mask)
         restored = model.detokenizer.draw(filled).float()
 
         errors = patchify((restored - images) ** 2, model.config["patch_size"]).mean(dim=-1)
         # the log is what PSNR counts in: easy pictures and high rates matter as much as hard ones and low rates
         pixels = (errors.mean(dim=1) + LEAST_ERROR).log().mean()
         recall = F.mse_loss(model.detokenizer.recall(filled).float(), features.detach().float())
-        selection = foretelling(log_error.float(), log_saving.float(), errors.detach(), keep_mask)
-        model.thresholds.follow(log_saving.detach().float() + model.selector.pattern, step=0.2 * (1 - progress) + 0.01)
+        foretold = model.selector.foretold(log_error, log_saving, reach, keep_mask)
+        selection = foretelling(foretold, errors.detach())
+        # thresholds change slowly: two pictures a step are enough to follow
+        scores = by_turns(log_saving[:2], reach[:2], model.selector.distances)
+        model.thresholds.follow(scores, step=0.2 * (1 - progress) + 0.01)
         total = PIXELS * pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
         return total, {
             "pixels": errors.mean().item(),
@@ -104,41 +110,37 @@ class KeyframeTraining:
         for batch in batches:
             images = batch["images"]
             for name, budget in budgets.items():
-                tokens = model.encode(images, num_tokens=budget)
+                tokens = model.encode(images, num_tokens=budget, search=0)
                 found[name].append(psnr(model.decode(tokens.ids, tokens.keep_mask).float(), images))
                 ids += tokens.ids if budget == model.num_patches else []
             scores = model.selector.scores(model.features(images))
             kept.append((scores >= model.thresholds(model.config["default_keep"])).double().mean(dim=1))
         used, perplexity = codebook_use(torch.cat(ids), model.codebook_size)
+        if trouble := collapsed(torch.cat(ids), model.codebook_size):
+            warnings.warn(trouble, stacklevel=2)
         figures = {name: float(torch.cat(values).mean()) for name, values in found.items()}
         return figures | {"kept": float(torch.cat(kept).mean()), "words_used": used, "perplexity": perplexity}
 
 
-def choose(log_saving: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches to keep in one training step: scores [B, N] -> keep_mask bool [B, N], gate [B, N].
-
-    The gate is one everywhere; its gradient is that of a sigmoid of the (Gumbel-disturbed) score around the last one
-    that was kept: the straight-through estimator of Jang et al., arXiv 1611.01144.
-    """
+@torch.no_grad()
+def choose(log_saving: Tensor, reach: Tensor, selector: Selector) -> Tensor:
+    """Patches to keep in one training step: bool [B, N]. A quarter of the pictures is chosen blindly, the others by the
+    selector and luck (Gumbel noise), at rates around one that is drawn for the batch."""
     batch, patches = log_saving.shape
-    blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
-    gumbel = -torch.empty_like(log_saving).exponential_().log()
-    scores = log_saving * ~blind + SPREAD * gumbel
-    rate = LEAST_KEEP + (1 - LEAST_KEEP) * torch.rand(1, device=scores.device)
-    spread = rate * torch.empty(batch, device=scores.device).uniform_(0.8, 1.25)
+    rate = LEAST_KEEP + (1 - LEAST_KEEP) * torch.rand(1, device=log_saving.device)
+    spread = rate * torch.empty(batch, device=log_saving.device).uniform_(0.8, 1.25)
     counts = (spread * patches).round().long().clamp(1, patches)
-    keep_mask = keep_best(scores.detach(), counts)
-    edge = scores.detach().masked_fill(~keep_mask, torch.inf).amin(dim=1, keepdim=True)
-    soft = torch.sigmoid((scores - edge) / SPREAD)
-    return keep_mask, 1 + soft - soft.detach()
+    luck = -torch.empty_like(log_saving).exponential_().log()
+    scores = by_turns(log_saving, reach, selector.distances, int(counts.max()), LUCK * luck)
+    blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
+    return keep_best(torch.where(blind, luck, scores), counts)
 
 
-def foretelling(log_error: Tensor, log_saving: Tensor, errors: Tensor, keep_mask: Tensor) -> Tensor:
-    """How badly the selector foretold the errors of patches [B, N], as an exponential distribution's log-likelihood.
+def foretelling(foretold: Tensor, errors: Tensor) -> Tensor:
+    """How badly logs of errors were foretold, [B, N] both, as an exponential distribution's log-likelihood.
 
     It is least where the foretold error is the mean of what is measured, whatever its size, and no ratio explodes.
     """
-    foretold = torch.where(keep_mask, log_error, torch.logaddexp(log_error, log_saving))
     return (errors.clamp(min=1e-7) * torch.exp(-foretold) + foretold).mean()
 
 
