@@ -61,7 +61,7 @@ def test_readme_commands_run_as_written(tmp_path, monkeypatch, capsys):
 
 
 def test_readme_names_every_command():
-    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     names |= {group.name for group in app.registered_groups if group.name}
     assert {"encode", "decode", "info", "sample", "train"} <= names
     for name in names:

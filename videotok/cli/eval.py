@@ -30,7 +30,8 @@ def evaluate(
     from codec import MediaError, replacing
     from videotok.footage import video_files
     from videotok.pipeline import VideoTokenizer
-    from videotok.report.ladder import Settings, VideoResult, evaluate, rows, write_report
+    from videotok.report.ladder import write_report
+    from videotok.report.results import Settings, VideoResult, evaluate, rows
 
     began, files = time.monotonic(), video_files(videos)
     tokenizer = VideoTokenizer.from_pretrained(model)
