@@ -162,6 +162,29 @@ def test_endpoint_that_refuses(endpoint):
 
 
 @pytest.mark.slow
+def test_the_clip_at_hand_goes_the_whole_way(tmp_path):
+    """ActivityNet's clip among the natural ones: ten questions of the val split, to a model that knows nothing."""
+    shared = ROOT.parent / "shared/data"
+    if not shared.is_dir():
+        pytest.skip("needs the annotations of ActivityNet-QA and one of its videos")
+    import torch
+
+    from videotok.lm.model import VideoSettings
+    from videotok.lm.start import new_model
+    from videotok.pipeline import VideoTokenizer
+
+    torch.manual_seed(0)
+    new_model(VideoTokenizer.from_pretrained(), VideoSettings(), False, width=32, layers=1).save_pretrained(
+        tmp_path / "lm"
+    )
+    more = ["--split", "val", "--answerer", "lm", "--model", str(tmp_path / "lm"), "--cache", str(tmp_path / "cache")]
+    more += ["--videos", str(shared / "natural"), "--only-there"]
+    results = main(arguments(shared / "activitynet_qa", tmp_path / "out", *more))
+    assert results["exact"]["all"]["asked"] == len(results["predictions"]) == 10
+    assert len(list((tmp_path / "cache").glob("*.vtok"))) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "least"), [("test", 0.264), ("val", 0.304)])
 def test_blind_and_text_on_the_real_annotations(tmp_path, split, least):
     """Question text alone reaches these; a small network that reads it does better."""

@@ -134,11 +134,11 @@ def ask(
     from videotok.lm.model import VideoLanguageModel
     from videotok.lm.store import VideoStore
 
-    on_gpu = torch.cuda.is_available()
+    tokenizer, on_gpu = _video_tokenizer(video_model), torch.cuda.is_available()
     model = VideoLanguageModel.from_pretrained(lm, torch.bfloat16 if on_gpu else torch.float32)
     model = model.to("cuda" if on_gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        store = VideoStore(Path(folder), _video_tokenizer(video_model), model.settings, model.feature_kinds)
+        store = VideoStore(Path(folder), tokenizer, model.settings, model.feature_kinds)
         kept = store.get(video)
 
     def show(text: str) -> None:

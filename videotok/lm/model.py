@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -216,6 +217,5 @@ class VideoLanguageModel(nn.Module):
 
 def load_causal(folder: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Any causal language model of a folder or a hub id, from safetensors alone."""
-    # `torch_dtype` is the name that all versions know; the newer one is `dtype`
-    name = "dtype" if "dtype" in inspect.signature(PreTrainedModel.from_pretrained).parameters else "torch_dtype"
+    name = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
     return AutoModelForCausalLM.from_pretrained(folder, **{name: dtype or "auto"}, use_safetensors=True)
