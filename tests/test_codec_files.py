@@ -227,22 +227,39 @@ def mutated(content: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
-def outcome(path: Path) -> str:
-    try:
-        return "damaged" if any(clip.damaged for clip in iter_clips(path, SPEC)) else "clips"
-    except MediaError:
-        return "refused"
+def with_packets_swapped(source: Path, target: Path, seed: int) -> None:
+    """A copy of the file in which the contents of two packets have changed places."""
+    rng = random.Random(seed)
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(video=0) if packet.dts is not None]
+        contents = [bytes(packet) for packet in packets]
+        one, other = rng.randrange(len(packets)), rng.randrange(len(packets))
+        contents[one], contents[other] = contents[other], contents[one]
+        for packet, content in zip(packets, contents, strict=True):
+            moved = av.Packet(content)
+            moved.pts, moved.dts, moved.time_base = packet.pts, packet.dts, packet.time_base
+            moved.is_keyframe, moved.stream = packet.is_keyframe, stream
+            made.mux(moved)
 
 
 @pytest.mark.parametrize(
     "seeds", [range(100), pytest.param(range(100, 2100), marks=pytest.mark.slow)], ids=["100", "2000"]
 )
-def test_mutations_give_clips_or_one_error(seeds, pan_mp4, tmp_path, capfd):
-    content = pan_mp4.read_bytes()
-    path = tmp_path / "mutated.mp4"
+def test_mutations_give_clips_or_one_error(seeds, tmp_path, capfd):
+    whole, path = tmp_path / "whole.mp4", tmp_path / "mutated.mp4"
+    content = write(whole, scenes(SIZE)["pan"], even(1.0, 24), "medium", 24).read_bytes()
     for seed in seeds:
-        path.write_bytes(mutated(content, seed))
-        assert outcome(path) in ("clips", "damaged", "refused")
+        if seed % 5 == 4:
+            with_packets_swapped(whole, path, seed)
+        else:
+            path.write_bytes(mutated(content, seed))
+        try:
+            clips = list(iter_clips(path, SPEC))
+        except MediaError:
+            continue
+        # half a second may be missing without a word: headers are not exact
+        assert any(clip.damaged for clip in clips) or sum(clip.num_frames for clip in clips) >= 6
     assert capfd.readouterr().err == ""
 
 
