@@ -103,7 +103,7 @@ class LatentDetokenizer:
         frames = self.decoded(self.sampled(self.encoded(picture), vectors, steps, generator))
         if list(shown) != inner:
             frames = F.interpolate(frames.flatten(0, 1), shown, mode="bicubic").unflatten(0, vectors.shape[:2])
-        return frames.clamp(-1, 1)
+        return frames.clamp(-1, 1).to(keyframe.device)
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> latents [B, C, h, w], unscaled: the keyframe's are given as they are."""
@@ -134,7 +134,7 @@ class LatentDetokenizer:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents [B, T, C, h, w] -> frames float32 [B, T, 3, H, W], about [-1, 1]."""
-        flat = latents.flatten(0, 1).to(self.vae.dtype) / self.vae.config["scaling_factor"]
+        flat = latents.flatten(0, 1).to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
         parts = [self.vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in flat.split(self.chunk)]
         return torch.cat(parts).float().unflatten(0, latents.shape[:2])
 

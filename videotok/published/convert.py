@@ -16,8 +16,8 @@ from videotok.errors import ModelError
 from videotok.published.folder import PLAIN, PublishedFolder, opened
 from videotok.published.parts import PARTS, Part, check, skeleton, tensors
 
-SHARD = 2**29
-"""Numbers in one file at most, but for a tensor that is larger: 2 GB in single precision."""
+SHARD = 2**28
+"""Numbers in one file at most, but for a tensor that is larger: 1 GB in single precision."""
 
 
 @dataclass(frozen=True)
