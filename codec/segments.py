@@ -1,5 +1,6 @@
 """One file on several decoders at once: each takes the next part of the stream that begins anew."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, pairwise
@@ -18,7 +19,11 @@ from codec.h264 import IDR_SLICE, length_prefix_size, nal_units
 from codec.packets import Sent, packets_of
 from codec.pictures import Decoded, decoded
 
-BYTES_AHEAD = 96 << 20
+SWITCH_SECONDS = 1e-4
+"""How long Python lets one thread run while a decoder waits to hand on its picture; at Python's own 5 ms decoders wait
+longer than they work."""
+
+BYTES_AHEAD = 40 << 20
 """Memory for pictures that are decoded before their turn."""
 
 PATIENCE_SECONDS = 0.1
@@ -57,6 +62,8 @@ class PartedDecoder:
 
     def pictures(self) -> Iterator[Decoded]:
         """All pictures, in display order."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(min(usual, SWITCH_SECONDS))
         for thread in self._threads:
             thread.start()
         try:
@@ -73,6 +80,7 @@ class PartedDecoder:
             self._stops.set()
             for thread in self._threads:
                 thread.join()
+            sys.setswitchinterval(usual)
 
     def _work(self) -> None:
         """Decodes one part after another, the next that nobody has begun, until all are done or nobody wants them."""
