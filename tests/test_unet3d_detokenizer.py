@@ -106,12 +106,10 @@ def test_frames_are_taken_apart_and_put_together():
     assert torch.equal(together(parts, 2, 5), values)
 
 
-def test_less_is_taken_where_the_two_warps_contradict_each_other():
-    model, (keyframe, vectors) = tiny(), clip()
-    agreeing = model.trust(gather(keyframe, vectors))
-    torn = model.trust(gather(keyframe, vectors, next_keyframe=-keyframe, next_vectors=vectors))
-    assert torch.allclose(agreeing, torch.full_like(agreeing, model.config["restraint"]))
-    assert torn.max() < agreeing.min()
+def test_half_of_a_correction_is_half_the_way():
+    (keyframe, vectors), prior = clip(), gather(*clip()).prior
+    whole, half = (awake(restraint=share).reconstruct(keyframe, vectors) for share in (1.0, 0.5))
+    assert torch.allclose((half - prior)[:, 1:], (whole - prior)[:, 1:] / 2, atol=1e-3)
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):

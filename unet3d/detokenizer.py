@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unet3d.cells import around, depth_to_space, pooled, space_to_depth
 from unet3d.condition import MotionEncoder
-from unet3d.evidence import CANDIDATES, MAPS, Evidence, apart, gather, together
+from unet3d.evidence import CANDIDATES, MAPS, Evidence, check_picture, gather, together
 from unet3d.features import features, num_features
 from unet3d.mixture import mixed, num_told
 from unet3d.motion_unet import MotionUNet
@@ -32,7 +32,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         vectors ────────┼─► MotionEncoder ─┐  │
         noise ── Euler ─┼──────────────► 3D U-Net ─► shifts (warps read elsewhere), weights (to mix by), remainder
           ▲             │                  │
-          └──────────── x ◄────────────────┘          frame = prior + trust * spread * x
+          └──────────── x ◄────────────────┘          frame = prior + restraint * spread * x
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
     how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
@@ -49,8 +49,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
         spread_floor: of the spread, pictures in [-1, 1].
-        restraint: share of the network's correction that is taken; chosen on held-back clips, as the next.
-        contradiction: mean difference of the two warps at which half of that is taken; pictures in [-1, 1].
+        restraint: share of the network's correction that is taken; chosen on held-back clips.
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
         crispness: of how warps are read, 0..1; see `evidence.warped`; not used in training.
@@ -74,7 +73,6 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_heads: int = 4,
         spread_floor: float = 0.003,
         restraint: float = 1.0,
-        contradiction: float = 0.2,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
@@ -131,12 +129,6 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         weights, shifts = told.split(self.told, dim=2)
         found = mixed(evidence, weights, shifts, patch, 0.0 if self.training else self.config["crispness"])
         return space_to_depth((found - evidence.prior) / spread, patch) + REMAINDER_GAIN * remainder
-
-    def trust(self, evidence: Evidence) -> Tensor:
-        """Share of the correction that is taken: [B, T, 1, H, W] in 0..`restraint`; less where the warps disagree."""
-        forward, backward = evidence.candidates[:, :, :2].unbind(2)
-        apart = around((forward - backward).abs().mean(2), self.config["patch_size"], cells=9)
-        return self.config["restraint"] / (1 + (apart / self.config["contradiction"]).square())
 
     def _added_ids(self, motion: Tensor) -> Tensor:
         """[B, 3], Stable Video Diffusion's: frame rate, how much moves (0..255), noise in the condition (none)."""
@@ -195,7 +187,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         """
         if self.config["latent_channels"]:
             raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): use LatentDetokenizer")
-        _check(keyframe, vectors, next_keyframe=next_keyframe, previous_frame=previous_frame)
+        if previous_frame is not None:
+            check_picture("previous_frame", previous_frame, keyframe)
         if not 0 < noise_rate <= 1:
             raise ValueError(f"`noise_rate` (={noise_rate}) must be above 0 and at most 1")
         keyframe, vectors = self._own(keyframe), self._own(vectors)
@@ -206,11 +199,14 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             next_vectors=None if next_vectors is None else self._own(next_vectors),
         )
         generator = generator or torch.Generator().manual_seed(seed)
-        start = None
+        start, stride = None, self.config["stride"]
         if previous_frame is not None and noise_rate < 1:
-            carried = replace(whole, prior=from_before(self._own(previous_frame), vectors)).padded(self.multiple)
-            start = carried.prior
-        frames = self.denoised(whole.padded(self.multiple), generator, num_inference_steps, start, noise_rate)
+            carried = replace(whole, prior=from_before(self._own(previous_frame), vectors))
+            start = carried.padded(self.multiple).apart(stride).prior
+        parts = whole.padded(self.multiple).apart(stride)
+        frames = together(
+            self.denoised(parts, generator, num_inference_steps, start, noise_rate), stride, vectors.shape[1]
+        )
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
         frames[:, 0] = keyframe
         return frames
@@ -224,26 +220,10 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         start: Tensor | None = None,
         noise_rate: float = 1.0,
     ) -> Tensor:
-        """Frames [B, T, 3, H, W] from evidence whose sides are multiples of `multiple`; see `reconstruct`.
+        """Frames [B, T, 3, H, W], from evidence whose sides are multiples of `multiple`, through the network together.
 
-        `start`: frames that, taken back to noise as far as `noise_rate` says, are begun from.
+        `start`: frames that, taken back to noise as far as `noise_rate` says, are begun from; else from noise alone.
         """
-        stride, steps = self.config["stride"], evidence.prior.shape[1]
-        given = None if start is None else apart(start, stride)
-        return together(
-            self.denoised_together(evidence.apart(stride), generator, num_steps, given, noise_rate), stride, steps
-        )
-
-    @torch.no_grad()
-    def denoised_together(
-        self,
-        evidence: Evidence,
-        generator: torch.Generator,
-        num_steps: int | None = None,
-        start: Tensor | None = None,
-        noise_rate: float = 1.0,
-    ) -> Tensor:
-        """The same of frames that go through the network together: every `stride`-th of a clip."""
         batch, steps, _, height, width = evidence.prior.shape
         patch, low = self.config["patch_size"], self.config["sigma_min"]
         highest = level_at(1.0 if start is None else noise_rate, low, self.config["sigma_max"])
@@ -256,7 +236,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             low,
             highest,
         )
-        return evidence.prior + self.trust(evidence) * (self.frames(clean, evidence) - evidence.prior)
+        return evidence.prior.lerp(self.frames(clean, evidence), self.config["restraint"])
 
     def _own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
@@ -265,13 +245,3 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
 def _still(*parameters: Tensor) -> None:
     for parameter in parameters:
         torch.nn.init.zeros_(parameter)
-
-
-def _check(keyframe: Tensor, vectors: Tensor, **others: Tensor | None) -> None:
-    if keyframe.ndim != 4 or keyframe.shape[1] != 3:
-        raise ValueError(f"`keyframe` must be [B, 3, H, W], got {tuple(keyframe.shape)}")
-    if vectors.ndim != 5 or vectors.shape[-1] != 2 or len(vectors) != len(keyframe):
-        raise ValueError(f"`vectors` must be [{len(keyframe)}, T, h, w, 2], got {tuple(vectors.shape)}")
-    for name, picture in others.items():
-        if picture is not None and picture.shape != keyframe.shape:
-            raise ValueError(f"`{name}` must be {tuple(keyframe.shape)}, got {tuple(picture.shape)}")

@@ -71,6 +71,12 @@ def together(values: Tensor, stride: int, steps: int) -> Tensor:
     return values.unflatten(0, (-1, stride)).transpose(1, 2).flatten(1, 2)[:, :steps]
 
 
+def check_picture(name: str, picture: Tensor, keyframe: Tensor) -> None:
+    """Refuses a picture that is not like the keyframe."""
+    if picture.shape != keyframe.shape:
+        raise ValueError(f"`{name}` must be {tuple(keyframe.shape)} like `keyframe`, got {tuple(picture.shape)}")
+
+
 def gather(
     keyframe: Tensor,
     vectors: Tensor,
@@ -89,8 +95,14 @@ def gather(
         window: frames that are wanted.
 
     Raises:
-        ValueError: one of `next_keyframe` and `next_vectors` without the other.
+        ValueError: one of `next_keyframe` and `next_vectors` without the other; tensors that do not fit together.
     """
+    if keyframe.ndim != 4 or keyframe.shape[1] != 3:
+        raise ValueError(f"`keyframe` must be [B, 3, H, W], got {tuple(keyframe.shape)}")
+    if vectors.ndim != 5 or vectors.shape[-1] != 2 or len(vectors) != len(keyframe):
+        raise ValueError(f"`vectors` must be [{len(keyframe)}, T, h, w, 2], got {tuple(vectors.shape)}")
+    if next_keyframe is not None:
+        check_picture("next_keyframe", next_keyframe, keyframe)
     if (next_keyframe is None) != (next_vectors is None):
         missing = "next_vectors" if next_vectors is None else "next_keyframe"
         raise ValueError(f"`{missing}` is missing: give the next clip's keyframe and its vectors, or neither of them")

@@ -74,7 +74,7 @@ class DetokenizerTraining:
         for batch in batches:
             evidence = _evidence(batch)
             generator = torch.Generator().manual_seed(0)
-            frames = self.model.denoised_together(evidence, generator).clamp(-1, 1)
+            frames = self.model.denoised(evidence, generator).clamp(-1, 1)
             ours.append(_psnr(frames, batch["frames"]))
             priors.append(_psnr(evidence.prior, batch["frames"]))
         own, prior = torch.cat(ours), torch.cat(priors)

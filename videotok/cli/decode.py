@@ -57,9 +57,7 @@ def decode(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise that fills in what the tokens do not say.")] = 0,
-    forward: Annotated[
-        bool, typer.Option("--forward", help="Rebuild each clip from its own keyframe alone.")
-    ] = False,
+    forward: Annotated[bool, typer.Option("--forward", help="Rebuild each clip from its own keyframe alone.")] = False,
     noise_rate: Annotated[
         float,
         typer.Option(
