@@ -1,5 +1,6 @@
 """Frames of a stream in display order, each with the stream's own vectors."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -25,6 +26,10 @@ MotionRecord = np.dtype(
     }
 )
 """FFmpeg's AVMotionVector, as far as it is right: src_x and src_y are rounded."""
+
+FREED_BYTES = 80 << 20
+"""Bytes of pictures after which those no longer needed are freed: a picture and its side data hold each other, and
+Python by itself would let hundreds of megabytes of them gather."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 """A longer jump, forward or back, is a clock that was set anew or is damaged: the next frame follows at once."""
@@ -92,7 +97,12 @@ def read_frames(
         threads = "SLICE" if with_vectors else threads
         how = {"with_vectors": with_vectors, "threads": threads, "loop_filter": loop_filter, "may_show": may_show}
         pictures = decoded(container, stream, **how)
+    gathered = 0
     for picture, index, headers, damaged in pictures:
+        gathered += 2 * picture.width * picture.height
+        if with_vectors and gathered > FREED_BYTES:
+            gc.collect()
+            gathered = 0
         seconds = picture.pts * base + shift if picture.pts is not None else None
         if held is not None:
             expected = held.pts_seconds + step
