@@ -7,6 +7,8 @@ import torch
 from keyframe_sizes import SIZES
 from torch import Tensor
 
+from videotok.cli.encode import search_words
+from videotok.cli.terminal import Refusal
 from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes.selector import Selector, Thresholds, by_turns, keep_above, keep_best
 
@@ -212,6 +214,17 @@ def test_search_finds_words_of_a_nearer_picture(model: KeyframeTokenizer, images
     assert errors[1].mean() < errors[0].mean()
     alone = model.encode(images[2:3], num_tokens=40, search=3)
     assert torch.equal(alone.ids[0], found[1].ids[2])
+
+
+def test_search_is_switched_on_by_the_command(model: KeyframeTokenizer, images: Tensor):
+    other = KeyframeTokenizer(**SIZES)
+    other.load_state_dict(model.state_dict())
+    other.double().eval()
+    search_words(other, 3)
+    switched, told = other.encode(images[:2], num_tokens=40), model.encode(images[:2], num_tokens=40, search=3)
+    assert all(torch.equal(a, b) for a, b in zip(switched.ids, told.ids, strict=True))
+    with pytest.raises(Refusal, match="--search 3"):
+        search_words(torch.nn.Identity(), 3)  # pyright: ignore[reportArgumentType]
 
 
 def test_thresholds_follow_the_scores():

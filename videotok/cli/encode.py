@@ -35,6 +35,10 @@ def encode(
         typer.Option(help="`image` keeps keyframes as JPEG too: exact pictures, for more bytes."),
     ] = "tokens",
     image_quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEG pictures.")] = 90,
+    search: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps that look for words of a nearer picture: 4 gain some 0.4 dB and take a while."),
+    ] = None,
     motion_levels: Annotated[
         int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
     ] = None,
@@ -89,6 +93,8 @@ def encode(
     refuse_tokens(tokenizer.keyframe_encoder, keep, visual_tokens)
     if selector == "sample":
         sample_patches(tokenizer.keyframe_encoder, seed)
+    if search is not None:
+        search_words(tokenizer.keyframe_encoder, search)
     with progress_bar() as bar:
         task = bar.add_task(video.name, total=None, of="?")
 
@@ -136,6 +142,15 @@ def sample_patches(model: "KeyframeTokenizerProtocol", seed: int) -> None:
     if not isinstance(model, LavitKeyframes):
         raise Refusal("--selector sample: only the published Video-LaVIT weights sample; leave it out")
     model.sampling = Generator().manual_seed(seed)
+
+
+def search_words(model: "KeyframeTokenizerProtocol", steps: int) -> None:
+    """Makes our own tokenizer look for better words in so many steps; others have no way to."""
+    from videotok.keyframes import KeyframeTokenizer
+
+    if not isinstance(model, KeyframeTokenizer):
+        raise Refusal(f"--search {steps}: only videotok's own keyframe tokenizer searches; leave it out")
+    model.register_to_config(search=steps)
 
 
 def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:

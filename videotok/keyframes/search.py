@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from videotok.keyframes.tokenizer import KeyframeTokenizer
 
-STRIDE = 0.012
+STRIDE = 0.016
 """Length of the first step of a picture's mean word, on the sphere; a vector lies some 0.1 from its word."""
 
 
