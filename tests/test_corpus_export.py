@@ -194,8 +194,8 @@ def test_search_finds_the_clip_itself(corpus, videos, tiny_model):
     for name in ("turn.mp4", "more/layers.mp4"):
         found = index.nearest(Codes.of(query_rows(videos / name, facts, str(tiny_model)), facts["codebooks"]), 3)
         for hits in found.values():
-            assert hits[0]["video_id"] == str(videos / name)
-            assert hits[0]["similarity"] == pytest.approx(1)
+            # the weights are random: another clip may have the very same words
+            assert str(videos / name) in [hit["video_id"] for hit in hits if hit["similarity"] == pytest.approx(1)]
             assert hits[0]["similarity"] >= hits[1]["similarity"] >= hits[2]["similarity"]
 
 
