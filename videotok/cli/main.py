@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:
-        print("videotok: interrupted; nothing was written", file=sys.stderr)
+        print("videotok: interrupted; nothing is left half written", file=sys.stderr)
     return code
 
 
