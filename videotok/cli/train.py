@@ -59,7 +59,7 @@ def prepare(
 def keyframes(
     cache: CacheFolder,
     out: Out,
-    steps: Steps = 2_300,
+    steps: Steps = 5_300,
     batch_size: BatchSize = 8,
     learning_rate: LearningRate = 2.5e-4,
     seed: Seed = 0,
