@@ -108,7 +108,7 @@ def test_frames_are_taken_apart_and_put_together():
 
 def test_half_of_a_correction_is_half_the_way():
     (keyframe, vectors), prior = clip(), gather(*clip()).prior
-    whole, half = (awake(restraint=share).reconstruct(keyframe, vectors) for share in (1.0, 0.5))
+    whole, half = (awake(forward_restraint=share).reconstruct(keyframe, vectors) for share in (1.0, 0.5))
     assert torch.allclose((half - prior)[:, 1:], (whole - prior)[:, 1:] / 2, atol=1e-3)
 
 

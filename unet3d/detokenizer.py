@@ -19,6 +19,7 @@ from unet3d.unet import build_unet
 from unet3d.warp import from_before
 
 STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
+HAS_NEXT = MAPS.index("has_next")
 BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
 REMAINDER_GAIN = 0.25
 """Of the free remainder: Adam's first steps would else move frames by as much as the spread."""
@@ -49,7 +50,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
         spread_floor: of the spread, pictures in [-1, 1].
-        restraint: share of the network's correction that is taken; chosen on held-back clips.
+        restraint, forward_restraint: share of the network's correction that is taken with and without a next keyframe.
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
         crispness: of how warps are read, 0..1; see `evidence.warped`; not used in training.
@@ -80,6 +81,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         attention_heads: tuple[int, ...] | None = None,
         stride: int = 2,
         crispness: float = 0.0,
+        forward_restraint: float = 1.0,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
@@ -204,9 +206,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             carried = replace(whole, prior=from_before(self._own(previous_frame), vectors))
             start = carried.padded(self.multiple).apart(stride).prior
         parts = whole.padded(self.multiple).apart(stride)
-        frames = together(
-            self.denoised(parts, generator, num_inference_steps, start, noise_rate), stride, vectors.shape[1]
-        )
+        found = self.denoised(parts, generator, num_inference_steps, start, noise_rate)
+        frames = together(found, stride, vectors.shape[1])
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
         frames[:, 0] = keyframe
         return frames
@@ -236,7 +237,9 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             low,
             highest,
         )
-        return evidence.prior.lerp(self.frames(clean, evidence), self.config["restraint"])
+        alone, between = self.config["forward_restraint"], self.config["restraint"]
+        share = alone + (between - alone) * evidence.maps[:, :1, HAS_NEXT, :1, :1, None]
+        return evidence.prior + share * (self.frames(clean, evidence) - evidence.prior)
 
     def _own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
