@@ -103,7 +103,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         if not latent_channels:
             # what each cell alone says: the U-Net's group norms forget how large differences are
             self.direct = torch.nn.Conv2d(seen, sum(self.told), 1)
-            _still(self.direct.weight, self.direct.bias, *self.unet.conv_out.parameters())
+            _still(*self.direct.parameters(), *self.unet.conv_out.parameters())
             _still(self.unet.conv_in.weight[:, : self.cell_channels])
 
     @property
