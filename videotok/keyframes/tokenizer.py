@@ -68,7 +68,7 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         decoder_hidden: int = 1024,
         cells: int = 4,
         cell_width: int = 64,
-        default_keep: float = 0.35,
+        default_keep: float = 0.5,
         search: int = 0,
     ) -> None:
         """Sizes of every part.

@@ -19,7 +19,16 @@ def export(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
     model = model_class.from_pretrained(run / "best").half()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    _forget_origin(folder / "config.json")
     record = json.loads((run / "run.json").read_text())
     with replacing(folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _forget_origin(config: Path) -> None:
+    """Takes out the folder that diffusers says weights were loaded from: it means nothing to whoever gets them."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    with replacing(config) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
