@@ -59,9 +59,9 @@ class Index:
             self._clips += len(codes.visual)
         if not self._clips:
             raise CorpusError(f"{folder} has no clips yet; `videotok corpus encode` makes some")
-        self._rarity = {
-            name: np.log((1 + self._clips) / (1 + count)).astype(np.float32) for name, count in seen.items()
-        }
+        # + 1: an id that every clip has says little, but not nothing
+        rarity = {name: 1 + np.log((1 + self._clips) / (1 + count)) for name, count in seen.items()}
+        self._rarity = {name: values.astype(np.float32) for name, values in rarity.items()}
 
     def nearest(self, query: Codes, count: int = 10) -> dict[str, list[dict[str, Any]]]:
         """For `look` and for `motion`: the `count` clips most like any clip of the query, best first, each with
