@@ -2,16 +2,11 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from codec import ClipSpec
 from videotok.errors import TokensError
 from videotok.lm.prompt import Turn
-from videotok.source import ModelIdentity, SourceFacts
 from videotok.tokens import VideoTokens
 
 
@@ -87,46 +82,21 @@ def _lines(path: Path) -> Iterator[Sample]:
 
 
 def _corpus(folder: Path) -> Iterator[Sample]:
-    """Videos of a corpus, those cut off by the end of a shard together with their rest in the next one."""
-    import pyarrow.parquet as pq
+    """Videos of a corpus, in order of their names, with what is written under them."""
+    from videotok.corpus.folder import CorpusFolder
+    from videotok.corpus.ordered import ordered_videos
+    from videotok.corpus.videos import video_tokens
 
-    facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-    rows: list[dict[str, Any]] = []
-    for path in sorted((folder / "clips").glob("*.parquet")):
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    if rows and row["video_id"] != rows[0]["video_id"]:
-                        yield _video(rows, facts, folder)
-                        rows = []
-                    rows.append(row)
-    if rows:
-        yield _video(rows, facts, folder)
-
-
-def _video(rows: list[dict[str, Any]], facts: dict[str, Any], folder: Path) -> Sample:
-    first, place = rows[0], f"{folder}: {rows[0]['video_id']}"
-    fingerprint = facts["fingerprint"]
-    spec = fingerprint["spec"]
-    visual = [np.asarray(row["visual_ids"], np.int32) for row in rows]
-    try:
-        tokens = VideoTokens(
-            spec=ClipSpec(spec["frames"], Fraction(str(spec["fps"])), tuple(spec["grid"])),
-            source=SourceFacts(
-                Path(first["path"]).name, 0, first["codec"], first["width"], first["height"], 0, None, None
-            ),
-            motion_source=first["motion_source"],
-            models={part: ModelIdentity("corpus", fingerprint["weights"][part]) for part in ("keyframes", "motion")},
-            codebooks=facts["codebooks"],
-            visual_ids=np.concatenate(visual),
-            visual_offsets=np.cumsum([0, *map(len, visual)], dtype=np.int64),
-            keep_mask=np.array([row["keep_mask"] for row in rows], bool),
-            motion_ids=np.array([row["motion_ids"] for row in rows], np.int32),
-            camera_ids=np.array([row["camera_ids"] for row in rows], np.int32),
-            num_frames=np.array([row["num_frames"] for row in rows], np.int32),
-            pts_seconds=np.array([row["start_seconds"] for row in rows], np.float64),
-            damaged=np.array([row["damaged"] for row in rows], bool),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise TokensError(f"{place} is not a video of this version's corpus: {error}") from error
-    return Sample(place, tokens, caption=first.get("caption") or "")
+    facts = CorpusFolder(folder).facts
+    for rows in ordered_videos(folder):
+        place = f"{folder}: {rows['video_id'][0].as_py()}"
+        whole = rows["clips"][0].as_py()
+        if rows.num_rows != whole:
+            raise TokensError(
+                f"{place} has {rows.num_rows} of its {whole} clips; give its `videotok corpus encode` again to finish it"
+            )
+        try:
+            tokens = video_tokens(rows, facts)
+        except (KeyError, ValueError) as error:
+            raise TokensError(f"{place} is not a video of this version's corpus: {error}") from error
+        yield Sample(place, tokens, caption=rows["caption"][0].as_py() or "")

@@ -1,0 +1,69 @@
+"""What `videotok lm train` reads of a corpus that the corpus' own job wrote."""
+
+import random
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from corpora import copied, make_videos, plain_stream
+
+from videotok import TokensError, VideoTokenizer
+from videotok.corpus import durable, job
+from videotok.corpus.settings import Plan, Settings
+from videotok.corpus.shards import read_shard, shard_paths
+from videotok.lm.shards import samples
+
+NAMES = ["more/layers.mp4", "more/zoom.mp4", "pan.mp4", "turn.mp4"]
+"""3, 2, 1 and 3 clips or so: with three rows a shard some are cut by a shard's end."""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return make_videos(tmp_path_factory.mktemp("videos") / "videos")
+
+
+@pytest.fixture(scope="module")
+def corpus(videos, tiny_model, tmp_path_factory):
+    place = tmp_path_factory.mktemp("corpus")
+    rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in NAMES[:-1])
+    (place / "list.csv").write_text(f"path,caption\n{rows}{videos / NAMES[-1]},\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "stream", plain_stream)
+        patch.setattr(Plan, "of", cache(Plan.of))
+        job.encode_corpus(str(place / "list.csv"), place / "tokens", Settings(str(tiny_model)), shard_rows=3)
+    return place / "tokens"
+
+
+def test_samples_are_what_encode_gives(corpus, videos, tiny_model):
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    found = list(samples([corpus]))
+    assert [sample.caption for sample in found] == ["it more/layerss", "it more/zooms", "it pans", ""]
+    for sample, name in zip(found, NAMES, strict=True):
+        tokens = tokenizer.encode(videos / name, visual_delta=False)
+        assert sample.turns == ()
+        assert sample.place.endswith(name)
+        for field in ("visual_ids", "visual_offsets", "keep_mask", "motion_ids", "camera_ids", "num_frames"):
+            np.testing.assert_array_equal(getattr(sample.video, field), getattr(tokens, field), err_msg=field)
+        assert sample.video.models["motion"].sha256 == tokens.models["motion"].sha256
+
+
+def test_clips_may_lie_in_any_order(corpus, tmp_path):
+    place = copied(corpus, tmp_path / "tokens")
+    tables = [read_shard(path) for path in shard_paths(place)]
+    rows = pa.concat_tables(tables)
+    order = random.Random(1).sample(range(rows.num_rows), rows.num_rows)
+    rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
+    for number, path in enumerate(shard_paths(place)):
+        path.unlink()
+        durable.write_table(path, rows.slice(3 * number, 3))
+    for sample, same in zip(samples([place]), samples([corpus]), strict=True):
+        np.testing.assert_array_equal(sample.video.motion_ids, same.video.motion_ids)
+        np.testing.assert_array_equal(sample.video.visual_ids, same.video.visual_ids)
+
+
+def test_a_video_that_is_not_whole_is_refused(corpus, tmp_path):
+    place = copied(corpus, tmp_path / "tokens")
+    shard_paths(place)[-1].unlink()
+    with pytest.raises(TokensError, match=r"turn\.mp4 has \d of its 3 clips; give its"):
+        list(samples([place]))
