@@ -117,7 +117,7 @@ def test_any_number_of_decoders_gives_the_same_clips(tmp_path):
     path = tmp_path / "parts.mp4"
     options = {"preset": "medium", "x264-params": "keyint=8:min-keyint=8:scenecut=0"}
     with VideoWriter(path, 25, (160, 96), options=options) as writer:
-        for frame in scenes((160, 96))["layers"].frames(even(1.2, 25)):
+        for frame in scenes((160, 96))["layers"].frames(map(float, even(1.2, 25))):
             writer.write(frame)
     spec = ClipSpec(frames=6)
     alone = list(iter_clips(path, spec))

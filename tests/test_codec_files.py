@@ -91,7 +91,7 @@ def test_the_same_twice(pan_mp4):
 def test_odd_and_small_sizes(size, tmp_path):
     path = tmp_path / "odd.mp4"
     with VideoWriter(path, 12, size, options={"preset": "medium"}) as writer:
-        for frame in scenes(size)["pan"].frames(even(0.5, 12)):
+        for frame in scenes(size)["pan"].frames(map(float, even(0.5, 12))):
             writer.write(frame)
     clip = next(iter_clips(path, SPEC, frames=True))
     even_size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
@@ -199,7 +199,7 @@ def test_a_stream_that_begins_without_a_keyframe_says_so(tmp_path):
     whole, late = tmp_path / "whole.mp4", tmp_path / "late.mp4"
     options = {"preset": "ultrafast", "x264-params": "keyint=20:scenecut=0"}
     with VideoWriter(whole, 25, SIZE, options=options) as writer:
-        for frame in scenes(SIZE)["pan"].frames(even(2.0, 25)):
+        for frame in scenes(SIZE)["pan"].frames(map(float, even(2.0, 25))):
             writer.write(frame)
     with av.open(str(whole)) as given, av.open(str(late), "w") as made:
         stream = made.add_stream_from_template(given.streams.video[0])
@@ -266,7 +266,7 @@ def test_mutations_give_clips_or_one_error(seeds, tmp_path, capfd):
 def test_times_that_jump_do_not_make_endless_video(pan_mp4, tmp_path):
     path = tmp_path / "jump.mkv"
     with VideoWriter(path, 12, SIZE, time_base=Fraction(1, 1000)) as writer:
-        for number, frame in enumerate(scenes(SIZE)["pan"].frames(even(1.0, 12))):
+        for number, frame in enumerate(scenes(SIZE)["pan"].frames(map(float, even(1.0, 12)))):
             writer.write(frame, pts_seconds=Fraction(number, 12) + (100_000 if number >= 6 else 0))
     assert sum(clip.num_frames for clip in iter_clips(path, SPEC)) == pytest.approx(12, abs=1)
 
