@@ -1,6 +1,7 @@
 """A clip as ids, and ids read back into clips; what cannot be read is named with its position."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -175,3 +176,41 @@ class Reader:
     def _fail(self, wanted: str) -> None:
         found = "the end" if self.position >= len(self.sequence) else self.vocabulary.name(self.sequence[self.position])
         raise TokensError(f"position {self.position} of the ids: found {found}, expected {wanted}")
+
+
+def joined(
+    clips: Sequence[ClipIds], camera_terms: int, like: "VideoTokens", keep_mask: np.ndarray | None
+) -> "VideoTokens":
+    """Clips as a video that is in all else `like` another one: see `Vocabulary.tokens`, also for what is raised."""
+    masks = [clip.keep_mask for clip in clips] if keep_mask is None else list(keep_mask)
+    if not clips or any(mask is None for mask in masks) or len(masks) != len(clips):
+        raise TokensError(
+            f"there are {len(clips)} clips and {sum(mask is not None for mask in masks)} rows that say which "
+            "patches were kept; give one row of `keep_mask` a clip where the vocabulary has no skips"
+        )
+    levels = {len(clip.motion_ids) for clip in clips}
+    if len(levels) > 1 or any(len(clip.camera_ids) != camera_terms for clip in clips):
+        raise TokensError(f"clips have {sorted(levels)} motion levels: all must have the same, and their camera ids")
+    count = len(clips)
+    past = np.arange(1, max(count - like.num_clips, 0) + 1) * float(like.spec.duration_seconds)
+    whole = np.full(len(past), like.spec.frames, np.int32)
+    try:
+        return replace(
+            like,
+            visual_ids=np.concatenate([clip.visual_ids for clip in clips]),
+            visual_offsets=np.cumsum([0, *(len(clip.visual_ids) for clip in clips)], dtype=np.int64),
+            keep_mask=np.stack([mask for mask in masks if mask is not None]),
+            motion_ids=np.stack([clip.motion_ids for clip in clips]),
+            camera_ids=np.stack([clip.camera_ids for clip in clips]),
+            num_frames=np.concatenate([like.num_frames, whole])[:count],
+            pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + past])[:count],
+            damaged=np.concatenate([like.damaged, np.zeros(len(past), bool)])[:count],
+            carry_mask=np.stack([_mask(clip.carry_mask, masks[0]) for clip in clips]),
+            pictures=like.pictures if count == like.num_clips else (),
+        )
+    except ValueError as error:
+        raise TokensError(f"these ids are no video like {like.source.file}: {error}") from error
+
+
+def _mask(found: np.ndarray | None, like: np.ndarray | None) -> np.ndarray:
+    return np.zeros_like(like) if found is None else found

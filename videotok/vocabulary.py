@@ -1,13 +1,13 @@
 """Vocabulary: text, keyframes and motion as one row of integers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
-from videotok.clip_ids import ClipIds, Reader, Span, written
+from videotok.clip_ids import ClipIds, Reader, Span, joined, written
 from videotok.errors import TokensError
 from videotok.tokens import VideoTokens
 
@@ -239,38 +239,4 @@ class Vocabulary:
         Raises:
             TokensError: the ids are no video, the clips are not alike, or it cannot be known which patches were kept.
         """
-        clips = self.clips(ids)
-        masks = [clip.keep_mask for clip in clips] if keep_mask is None else list(keep_mask)
-        if not clips or any(mask is None for mask in masks) or len(masks) != len(clips):
-            raise TokensError(
-                f"there are {len(clips)} clips and {sum(mask is not None for mask in masks)} rows that say which "
-                "patches were kept; give one row of `keep_mask` a clip where the vocabulary has no skips"
-            )
-        levels = {len(clip.motion_ids) for clip in clips}
-        if len(levels) > 1 or any(len(clip.camera_ids) != self.camera_terms for clip in clips):
-            raise TokensError(
-                f"clips have {sorted(levels)} motion levels: all must have the same, and their camera ids"
-            )
-        count = len(clips)
-        past = np.arange(1, max(count - like.num_clips, 0) + 1) * float(like.spec.duration_seconds)
-        whole = np.full(len(past), like.spec.frames, np.int32)
-        try:
-            return replace(
-                like,
-                visual_ids=np.concatenate([clip.visual_ids for clip in clips]),
-                visual_offsets=np.cumsum([0, *(len(clip.visual_ids) for clip in clips)], dtype=np.int64),
-                keep_mask=np.stack([mask for mask in masks if mask is not None]),
-                motion_ids=np.stack([clip.motion_ids for clip in clips]),
-                camera_ids=np.stack([clip.camera_ids for clip in clips]),
-                num_frames=np.concatenate([like.num_frames, whole])[:count],
-                pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + past])[:count],
-                damaged=np.concatenate([like.damaged, np.zeros(len(past), bool)])[:count],
-                carry_mask=np.stack([_mask(clip.carry_mask, masks[0]) for clip in clips]),
-                pictures=like.pictures if count == like.num_clips else (),
-            )
-        except ValueError as error:
-            raise TokensError(f"these ids are no video like {like.source.file}: {error}") from error
-
-
-def _mask(found: np.ndarray | None, like: np.ndarray | None) -> np.ndarray:
-    return np.zeros_like(like) if found is None else found
+        return joined(self.clips(ids), self.camera_terms, like, keep_mask)
