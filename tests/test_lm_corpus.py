@@ -65,5 +65,5 @@ def test_clips_may_lie_in_any_order(corpus, tmp_path):
 def test_a_video_that_is_not_whole_is_refused(corpus, tmp_path):
     place = copied(corpus, tmp_path / "tokens")
     shard_paths(place)[-1].unlink()
-    with pytest.raises(TokensError, match=r"turn\.mp4 has \d of its 3 clips; give its"):
+    with pytest.raises(TokensError, match=r"turn\.mp4 has \d of its 3 clips; finish it"):
         list(samples([place]))

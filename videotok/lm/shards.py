@@ -93,7 +93,7 @@ def _corpus(folder: Path) -> Iterator[Sample]:
         whole = rows["clips"][0].as_py()
         if rows.num_rows != whole:
             raise TokensError(
-                f"{place} has {rows.num_rows} of its {whole} clips; give its `videotok corpus encode` again to finish it"
+                f"{place} has {rows.num_rows} of its {whole} clips; finish it with the same `videotok corpus encode`"
             )
         try:
             tokens = video_tokens(rows, facts)
