@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
 
-TERM_WEIGHT = 2.0
-"""Of a camera term against the amounts it can have, which have a length of about one."""
+TERM_WAVES = 4
+"""Of an amount of a camera term: few, so that the directions of 24 terms fit even into narrow models."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,15 @@ class Codebooks:
     def words(self, vocabulary: Vocabulary, span: str) -> Tensor | None:
         """One vector an id of a span, [size, dim]; None where nothing is known of what its ids mean.
 
-        Camera ids, skips and carries are amounts: their vectors are waves of the amount, so that neighbours are alike;
-        those of a camera term have one number more that is theirs alone.
+        Camera ids, skips and carries are amounts: their vectors are waves of the amount, so that neighbours are alike.
+        Those of a camera term lie in directions of their own: what all terms say can be read from a sum of them.
         """
         if span == "visual":
             return self.visual
         if span == "motion":
             return None if self.motion is None else self.motion.flatten(0, 1)
         if span == "camera":
-            amounts, terms = waves(vocabulary.camera_size), torch.eye(vocabulary.camera_terms) * TERM_WEIGHT
-            return torch.cat(
-                [amounts.repeat(len(terms), 1), terms.repeat_interleave(vocabulary.camera_size, dim=0)], dim=1
-            )
+            return torch.block_diag(*[waves(vocabulary.camera_size, TERM_WAVES)] * vocabulary.camera_terms)
         if span in ("skip", "carry"):
             return waves(vocabulary.patches)
         return None

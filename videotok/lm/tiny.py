@@ -45,6 +45,7 @@ def tiny_llama(
         num_attention_heads=heads,
         max_position_embeddings=length,
         tie_word_embeddings=True,
+        initializer_range=width**-0.5,  # 0.02 is for models of a thousand and more; a narrow one would hardly begin
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
