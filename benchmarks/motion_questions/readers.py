@@ -50,6 +50,10 @@ def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, see
     text = tiny_tokenizer([f"{question}? {answer}" for question, answers in ANSWERS.items() for answer in answers])
     model = tiny_llama(len(text), width=WIDTH, layers=LAYERS)
     vocabulary = extend(text, model, Codebooks.of(tokenizer, levels=levels))
+    # words of the video stay what the codebooks say: each is seen too seldom to be learned, and would tell videos apart
+    table = model.get_input_embeddings().weight
+    is_text = (torch.arange(len(table)) < vocabulary.text_size)[:, None]
+    table.register_hook(lambda gradient: gradient * is_text)
     sizes = {"continuous motion": some.latents[0].shape[1], "raw field": some.field[0].shape[1]}
     features = {"motion": sizes[form]} if form in sizes else {}
     return VideoLanguageModel(model, text, vocabulary, PROMPT, VideoSettings("12", levels), features)
@@ -78,7 +82,7 @@ def taught(
         steps,
         length=max(map(len, documents)),
         rows=16,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         warmup_steps=steps // 20,
         seed=seed,
         save_every=max(steps // 4, 1),
