@@ -11,6 +11,7 @@ from benchmarks.motion_questions.coded import Coded
 from benchmarks.motion_questions.scenes import ANSWERS
 from videotok.lm.codebooks import Codebooks
 from videotok.lm.documents import Document, VideoInput, conversation
+from videotok.lm.embeddings import embeddings
 from videotok.lm.extension import extend
 from videotok.lm.model import VideoLanguageModel, VideoSettings
 from videotok.lm.packing import pack
@@ -51,7 +52,7 @@ def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, see
     model = tiny_llama(len(text), width=WIDTH, layers=LAYERS)
     vocabulary = extend(text, model, Codebooks.of(tokenizer, levels=levels))
     # words of the video stay what the codebooks say: each is seen too seldom to be learned, and would tell videos apart
-    table = model.get_input_embeddings().weight
+    table = embeddings(model)
     is_text = (torch.arange(len(table)) < vocabulary.text_size)[:, None]
     table.register_hook(lambda gradient: gradient * is_text)
     sizes = {"continuous motion": some.latents[0].shape[1], "raw field": some.field[0].shape[1]}

@@ -41,7 +41,7 @@ def extend(
     if names[0] in known:
         raise ValueError(f"this tokenizer has {names[0]} already (id {known[names[0]]}): it was extended before")
     new: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in names]
-    tokenizer.add_tokens(new, special_tokens=True)
+    tokenizer.add_tokens(new, special_tokens=True)  # type: ignore[arg-type]
     last = tokenizer.convert_tokens_to_ids(names[-1])
     if last != vocabulary.size - 1:
         raise ValueError(f"this tokenizer gave {names[-1]} the id {last} where {vocabulary.size - 1} comes next")

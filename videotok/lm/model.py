@@ -95,7 +95,8 @@ class VideoLanguageModel(nn.Module):
     @property
     def padding(self) -> int:
         """Id that stands where a row has nothing."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.tokenizer.pad_token)) if self.tokenizer.pad_token else 0
+        found = self.tokenizer.pad_token_id
+        return found if isinstance(found, int) else 0
 
     @property
     def device(self) -> torch.device:
