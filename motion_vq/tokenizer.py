@@ -67,7 +67,7 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         codebook_size: int = 1024,
         num_levels: int = 4,
         num_stages: int = 10,
-        default_levels: int = 4,
+        default_levels: int = 2,
         normalized_codebook: bool = False,
         camera_terms: tuple[int, int, int] = (8, 2, 2),
         camera_codebook_size: int = 256,

@@ -21,7 +21,7 @@ def test_is_small(tokenizer):
     assert sum(parameter.numel() for parameter in tokenizer.parameters()) <= 3_000_000
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 8_000_000
     assert (tokenizer.tokens_per_level, tokenizer.codebook_size) == (135, 1024)
-    assert (tokenizer.num_levels, tokenizer.default_levels, tokenizer.num_camera_ids) == (4, 4, 24)
+    assert (tokenizer.num_levels, tokenizer.default_levels, tokenizer.num_camera_ids) == (4, 2, 24)
 
 
 def test_words_of_a_codebook_differ(tokenizer):
@@ -51,7 +51,7 @@ def test_a_still_picture_stays_still(tokenizer):
 
 def test_finer_levels_are_nearer(tokenizer):
     vectors, valid = moving_fields(4, 24, (20, 36))
-    tokens = tokenizer.encode(vectors, valid)
+    tokens = tokenizer.encode(vectors, valid, tokenizer.num_levels)
     errors = [
         ((tokenizer.decode(tokens.first_levels(levels)) - vectors) * PIXELS)[:, 1:].cumsum(1).norm(dim=-1).mean()
         for levels in (0, 1, 2, 4)
