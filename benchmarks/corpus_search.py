@@ -1,7 +1,8 @@
-"""Whether a corpus' search finds what is alike: `python -m benchmarks.corpus_search TOKENS --labels scene verb --json OUT`
+"""Whether a corpus' search finds what is alike: `python -m benchmarks.corpus_search TOKENS --labels scene --json OUT`
 
-Every clip is looked for among all others, by look and by motion. How often is the nearest one of the same video; and of
-the five nearest of other videos, how many carry the same label (a column of the manifest)? Beside each, what chance gives.
+Every clip is looked for among all others, by look and by motion. How often is the nearest one of the same video; and
+how many of the five nearest of other videos carry the same label (a column of the manifest)? Beside it, what chance
+gives.
 """
 
 import argparse
