@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import av
 import numpy as np
@@ -142,3 +143,17 @@ def test_force_replaces(encoded, tiny_model):
     assert main(["encode", "clip.mp4", "--model", str(tiny_model), "--max-clips", "1", "--force"]) == 0
     assert (encoded / "clip.vtok").read_bytes() != before
     assert not list(encoded.glob(".*"))
+
+
+def test_a_noise_rate_that_does_nothing_is_refused(clip_mp4, tiny_model, tmp_path, capfd):
+    model, tokens = tmp_path / "model", tmp_path / "clip.vtok"
+    shutil.copytree(tiny_model, model)
+    config = model / "detokenizer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"forward_restraint": 0.0}))
+    assert main(["encode", str(clip_mp4), "-o", str(tokens), "--model", str(model), "--max-clips", "1"]) == 0
+    capfd.readouterr()
+    request = ["decode", str(tokens), "-o", str(tmp_path / "out.mp4"), "--model", str(model), "--noise-rate", "0.85"]
+    assert main([*request, "--forward"]) == 2
+    assert "does nothing with --forward" in capfd.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+    assert main(request) == 0

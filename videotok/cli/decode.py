@@ -94,6 +94,11 @@ def decode(
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle)
+    if forward and noise_rate < 1 and not getattr(tokenizer.detokenizer.config, "forward_restraint", 1):
+        raise Refusal(
+            f"--noise-rate {noise_rate} does nothing with --forward and these weights: forward, they warp the keyframe "
+            "and add nothing; leave one of the two out, or give other weights with --model"
+        )
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
     clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
