@@ -8,7 +8,10 @@ python=${PYTHON:-.venv/bin/python}
 ray=$(dirname "$python")/ray
 port=${PORT:-6399}
 folder=$(mktemp -d)
-export RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1
+export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 OMP_NUM_THREADS=1
+# who reaches a Ray cluster runs code on it: these two nodes take orders only from who has this token, made for this run
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
+(umask 077 && "$python" -c "import secrets; print(secrets.token_hex(32), end='')" >"$RAY_AUTH_TOKEN_PATH")
 
 stop() {  # only these two nodes: each is a group of processes of its own
     for node in "${nodes[@]}"; do kill -- "-$node" 2>/dev/null || true; done
@@ -25,18 +28,25 @@ start() {
 }
 
 start --head --port="$port" --node-ip-address=127.0.0.1 --include-dashboard=false --temp-dir="$folder/ray"
-until "$python" - "127.0.0.1:$port" >/dev/null 2>&1 <<'PY'
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False)
+alive() {  # waits until so many nodes are
+    "$python" - "127.0.0.1:$port" "$1" 2>"$folder/alive.log" <<'PY' || { cat "$folder"/*.log >&2; exit 1; }
+import sys, time, ray
+for _ in range(60):
+    try:
+        ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+        break
+    except ConnectionError:
+        time.sleep(1)
+for _ in range(60):
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes == int(sys.argv[2]):
+        print(nodes, "nodes,", ray.cluster_resources().get("CPU"), "cores", flush=True)
+        sys.exit()
+    time.sleep(1)
+sys.exit("the nodes did not come up")
 PY
-do sleep 1; done
+}
+alive 1
 start --address="127.0.0.1:$port" --node-ip-address=127.0.0.1
-until "$python" - "127.0.0.1:$port" 2>/dev/null <<'PY'
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False)
-nodes = [node for node in ray.nodes() if node["Alive"]]
-print(len(nodes), "nodes,", ray.cluster_resources().get("CPU"), "cores")
-sys.exit(len(nodes) != 2)
-PY
-do sleep 1; done
+alive 2
 "$python" -m benchmarks.corpus "$1" --address "127.0.0.1:$port" --json "$2" "${@:3}"

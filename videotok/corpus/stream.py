@@ -124,8 +124,15 @@ def _started(ray, cluster: Cluster) -> Iterator[tuple[int, int]]:
             else:
                 ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CorpusError(f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}") from error
+        reason = str(error).strip().splitlines()[0]
+        hint = (
+            "; a cluster with authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            if cluster.address
+            else ""
+        )
+        raise CorpusError(
+            f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}{hint}"
+        ) from error
     try:
         yield _workers(ray.cluster_resources(), cluster)
     finally:
