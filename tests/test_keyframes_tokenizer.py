@@ -80,13 +80,13 @@ def test_a_mask_of_the_callers_is_obeyed(model: KeyframeTokenizer, images: Tenso
 
 
 def test_ids_do_not_depend_on_batch_or_threads(model: KeyframeTokenizer, images: Tensor):
-    together = model.encode(images)
+    together = model.encode(images, 0.35)
     assert len({len(ids) for ids in together.ids}) > 1, "the pictures should differ in length, so that there is padding"
     threads = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
         for i, image in enumerate(images):
-            alone = model.encode(image[None])
+            alone = model.encode(image[None], 0.35)
             assert torch.equal(alone.keep_mask[0], together.keep_mask[i])
             assert torch.equal(alone.ids[0], together.ids[i])
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The published sizes give what the reference's own code gave: stored by `python -m benchmarks.parity`, weights drawn."""
+"""The published sizes give what the reference's own code gave, stored by `python -m benchmarks.parity`."""
 
 from pathlib import Path
 
