@@ -89,19 +89,26 @@ def assert_same(one: Path, other: Path) -> None:
     assert list(faults(CorpusFolder(one))) == []
 
 
-def test_driver_and_workers_killed(undisturbed, videos, tiny_model, tmp_path):
+def test_driver_killed(undisturbed, videos, tiny_model, tmp_path):
     out, log = tmp_path / "tokens", tmp_path / "log"
     driver = start(videos, out, tiny_model, log)
     wait_for(lambda: shard_paths(out), driver, log)
     end(driver)
     assert all_rows(out).num_rows > 0
+    driver = start(videos, out, tiny_model, log)
+    assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
+    assert_same(out, undisturbed)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["ReadVideos", "TokenizeClips"])
+def test_workers_killed(undisturbed, videos, tiny_model, tmp_path, stage):
+    out, log = tmp_path / "tokens", tmp_path / "log"
     driver = start(videos, out, tiny_model, log)
     try:
-        for stage in ("ReadVideos", "TokenizeClips"):
-            wait_for(lambda stage=stage: workers(driver, f"MapWorker(MapBatches({stage}))"), driver, log)
-            for process in workers(driver, f"MapWorker(MapBatches({stage}))"):
-                process.kill()
+        wait_for(lambda: workers(driver, f"MapWorker(MapBatches({stage}))"), driver, log)
+        for process in workers(driver, f"MapWorker(MapBatches({stage}))"):
+            process.kill()
         assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
     finally:
         if driver.poll() is None:
