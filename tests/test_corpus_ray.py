@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -73,14 +72,27 @@ def workers(driver: subprocess.Popen, name: str) -> list[psutil.Process]:
     return found
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        # nobody may be there to collect what a killed driver leaves
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def end(driver: subprocess.Popen) -> None:
     """Kills a driver and waits until Ray, which goes with it, is gone as well."""
+    if driver.poll() is not None:
+        return
     below = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
-    _, alive = psutil.wait_procs(below, timeout=60)
-    for process in alive:
-        process.kill()
+    deadline = time.monotonic() + 30
+    while alive := [process for process in below if is_alive(process)]:
+        if time.monotonic() > deadline:
+            for process in alive:
+                process.kill()
+        time.sleep(0.05)
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -111,8 +123,7 @@ def test_workers_killed(undisturbed, videos, tiny_model, tmp_path, stage):
             process.kill()
         assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
     finally:
-        if driver.poll() is None:
-            end(driver)
+        end(driver)
     assert_same(out, undisturbed)
 
 
