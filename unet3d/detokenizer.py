@@ -21,7 +21,7 @@ from unet3d.warp import from_before
 STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
 HAS_NEXT = MAPS.index("has_next")
 BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
-REMAINDER_GAIN = 0.25
+REMAINDER_GAIN = 0.1
 """Of the free remainder: Adam's first steps would else move frames by as much as the spread."""
 
 

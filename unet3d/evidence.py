@@ -6,16 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unet3d.camera import back, camera_places, camera_steps, onward
 from unet3d.places import cell_centres, read
 from unet3d.warp import EVERY_FRAME, nearness, one_way, two_way
 
-CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe")
-"""Pictures that a frame is mixed from: both keyframes warped, and both held still."""
+CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe", "camera", "next_camera")
+"""Pictures that a frame is mixed from: both keyframes warped, both held still, and both moved by the camera alone."""
 MAPS = ("forward_confidence", "backward_confidence", "nearness", "has_next", "back_x", "back_y", "onward_x", "onward_y")
 """Figures of every pixel; the last four are displacements to both keyframes, in pixels, divided by 16."""
-STILL_SHARE = 0.03
-"""Of a keyframe held still, where its warp has 1: where motion cannot be trusted, rather no motion (+0.1 dB).
-Only with a next keyframe: forward alone it costs up to 2 dB where the camera moves."""
+STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
+"""Of a keyframe held still, and moved by the camera alone, where its warp has 1: where motion cannot be trusted, rather
+none (+0.1 dB)."""
+STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
+"""The same without a next keyframe: there more would cost up to 2 dB where the camera moves; the network may raise it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Evidence:
     prior: Tensor
     """[B, T, 3, H, W] in [-1, 1]: the best guess without a network, candidates mixed by their shares."""
     candidates: Tensor
-    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe its two are stood in for by the other two."""
+    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe the other three stand in for its three."""
     shares: Tensor
     """[B, T, len(CANDIDATES), H, W]: how the prior is mixed; they add up to 1, and are 0 for a stand-in."""
     maps: Tensor
@@ -112,14 +115,26 @@ def gather(
     else:
         guess, ending = two_way(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
     stills = (picture[:, None].expand_as(guess.forward) for picture in (keyframe, ending))
-    candidates = torch.stack((guess.forward, guess.backward, *stills), dim=2)
+    along = camera_alone(keyframe, vectors, next_keyframe, next_vectors, window)
+    candidates = torch.stack((guess.forward, guess.backward, *stills, *along), dim=2)
 
     there = float(next_keyframe is not None)
-    trust, next_trust = guess.forward_confidence[:, :, 0], guess.backward_confidence[:, :, 0]
+    trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
     near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(trust)
     # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
-    early, late, still = (1 - near) ** 1.5, there * near**1.5, there * STILL_SHARE
-    shares = torch.stack((early * (trust + 1e-3), late * (next_trust + 1e-3), early * still, late * still), dim=2)
+    early, late = (1 - near) ** 1.5, there * near**1.5
+    still, camera = (STILL_SHARE, CAMERA_SHARE) if there else (STILL_SHARE_ALONE, CAMERA_SHARE_ALONE)
+    shares = torch.stack(
+        (
+            early * (trust + 1e-3),
+            late * (next_trust + 1e-3),
+            early * still,
+            late * still,
+            early * camera,
+            late * camera,
+        ),
+        dim=2,
+    )
     shares = shares / shares.sum(2, keepdim=True)
 
     height, width = keyframe.shape[-2:]
@@ -135,6 +150,27 @@ def gather(
         places=places,
         keyframes=torch.stack((keyframe, ending), dim=1),
     )
+
+
+def camera_alone(
+    keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, next_vectors: Tensor | None, window: slice
+) -> tuple[Tensor, Tensor]:
+    """Both keyframes moved as the camera moves, [B, T, 3, H, W] each; twice the first where there is no next one."""
+    height, width = keyframe.shape[-2:]
+    steps = camera_steps(vectors)
+    own = read(keyframe, camera_places(back(steps)[:, window], height, width))
+    if next_keyframe is None or next_vectors is None:
+        return own, own
+    last = camera_steps(next_vectors[:, :1])[:, 0]
+    return own, read(next_keyframe, camera_places(onward(steps, last)[:, window], height, width))
+
+
+def softened(trust: Tensor) -> Tensor:
+    """Confidences [B, T, 1, H, W], averaged over some ten pixels: [B, T, H, W]; specks of doubt mislead (0.1 dB)."""
+    half = F.avg_pool2d(trust.flatten(0, 1), 2, ceil_mode=True)
+    even = F.avg_pool2d(half, 5, stride=1, padding=2, count_include_pad=False)
+    fine = F.interpolate(even, trust.shape[-2:], mode="bilinear", align_corners=False)
+    return fine.unflatten(0, trust.shape[:2])[:, :, 0]
 
 
 def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor:

@@ -18,9 +18,9 @@ Item = dict[str, np.ndarray]
 CROP = (80, 128)
 """Height and width of a crop in pixels; it has every `stride`-th frame of its clip."""
 CROPS_AN_ITEM = 2
-FORWARD_ONLY = 0.15
+FORWARD_ONLY = 0.3
 """Share of clips that are rebuilt without their next keyframe though there is one."""
-ONE_STEP = 0.8
+ONE_STEP = 0.9
 """Share of crops at the highest noise: there the first step starts, and the default sampler has few others."""
 EASY = 1e-4
 """Mean squared error of a frame's prior, pictures in [-1, 1], below which it no longer gains weight: 46 dB."""

@@ -56,6 +56,21 @@ def prepare(
 
 
 @app.command()
+def film(
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the films to; `prepare` it like other footage.")],
+    videos: Annotated[Path | None, typer.Option(help="Footage for some of the backgrounds.", file_okay=False)] = None,
+    count: Annotated[int, typer.Option(help="Films of 6.4 seconds.", min=1)] = 400,
+) -> None:
+    """Film photographs and footage with a virtual camera that moves in every way; films that are there are kept."""
+    from videotok.training.film import films
+
+    with _progress("films") as progress:
+        bar = progress.add_task("film", total=count)
+        films(photos, videos, folder, count, done=lambda done: progress.update(bar, completed=done))
+
+
+@app.command()
 def keyframes(
     cache: CacheFolder,
     out: Out,

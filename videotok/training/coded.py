@@ -17,6 +17,6 @@ class CodedMotion:
 
     @torch.no_grad()
     def __call__(self, vectors: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        tokens = self.tokenizer.encode(vectors, valid)
+        tokens = self.tokenizer.encode(vectors, valid, self.tokenizer.num_levels)
         levels = int(rng.integers(1, tokens.num_levels + 1))
         return self.tokenizer.decode(tokens.first_levels(levels))
