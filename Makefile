@@ -29,6 +29,8 @@ readme: ## Bring the README's tree up to date
 	$(PYTHON) tests/house.py
 
 train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
+	$(VENV)/bin/videotok train film $(FOOTAGE) $(CACHE)-films --videos $(FOOTAGE)
+	$(VENV)/bin/videotok train prepare $(CACHE)-films $(CACHE)
 	$(VENV)/bin/videotok train prepare $(FOOTAGE) $(CACHE)
 	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion --precision $(PRECISION)
 	$(VENV)/bin/videotok train keyframes $(CACHE) --out $(RUNS)/keyframes --precision $(PRECISION)

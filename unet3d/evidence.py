@@ -18,7 +18,7 @@ STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
 """Of a keyframe held still, and moved by the camera alone, where its warp has 1: where motion cannot be trusted, rather
 none (+0.1 dB)."""
 STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
-"""The same without a next keyframe: there more would cost up to 2 dB where the camera moves; the network may raise it."""
+"""The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
 
 
 @dataclass(frozen=True)

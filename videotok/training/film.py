@@ -1,4 +1,4 @@
-"""Films of photographs and footage under a virtual camera: cameras that move in every way, over pictures that are sharp.
+"""Films of photographs and footage under a virtual camera: pictures that are sharp, and cameras that move in every way.
 
 Footage at hand is mostly of cameras that stand still; a detokenizer that learns from it alone holds still what moves.
 Films are encoded with x264 like anybody's video, so that what is learned from is vectors as encoders find them.
@@ -60,7 +60,7 @@ def films(
     }
     if not all(shown for shown, _ in sides.values()):
         raise MediaError(
-            f"{photos} has {len(pictures)} photographs; some dozens are needed, of which a part is held back"
+            f"{photos} has {len(pictures)} photographs; a part is held back, so give some dozens"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
