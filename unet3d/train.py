@@ -18,12 +18,16 @@ Item = dict[str, np.ndarray]
 CROP = (80, 128)
 """Height and width of a crop in pixels; it has every `stride`-th frame of its clip."""
 CROPS_AN_ITEM = 2
-FORWARD_ONLY = 0.3
+FORWARD_ONLY = 0.25
 """Share of clips that are rebuilt without their next keyframe though there is one."""
 ONE_STEP = 0.9
 """Share of crops at the highest noise: there the first step starts, and the default sampler has few others."""
 EASY = 1e-4
 """Mean squared error of a frame's prior, pictures in [-1, 1], below which it no longer gains weight: 46 dB."""
+FADED = 0.2
+"""Share of clips that grow lighter or darker on the way, as in fades and where a camera sets its exposure anew."""
+HARM = 0.5
+"""How much more of an error counts that the prior did not make: nothing is to get worse."""
 
 
 def coarsened(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:
@@ -66,7 +70,7 @@ class DetokenizerTraining:
         ratio = (error - start) / (batch["error"] + EASY)
         first = (sigma == self.model.config["sigma_max"])[:, None].expand_as(ratio)
         gain = -10 / math.log(10) * ratio.detach()[first].mean() if first.any() else ratio.new_zeros(())
-        return (1 + ratio).mean(), {"gain": float(gain)}
+        return (1 + ratio + HARM * ratio.relu()).mean(), {"gain": float(gain)}
 
     def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         """PSNR of denoised crops after the default number of steps, and of their prior."""
@@ -94,6 +98,8 @@ class DetokenizerTraining:
 
     def _crops(self, item: Item, rng: np.random.Generator) -> list[dict[str, Tensor]]:
         frames, vectors, valid, following = _tensors(item, flip=bool(rng.random() < 0.5))
+        if rng.random() < FADED:
+            frames, following = _faded(frames, following, rng)
         if following is not None and rng.random() < FORWARD_ONLY:
             following = None
         vectors, next_vectors = self._coded(vectors, valid, following, rng)
@@ -136,6 +142,20 @@ def _tensors(item: Item, flip: bool) -> tuple[Tensor, Tensor, Tensor, tuple[Tens
     if "next_keyframe_frame" in item:
         following = picture(item["next_keyframe_frame"]), motion(item["next_vectors0"])
     return frames, motion(item["vectors"]), valid.flip(-1) if flip else valid, following
+
+
+def _faded(
+    frames: Tensor, following: tuple[Tensor, Tensor] | None, rng: np.random.Generator
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The clip [1, T, 3, H, W] in [-1, 1] and its next keyframe, whose light changes evenly from the first frame on."""
+    steps = frames.shape[1]
+    way = torch.arange(steps + 1).view(1, -1, 1, 1, 1) / steps
+    stronger, lighter = (float(rng.normal(0, spread)) for spread in (0.15, 0.15))
+    gain, offset = 1 + stronger * way, lighter * way
+    faded = (frames * gain[:, :steps] + offset[:, :steps]).clamp(-1, 1)
+    if following is None:
+        return faded, None
+    return faded, ((following[0] * gain[:, steps] + offset[:, steps]).clamp(-1, 1), following[1])
 
 
 def _cut(evidence: Evidence, frames: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
