@@ -1,6 +1,6 @@
 """The parts of the published model that are configurations of our own classes: their files, and how they are built"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,16 @@ PARTS: dict[str, Part] = {
     ),
 }
 """By the name of the subfolder in a bundle."""
+
+
+def config_of(name: str, read: Iterable[str]) -> Config:
+    """The configuration of a part whose tensors have those names.
+
+    The public code reads tokenizer_encoder.bin whatever it lacks: the projection into a language model's embeddings,
+    which only the understanding model uses, may be missing there.
+    """
+    known = PARTS[name].config
+    return {**known, "language_width": 0} if name == "keyframes" and "vit_proj.weight" not in read else known
 
 
 def skeleton(part: Part, config: Config | None = None) -> ModelMixin:
