@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import parity_cases as cases
+from benchmarks.parity_language import CONFIG, our_language, their_language
 from benchmarks.parity_reference import (
     Reference,
     not_initialised,
@@ -38,6 +39,7 @@ RUNS: dict[str, tuple[Ours, Theirs]] = {
     "keyframes": (cases.our_keyframes, their_keyframes),
     "condition": (cases.our_condition, their_condition),
     "video": (cases.our_video, their_video),
+    "language": (our_language, their_language),
 }
 
 
@@ -90,7 +92,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     reference, rows, stored = Reference(arguments.reference), [], {}
-    for depth, configs in {"reduced": cases.REDUCED, "full": cases.FULL if arguments.full else {}}.items():
+    reduced = {**cases.REDUCED, "language": CONFIG}
+    for depth, configs in {"reduced": reduced, "full": cases.FULL if arguments.full else {}}.items():
         for name, config in configs.items():
             if name not in (arguments.only or RUNS):
                 continue

@@ -6,6 +6,7 @@ written for torch 1.13, diffusers 0.25.1 and timm 0.4.12. It runs here with the 
 """
 
 import importlib
+import importlib.util
 import re
 import sys
 import types
@@ -29,15 +30,27 @@ class Reference:
         if not (folder / "models" / "modeling_motion_tokenizer.py").is_file():
             raise SystemExit(f"{folder} is not the folder VideoLaVIT of the reference: it has no models/")
         # numbers that are drawn only to be overwritten take longer than the whole comparison
+        self.folder = folder
         _stand_in("timm.models.layers", drop_path=None, to_2tuple=lambda n: (n, n), trunc_normal_=_left_alone)
         _stand_in("torchvision.transforms.functional", InterpolationMode=None)
         _stand_in("torchvision", transforms=sys.modules["torchvision.transforms"])
-        _stand_in("utils", _resize_with_antialiasing=None)
+        _stand_in("utils", _resize_with_antialiasing=None, get_rank=None, KeywordsStoppingCriteria=object)
         # its __init__ imports all of it, language model and drawing code included
         _stand_in("models").__path__ = [str(folder / "models")]
 
     def __call__(self, module: str) -> Any:
         return importlib.import_module(f"models.{module}")
+
+    def language(self) -> tuple[Any, Any, Any]:
+        """Its language model, its runner and its prompts; the reading of files, for which it needs more, left out."""
+        _stand_in("models.transform", LaVITImageProcessor=None, LaVITEvalVideoProcessor=None)
+        if "conversation" not in sys.modules:
+            spec = importlib.util.spec_from_file_location("conversation", self.folder / "conversation.py")
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules["conversation"] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules["conversation"])
+        return self("modeling_video_lavit_hf"), self("video_lavit_for_understanding"), sys.modules["conversation"]
 
 
 def _stand_in(name: str, **members: Any) -> types.ModuleType:
@@ -84,12 +97,12 @@ def their_motion(reference: Reference, config: Mapping[str, Any]) -> dict[str, T
     return {"ids": ids.flatten(), "field": model.decode(quantized)}
 
 
-def their_keyframes(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def their_tokenizer(reference: Reference, config: Mapping[str, Any]) -> tuple[Any, Tensor, Any]:
+    """Its visual tokenizer with our weights, the pictures as it is given them, and the module it comes from."""
     eyes, module = reference("modeling_visual_encoder"), reference("modeling_visual_tokenzier")
-    depth, size = config.get("depth", 40), config.get("image_size", 224)
     shape = {
-        "image_size": size,
-        "layers": depth,
+        "image_size": config.get("image_size", 224),
+        "layers": config.get("depth", 40),
         "width": 1408,
         "head_width": 88,
         "mlp_ratio": 4.3637,
@@ -98,15 +111,20 @@ def their_keyframes(reference: Reference, config: Mapping[str, Any]) -> dict[str
     module.build_eva_clip = lambda **_: eyes._build_vision_tower(1024, {**shape, "patch_size": 14, "fusedLN": True})
     drawn = cases.weights("keyframes", config)
     model = module.DynamicVisualTokenizer(layers=config.get("merger_depth", 12))
+    model.vit_proj = nn.Linear(1408, config.get("language_width", 4096))
     _fill(model, _Renamed(drawn, {name: re.sub(r"^vit\.", "encoder.", name) for name in drawn}))
     mean, std = (torch.tensor(values)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
-    images = ((cases.pictures(config) + 1) / 2 - mean) / std
+    return model, ((cases.pictures(config) + 1) / 2 - mean) / std, module
+
+
+def their_keyframes(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    model, images, _ = their_tokenizer(reference, config)
     features = model.encoder(images, return_all_features=True)[:, 1:]
     mask = cases.keep_decision(features.shape[1])
     logits = model.token_predictor(features, torch.ones(*mask.shape, 1))
     merged = model.causal_encoder(features, mask.float())
     # its own way through, the decision given
-    _answer(module, mask)
+    decided_images(reference, mask)
     ids = torch.cat(model.tokenize_image(images)) - 32002
     return {
         "features": features,
@@ -118,11 +136,11 @@ def their_keyframes(reference: Reference, config: Mapping[str, Any]) -> dict[str
     }
 
 
-def _answer(module: Any, mask: Tensor) -> None:
-    """Its draw of what to keep, replaced by a decision."""
+def decided_images(reference: Reference, mask: Tensor) -> None:
+    """Its draw of what to keep, replaced by a decision, bool [B, N]."""
     functional = types.SimpleNamespace(**{name: getattr(F, name) for name in dir(F) if not name.startswith("__")})
     functional.gumbel_softmax = lambda *_, **__: torch.stack([mask, ~mask], -1).float()
-    module.F = functional
+    reference("modeling_visual_tokenzier").F = functional
 
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -13,7 +13,7 @@ from torch import Tensor
 from codec import replacing
 from videotok.bundle import ORIGIN
 from videotok.errors import ModelError
-from videotok.published.folder import LANGUAGE, PLAIN, Opened, PublishedFolder, opened
+from videotok.published.folder import LANGUAGE, PLAIN, PublishedFolder, opened
 from videotok.published.parts import PARTS, Config, check, config_of, skeleton, tensors
 from videotok.published.plain import absent, safe_name, weight_files
 from videotok.published.taught import taught, without_tokenizers
@@ -72,7 +72,8 @@ def convert(
         _convert_plain(source / place, target / name, half)
         done.append(Converted(name, 0))
         for own, read in taught(source / place).items() if name in LANGUAGE else ():
-            numbers = _write_part(own, config_of(own, read), read, place, target / name / own, half, extra)
+            config, into = config_of(own, read), target / name / own
+            numbers = write_part(own, config, read, read.shapes, into, where=place, half=half, extra=extra)
             done.append(Converted(f"{name}/{own}", numbers))
     return done
 
@@ -80,22 +81,53 @@ def convert(
 def _convert_part(folder: PublishedFolder, name: str, target: Path, half: bool, extra: bool) -> int:
     read, files = folder.read(name), [path.name for path in folder.files(name)]
     origin = {"sha256": folder.sha256(name), "files": files, "half": half}
-    return _write_part(name, folder.config(name, read), read, ", ".join(files), target, half, extra, origin)
+    return write_part(
+        name,
+        folder.config(name, read),
+        read,
+        read.shapes,
+        target,
+        where=", ".join(files),
+        half=half,
+        extra=extra,
+        origin=origin,
+    )
 
 
-def _write_part(
+def write_part(
     name: str,
     config: Config,
-    read: Opened,
-    where: str,
+    read: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
     target: Path,
+    *,
+    where: str,
     half: bool,
     extra: bool,
     origin: Mapping[str, object] | None = None,
 ) -> int:
+    """Writes one of our models to a folder: safetensors, in shards where it is large, and config.json.
+
+    Args:
+        name: of PARTS.
+        config: of its class.
+        read: published tensors by name.
+        shapes: of all of them, known before any is read.
+        target: the folder.
+        where: they come from, for messages.
+        half: floating numbers become float16.
+        extra: let keys pass that nobody knows.
+        origin: what `source.json` says of the files.
+
+    Returns:
+        How many numbers the weights are.
+
+    Raises:
+        ModelError: a key is missing, misshapen or not known.
+    """
     part = PARTS[name]
     model = skeleton(part, config)
-    check(part, model, read.shapes, where, extra=extra)
+    check(part, model, shapes, where, extra=extra)
     target.mkdir(parents=True, exist_ok=True)
     _write_shards(target, "diffusion_pytorch_model", _groups(model), tensors(part, model, read), half)
     if origin is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from motion_vq.kmeans import nearest
 from motion_vq.layers import tanh_head
+from unet3d.placement import device_of
 from videotok.errors import ModelError
 from videotok.keyframes.selector import Selector, keep_above
 from videotok.keyframes.tokenizer import KeyframeTokens
@@ -63,7 +64,9 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         super().__init__()
         self.vit = EvaTransformer(image_size, patch_size, width, depth, heads, hidden)
         self.selector = Selector(width, image_size // patch_size)
-        del self.selector.reach  # our own selector asks how far a token tells of others; the published logits do not
+        # our own selector asks how far a token tells of others; the published logits do not. What is not among the
+        # published weights would stay without numbers, and could not be moved to another device
+        del self.selector.reach, self.selector.distances
         self.merger = LeakyMerger(width, merger_depth, heads, hidden)
         self.to_code = tanh_head(width, code_dim)
         self.register_buffer("words", F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
@@ -103,7 +106,7 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         expected = (3, self.image_size, self.image_size)
         if images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(f"`images` must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
-        return self.vit(images.to(self.device, self.dtype))
+        return self.vit(images.to(device_of(self), self.dtype))
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:

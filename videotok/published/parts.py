@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
+from vector_quantize_pytorch import VectorQuantize
 
 from motion_vq import MotionTokenizer
 from motion_vq.published import PUBLISHED_CONFIG
@@ -158,4 +159,8 @@ def build(
         for name, value in tensors(part, model, read)
     }
     model.load_state_dict(state, assign=True)
+    for module in model.modules():
+        # no file has it, and a model with a tensor that was never made cannot be moved to another device
+        if isinstance(module, VectorQuantize):
+            module.register_buffer("zero", torch.zeros(()), persistent=False)
     return model.eval().requires_grad_(False)
