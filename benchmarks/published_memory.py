@@ -113,7 +113,7 @@ def _picture(tiled: bool) -> Callable[[Path], None]:
         if tiled:
             vae.enable_tiling()
             vae.tile_sample_min_size, vae.tile_latent_min_size = 256, 32
-        vae.decode(drawn("latents", (1, 4, 64, 64)), return_dict=False)
+        vae.decode(drawn("latents", (1, 4, 64, 64)), return_dict=False)  # pyright: ignore[reportArgumentType]
 
     return run
 
@@ -127,6 +127,9 @@ WAYS: dict[str, Callable[[Path], None]] = {
     "one step, bfloat16": _spared("bfloat16"),
     "one step, bfloat16, weights on disk (accelerate)": _spared("bfloat16", _on_disk),
     "one step, bfloat16, weights on disk (diffusers, leaf level)": _spared("bfloat16", _in_groups),
+    "one step, float16": _spared("float16"),
+    "one step, float16, weights on disk (accelerate)": _spared("float16", _on_disk),
+    "one step, float16, weights on disk (diffusers, leaf level)": _spared("float16", _in_groups),
     "8 frames of 256x144 decoded at once": _decoded(8),
     "8 frames of 256x144 decoded two at a time": _decoded(2),
     "8 frames of 256x144 decoded one at a time": _decoded(1),
