@@ -140,6 +140,7 @@ def _options(options: argparse.Namespace) -> Options:
         show=options.show,
         seed=options.seed,
         instruction=options.instruction,
+        inputs=options.inputs,
     )
 
 
@@ -159,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, default=Path("cache/activitynet_qa"), help="folder of tokens")
     parser.add_argument("--model", help="folder of a language model (lm), name of the endpoint's model (openai)")
     parser.add_argument("--video-model", help="folder or hub id of other video weights than the shipped ones")
+    choices = ("auto", "ids", "features")
+    parser.add_argument("--inputs", choices=choices, default="auto", help="keyframes as which (lm); auto: as taught")
     parser.add_argument("--instruction", default="", help="put behind each question (lm)")
     parser.add_argument("--url", help="endpoint that speaks OpenAI's chat completions, http://localhost:8000/v1")
     parser.add_argument("--show", choices=("frames", "tokens"), default="frames", help="what an endpoint is shown")

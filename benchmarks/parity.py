@@ -1,206 +1,45 @@
 """Our published sizes beside the reference's own code: python -m benchmarks.parity REFERENCE --json OUT
 
-REFERENCE is the folder VideoLaVIT of a checkout of github.com/jy0205/LaVIT; nothing of it is in this repository. It was
-written for torch 1.13, diffusers 0.25.1 and timm 0.4.12. It runs here with the versions at hand: what it only imports
-(timm, torchvision, its own helpers) is replaced by stand-ins.
+REFERENCE is the folder VideoLaVIT of a checkout of github.com/jy0205/LaVIT; see `benchmarks.parity_reference`.
 
 `--write FILE` stores its results at reduced depth, which tests/test_published_parity.py compares ours with; `--full`
-runs three of the models at full depth as well (7 GB of memory, minutes).
+runs every model at its published depth and width as well: one model after another, one side at a time, 7 GB of memory.
 """
 
 import argparse
-import importlib
+import gc
 import json
-import sys
-import types
-from collections.abc import Callable, Iterator, Mapping
+import resource
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import EulerDiscreteScheduler
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import parity_cases as cases
+from benchmarks.parity_language import CONFIG, our_language, their_language
+from benchmarks.parity_reference import (
+    Reference,
+    not_initialised,
+    their_condition,
+    their_keyframes,
+    their_motion,
+    their_video,
+)
+from codec import replacing
 
-
-class Reference:
-    """The reference's modules, imported from its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / "models" / "modeling_motion_tokenizer.py").is_file():
-            raise SystemExit(f"{folder} is not the folder VideoLaVIT of the reference: it has no models/")
-        _stand_in("timm.models.layers", drop_path=None, to_2tuple=lambda n: (n, n), trunc_normal_=nn.init.trunc_normal_)
-        _stand_in("torchvision.transforms.functional", InterpolationMode=None)
-        _stand_in("torchvision", transforms=sys.modules["torchvision.transforms"])
-        _stand_in("utils", _resize_with_antialiasing=None)
-        # its __init__ imports all of it, language model and drawing code included
-        _stand_in("models").__path__ = [str(folder / "models")]
-
-    def __call__(self, module: str) -> Any:
-        return importlib.import_module(f"models.{module}")
-
-
-def _stand_in(name: str, **members: Any) -> types.ModuleType:
-    """A module of that name with those members, and its parents."""
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        whole = ".".join(parts[:end])
-        sys.modules.setdefault(whole, types.ModuleType(whole))
-        if end > 1:
-            setattr(sys.modules[".".join(parts[: end - 1])], parts[end - 1], sys.modules[whole])
-    sys.modules[name].__dict__.update(members)
-    return sys.modules[name]
-
-
-def their_motion(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    module = reference("modeling_motion_tokenizer")
-    height, width = config.get("grid", (20, 36))
-    depths = [depth for depth in config["encoder_depths"] if depth]
-    size = {"img_size": (width, height), "num_frames": config.get("num_steps", 24), "depth": sum(depths)}
-    sides = {**module.get_motion_trans_model_params(), **size}
-    model = module.MotionTransformerTokenizer(sides, {**sides, "in_channel": 32}, 2)
-    model.encoder.stage = model.decoder.stage = depths
-    _fill(model, cases.weights("motion", config))
-    quantized, ids = model.encode(cases.motion_input(config))
-    return {"ids": ids.flatten(), "field": model.decode(quantized)}
-
-
-def their_keyframes(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    eyes, module = reference("modeling_visual_encoder"), reference("modeling_visual_tokenzier")
-    depth, size = config.get("depth", 40), config.get("image_size", 224)
-    shape = {
-        "image_size": size,
-        "layers": depth,
-        "width": 1408,
-        "head_width": 88,
-        "mlp_ratio": 4.3637,
-        "drop_path_rate": 0,
-    }
-    module.build_eva_clip = lambda **_: eyes._build_vision_tower(1024, {**shape, "patch_size": 14, "fusedLN": True})
-    drawn = cases.weights("keyframes", config)
-    model = module.DynamicVisualTokenizer(layers=config.get("merger_depth", 12))
-    _fill(model.encoder, _Inside(drawn, "vit."))
-    _fill(model, _Inside(drawn, "", but="vit."))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (_CLIP_MEAN, _CLIP_STD))
-    images = ((cases.pictures(config) + 1) / 2 - mean) / std
-    features = model.encoder(images, return_all_features=True)[:, 1:]
-    mask = cases.keep_decision(features.shape[1])
-    logits = model.token_predictor(features, torch.ones(*mask.shape, 1))
-    merged = model.causal_encoder(features, mask.float())
-    # its own way through, the decision given
-    _answer(module, mask)
-    ids = torch.cat(model.tokenize_image(images)) - 32002
-    return {
-        "features": features,
-        "log_odds": logits[..., 0] - logits[..., 1],
-        "merged": merged[mask],
-        "codes": model.encode_task_layer(merged[mask]),
-        "language": torch.cat(model.encode_features(images)),
-        "ids": ids,
-    }
-
-
-def _answer(module: Any, mask: Tensor) -> None:
-    """Its draw of what to keep, replaced by a decision."""
-    functional = types.SimpleNamespace(**{name: getattr(F, name) for name in dir(F) if not name.startswith("__")})
-    functional.gumbel_softmax = lambda *_, **__: torch.stack([mask, ~mask], -1).float()
-    module.F = functional
-
-
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-def their_condition(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    side = round(config.get("patches", 256) ** 0.5)
-    model = reference("modeling_decoder").HighresVQDecoder(img_size=14 * side, depth=config.get("depth", 12))
-    _fill(model, cases.weights("keyframes/condition", config))
-    codes = cases.codes(config)
-    tokens, pooled = model(torch.cat(codes), torch.tensor([len(row) for row in codes]))
-    return {"tokens": tokens, "pooled": pooled}
-
-
-def their_video(reference: Reference, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    module = reference("video_detokenizer")
-    drawn = cases.weights("detokenizer", config)
-    levels = [("CrossAttn" * with_attention, number) for number, with_attention in enumerate(config["attention"])]
-    unet = reference("modeling_3d_unet").UNetSpatioTemporalConditionModel(
-        block_out_channels=config["block_out_channels"],
-        down_block_types=[f"{kind}DownBlockSpatioTemporal" for kind, _ in levels],
-        up_block_types=[f"{kind}UpBlockSpatioTemporal" for kind, _ in reversed(levels)],
-        layers_per_block=config["layers_per_block"],
-        cross_attention_dim=config["attention_width"],
-        addition_time_embed_dim=config["time_ids_width"],
-        projection_class_embeddings_input_dim=3 * config["time_ids_width"],
-        num_attention_heads=config["attention_heads"],
-    )
-    encoder = reference("modeling_motion_condition").MotionConditionEncoder(
-        depth=config["motion_layers"], out_channel=config["attention_width"]
-    )
-    _fill(unet, _Inside(drawn, "unet."))
-    _fill(encoder, _Inside(drawn, "motion_encoder."))
-    whole = module.VideoDetokenizer.__new__(module.VideoDetokenizer)
-    nn.Module.__init__(whole)
-    whole.unet, whole.motion_encoder, whole.vae = unet, encoder, cases.vae()
-    whole.scheduler, whole.vae_scale_factor = EulerDiscreteScheduler(**cases.SCHEDULER), 8
-    whole.image_processor = None
-    module.tensor2vid = lambda frames, *_, **__: frames  # not to 8 bits
-    inputs = cases.video_inputs()
-    motion = cases.scaled_motion(inputs["vectors"], *inputs["given"].shape[-2:])
-    features = whole.encode_motion(motion)
-    evaluated = unet(
-        inputs["given"], torch.tensor(0.7), features, torch.tensor([[6.0, 127.0, 0.02]]), return_dict=False
-    )[0]
-    height, width = inputs["keyframe"].shape[-2:]
-    torch.manual_seed(5)
-    frames = whole.reconstruct_from_token(
-        inputs["keyframe"],
-        cases.scaled_motion(inputs["vectors"], height // 8, width // 8),
-        width=width,
-        height=height,
-        num_frames=motion.shape[2],
-        num_inference_steps=cases.STEPS,
-        max_guidance_scale=3.0,
-    )
-    return {"motion_features": features, "unet": evaluated, "frames": frames.transpose(1, 2).clamp(-1, 1)}
-
-
-def _fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """One tensor after another, so that there is never a second copy of all."""
-    state = model.state_dict()
-    if unknown := set(weights) - set(state):
-        raise SystemExit(f"the reference has no {sorted(unknown)[0]}")
-    for name in weights:
-        state[name].copy_(weights[name])
-    model.eval()
-
-
-class _Inside(Mapping[str, Tensor]):
-    """The weights whose names begin with a prefix, without it; still drawn one by one."""
-
-    def __init__(self, drawn: cases.Drawn, prefix: str, but: str = "no such name") -> None:
-        self.drawn, self.prefix = drawn, prefix
-        self.names = [name for name in drawn if name.startswith(prefix) and not name.startswith(but)]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.drawn[self.prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(self.prefix) for name in self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-Ours = Callable[[Mapping[str, Any]], dict[str, Tensor]]
-Theirs = Callable[[Reference, Mapping[str, Any]], dict[str, Tensor]]
+Config = Mapping[str, Any]
+Ours = Callable[[Config], dict[str, Tensor]]
+Theirs = Callable[[Reference, Config], dict[str, Tensor]]
 RUNS: dict[str, tuple[Ours, Theirs]] = {
     "motion": (cases.our_motion, their_motion),
     "keyframes": (cases.our_keyframes, their_keyframes),
     "condition": (cases.our_condition, their_condition),
     "video": (cases.our_video, their_video),
+    "language": (our_language, their_language),
 }
 
 
@@ -211,37 +50,62 @@ def compared(ours: Tensor, theirs: Tensor) -> str | float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def timed(name: str, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
+    """What `make` gives, and the seconds it took; its memory is given back before the other side is made."""
+    start = time.monotonic()
+    print(f"{name} …", flush=True)
+    found = make()
+    gc.collect()
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{name}: {seconds:.0f} s, peak so far {peak:.1f} GiB", flush=True)
+    return found, seconds
+
+
+def run(reference: Reference, name: str, depth: str, config: Config) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Rows of one model at one depth, and what the reference gave."""
+    ours, theirs = RUNS[name]
+
+    def of_theirs() -> dict[str, Tensor]:
+        with not_initialised():
+            return theirs(reference, config)
+
+    # never both in memory
+    expected, their_seconds = timed(f"{name}, {depth}, reference", of_theirs)
+    found, our_seconds = timed(f"{name}, {depth}, ours", lambda: ours(config))
+    rows = []
+    for key, value in expected.items():
+        result = compared(found[key], value)
+        rows.append({"model": name, "depth": depth, "output": key, "shape": list(value.shape), "result": result})
+        rows[-1] |= {"seconds": [round(their_seconds, 1), round(our_seconds, 1)]}
+        print(f"{name:10} {depth:8} {key:16} {result if isinstance(result, str) else f'{result:.1e}'}", flush=True)
+    return rows, expected
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("reference", type=Path)
     parser.add_argument("--full", action="store_true", help="run full depth as well")
     parser.add_argument("--write", type=Path, help="store the reference's results at reduced depth")
     parser.add_argument("--only", nargs="+", choices=list(RUNS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="written after every model: a run that is stopped has what it did")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     reference, rows, stored = Reference(arguments.reference), [], {}
-    for name in arguments.only or RUNS:
-        ours, theirs = RUNS[name]
-        sizes = {"reduced": cases.REDUCED[name]}
-        if arguments.full and name in cases.FULL:
-            sizes["full"] = cases.FULL[name]
-        for depth, config in sizes.items():
-            # not both at once in memory
-            expected = theirs(reference, config)
+    reduced = {**cases.REDUCED, "language": CONFIG}
+    for depth, configs in {"reduced": reduced, "full": cases.FULL if arguments.full else {}}.items():
+        for name, config in configs.items():
+            if name not in (arguments.only or RUNS):
+                continue
+            new, expected = run(reference, name, depth, config)
+            rows += new
             if depth == "reduced":
                 stored |= {f"{name}.{key}": value for key, value in expected.items()}
-            found = ours(config)
-            for key, value in expected.items():
-                result = compared(found[key], value)
-                rows.append({"model": name, "depth": depth, "output": key, "result": result})
-                print(
-                    f"{name:10} {depth:8} {key:16} {result if isinstance(result, str) else f'{result:.1e}'}", flush=True
-                )
+            if arguments.json:
+                with replacing(arguments.json) as temporary:
+                    temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if arguments.write:
         save_file({name: cases.thinned(value) for name, value in stored.items()}, arguments.write)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

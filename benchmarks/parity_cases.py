@@ -41,7 +41,13 @@ VIDEO = {
 }
 """Reduced: full width but for the U-Net, one or two blocks where the published models have 12 to 40."""
 REDUCED: dict[str, dict[str, Any]] = {"motion": MOTION, "keyframes": KEYFRAMES, "condition": CONDITION, "video": VIDEO}
-FULL: dict[str, dict[str, Any]] = {"motion": PUBLISHED_CONFIG, "condition": {}, "keyframes": {}}
+FULL: dict[str, dict[str, Any]] = {
+    "motion": PUBLISHED_CONFIG,
+    "condition": {},
+    "keyframes": {},
+    "video": {**VIDEO_CONFIG},
+}
+"""As published; the smallest first. Pictures of 224 x 224, but the U-Net's latents stay small (`video_inputs`)."""
 
 VAE: dict[str, Any] = {
     "block_out_channels": (32, 32, 32, 32),

@@ -1,5 +1,7 @@
 """A small Video-LaVIT, in files laid out as the large one was published."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
 from motion_vq.published import PUBLISHED_CONFIG
+from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.published.parts import PARTS, VIDEO_CONFIG, Part, published_shapes
 
 WIDTHS = (16,) * 5
@@ -65,9 +68,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def small_parts() -> dict[str, Part]:
-    """The published parts, of small sizes."""
-    return {name: replace(part, config=CONFIGS[name]) for name, part in PARTS.items()}
+def small_parts(codebooks: Mapping[str, int] | None = None) -> dict[str, Part]:
+    """The published parts, of small sizes; with codebooks of other sizes, by part."""
+    sizes = {part: {"codebook_size": size} for part, size in (codebooks or {}).items()}
+    return {name: replace(part, config={**CONFIGS[name], **sizes.get(name, {})}) for name, part in PARTS.items()}
 
 
 def write_published(folder: Path, *, drawing: bool = False) -> Path:
@@ -86,6 +90,29 @@ def write_published(folder: Path, *, drawing: bool = False) -> Path:
     if drawing:
         _write_drawing(folder / "image_detokenizer")
     return folder
+
+
+def write_language_model(folder: Path, *, own: bool = True) -> dict[str, Tensor]:
+    """A tiny Llama of the published vocabulary in two shards, with tokenizers of its `own` among its weights.
+
+    Its embeddings are as wide as the features of CONFIGS. Returns its own weights by name.
+    """
+    llama = tiny_llama(49412, width=CONFIGS["keyframes"]["language_width"], layers=1, heads=2)
+    llama.config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    weights = {key: value.clone() for key, value in llama.state_dict().items() if key != "lm_head.weight"}
+    eyes: dict[str, Tensor] = {}
+    for part, place in (("keyframes", "visual_tokenizer"), ("motion", "motion_tokenizer")) if own else ():
+        drawn = Drawn(published_shapes(PARTS[part]))
+        # other weights than those of the tokenizers that are published by themselves
+        eyes |= {f"model.{place}.{re.sub('^vit[.]', 'encoder.', key)}": 0.9 * value for key, value in drawn.items()}
+    first, rest = dict(list(weights.items())[:3]), dict(list(weights.items())[3:])
+    shards = {"pytorch_model-00001-of-00002.bin": first | eyes, "pytorch_model-00002-of-00002.bin": rest}
+    for name, shard in shards.items():
+        save(folder / name, shard)
+    places = {key: name for name, shard in shards.items() for key in shard}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return weights
 
 
 def save(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -206,29 +206,6 @@ def test_old_pickles_and_a_unet_of_its_own_are_read(published: Path):
     assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
 
 
-def test_the_language_model_is_one_that_videotok_reads(published: Path, tmp_path: Path):
-    from videotok.lm.model import VideoLanguageModel
-    from videotok.lm.prompt import Prompt
-    from videotok.lm.tiny import tiny_llama, tiny_tokenizer
-    from videotok.vocabulary import Vocabulary
-
-    folder, llama = published / "language_model_sft", tiny_llama(49412, width=16, layers=1, heads=2)
-    llama.config.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    weights = {key: value.clone() for key, value in llama.state_dict().items() if key != "lm_head.weight"}
-    first = dict(list(weights.items())[:3])
-    save(folder / "pytorch_model-00001-of-00002.bin", {**first, "model.visual_tokenizer.vit_proj.bias": torch.ones(2)})
-    rest = {key: value for key, value in weights.items() if key not in first}
-    save(folder / "pytorch_model-00002-of-00002.bin", rest)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {}}))
-    convert(published, tmp_path / "bundle")
-    model = VideoLanguageModel.from_pretrained(tmp_path / "bundle" / "language_model_sft")
-    assert model.vocabulary == Vocabulary.published()
-    assert model.prompt == Prompt.published()
-    read = model.model.state_dict()
-    assert all(torch.equal(read[key], value) for key, value in weights.items())
-
-
 def test_from_the_hub_only_what_is_needed(published: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 

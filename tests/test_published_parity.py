@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import parity_cases as cases
+from benchmarks.parity_language import CONFIG, our_language
 
 STORED = load_file(Path(__file__).parent / "data" / "parity.safetensors")
 OURS = {
@@ -14,13 +15,15 @@ OURS = {
     "keyframes": cases.our_keyframes,
     "condition": cases.our_condition,
     "video": cases.our_video,
+    "language": our_language,
 }
+CONFIGS = {**cases.REDUCED, "language": CONFIG}
 
 
 @pytest.mark.parametrize("name", OURS)
 @torch.no_grad()
 def test_agrees_with_the_reference(name: str):
-    found = {f"{name}.{key}": cases.thinned(value) for key, value in OURS[name](cases.REDUCED[name]).items()}
+    found = {f"{name}.{key}": cases.thinned(value) for key, value in OURS[name](CONFIGS[name]).items()}
     assert found.keys() == {key for key in STORED if key.startswith(f"{name}.")}
     for key, value in found.items():
         theirs = STORED[key]

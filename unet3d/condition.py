@@ -35,11 +35,11 @@ class MotionEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out_proj = nn.Linear(width, out_width)
 
-    def forward(self, motion: Tensor) -> Tensor:
-        return self.of_steps(motion).flatten(1, 2)
-
     def of_steps(self, motion: Tensor) -> Tensor:
         """The same, [B, t, y * x, out_width]."""
+        return self(motion).unflatten(1, (-1, self.grid[1] * self.grid[2]))
+
+    def forward(self, motion: Tensor) -> Tensor:
         if self.every_step:
             small = resized(motion, *self.grid[1:])
         else:
@@ -47,7 +47,7 @@ class MotionEncoder(nn.Module):
         features = self.in_proj(small.movedim(2, -1).flatten(2, 3)) + self.pos_embed
         for block in self.blocks:
             features = block(features)
-        return self.out_proj(self.norm(features))
+        return self.out_proj(self.norm(features)).flatten(1, 2)
 
 
 class SpaceTimeBlock(nn.Module):
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        mixed = F.linear(features, self.qkv.weight, bias)
+        mixed = self.qkv(features) + bias  # called, not read: offloading and casting act on what is called
         query, key, value = mixed.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(-2, -3).flatten(-2))

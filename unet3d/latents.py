@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unet3d.cells import resized
 from unet3d.detokenizer import VideoDetokenizer
+from unet3d.placement import device_of
 from unet3d.sampler import noise_like
 
 PUBLISHED_SCALE = (-1 / 0.0993703, -1 / 0.1130276)
@@ -107,7 +108,7 @@ class LatentDetokenizer:
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> latents [B, C, h, w], unscaled: the keyframe's are given as they are."""
-        pictures = pictures.to(self.vae.device, self.vae.dtype)
+        pictures = pictures.to(device_of(self.vae), self.vae.dtype)
         return self.vae.encode(pictures).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
 
     def sampled(self, keyframe: Tensor, vectors: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
@@ -115,7 +116,7 @@ class LatentDetokenizer:
         unet, encoder = self.model.unet, self.model.motion_encoder
         batch, steps = vectors.shape[:2]
         scaled = (vectors * vectors.new_tensor(self.scale)).movedim(-1, 2)
-        motion = resized(scaled.float(), *keyframe.shape[-2:]).to(self.model.device, self.model.dtype)
+        motion = resized(scaled.float(), *keyframe.shape[-2:]).to(device_of(self.model), self.model.dtype)
         features = _both(encoder.of_steps(motion))
         keyframes = keyframe.to(motion)[:, None].expand(-1, steps, -1, -1, -1)
         given = _both(torch.cat((keyframes, motion), dim=2))
@@ -134,7 +135,7 @@ class LatentDetokenizer:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents [B, T, C, h, w] -> frames float32 [B, T, 3, H, W], about [-1, 1]."""
-        flat = latents.flatten(0, 1).to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
+        flat = latents.flatten(0, 1).to(device_of(self.vae), self.vae.dtype) / self.vae.config["scaling_factor"]
         parts = [self.vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in flat.split(self.chunk)]
         return torch.cat(parts).float().unflatten(0, latents.shape[:2])
 

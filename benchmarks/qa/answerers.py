@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from benchmarks.qa.annotations import Question
 
@@ -41,6 +41,8 @@ class Options:
     instruction: str = ""
     """Put behind each question, for language models that were taught to chat."""
     seed: int = 0
+    inputs: Literal["auto", "ids", "features"] = "auto"
+    """What a language model is given of keyframes; auto: as it was taught."""
 
 
 class Blind:

@@ -1,19 +1,17 @@
 """`lm`: any model of videotok/lm, given the video's tokens or features"""
 
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.qa.answerers import Options, tidy
 from videotok.lm.answer import answer
-from videotok.lm.model import VideoLanguageModel
+from videotok.lm.eyes import with_eyes
 from videotok.lm.store import VideoStore
-from videotok.pipeline import VideoTokenizer
 
 
 class LanguageModel:
-    """Tokens of each video are made once and kept in the cache."""
+    """Tokens of each video, and features where the model reads them, are made once and kept in the cache."""
 
     needs_video = True
 
@@ -21,15 +19,17 @@ class LanguageModel:
         if options.model is None:
             raise SystemExit("--answerer lm needs --model, the folder of a language model (`videotok lm train`)")
         self.name, self.seed = options.model, options.seed
-        on_gpu = torch.cuda.is_available()
-        model = VideoLanguageModel.from_pretrained(options.model, torch.bfloat16 if on_gpu else torch.float32)
-        self.model = model.to("cuda" if on_gpu else "cpu")
-        tokenizer = VideoTokenizer.from_pretrained(options.video_model)
-        self.store = VideoStore(options.cache, tokenizer, model.settings, model.feature_kinds)
+        sighted = with_eyes(options.model, options.video_model, options.inputs)
+        self.model, self.inputs = sighted.model, sighted.inputs
+        if sighted.note:
+            print(sighted.note, file=sys.stderr)
+        settings, kinds = self.model.settings, self.model.feature_kinds
+        self.store = VideoStore(options.cache, sighted.tokenizer, settings, kinds)
         self.instruction = options.instruction
 
     def facts(self) -> dict[str, Any]:
-        return {"answerer": "lm", "model": self.name, "instruction": self.instruction, "seed": self.seed}
+        facts = {"answerer": "lm", "model": self.name, "inputs": self.inputs}
+        return facts | {"instruction": self.instruction, "seed": self.seed}
 
     def answer(self, question: str, video: Path | None) -> str:
         kept = None if video is None else self.store.get(video)

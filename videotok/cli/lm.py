@@ -121,6 +121,13 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer; above: drawn.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of answers that are drawn.")] = 0,
     video_model: VideoModel = None,
+    inputs: Annotated[
+        Literal["auto", "ids", "features"], typer.Option(help="What it is given of keyframes; auto: as it was taught.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the language model: auto is bfloat16 on a GPU, float32 on a CPU."),
+    ] = "auto",
 ) -> None:
     """Answer a question about a video, word by word."""
     if not video.is_file():
@@ -128,15 +135,17 @@ def ask(
 
     import tempfile
 
-    import torch
+    from transformers.utils import logging
 
     from videotok.lm.answer import answer
-    from videotok.lm.model import VideoLanguageModel
+    from videotok.lm.eyes import with_eyes
     from videotok.lm.store import VideoStore
 
-    tokenizer, on_gpu = _video_tokenizer(video_model), torch.cuda.is_available()
-    model = VideoLanguageModel.from_pretrained(lm, torch.bfloat16 if on_gpu else torch.float32)
-    model = model.to("cuda" if on_gpu else "cpu")
+    logging.disable_progress_bar()  # the answer is written as it comes
+    sighted = with_eyes(lm, video_model, inputs, precision)
+    model, tokenizer = sighted.model, sighted.tokenizer
+    if sighted.note:
+        console.print(sighted.note, highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as folder:
         store = VideoStore(Path(folder), tokenizer, model.settings, model.feature_kinds)
         kept = store.get(video)
@@ -182,10 +191,12 @@ def _starting_model(
 def _start_projections(model: "VideoLanguageModel", documents: list) -> None:
     import torch
 
+    from videotok.lm.projection import Projection
+
     table = model.model.get_input_embeddings().weight
     for kind in model.feature_kinds:
         rows = [document.features[kind] for document in documents[:256] if kind in document.features]
-        if rows:
+        if rows and isinstance(model.projections[kind], Projection):
             model.projections[kind].start(torch.cat(rows), table[: model.vocabulary.text_size])  # type: ignore[operator]
 
 

@@ -94,7 +94,7 @@ def waves(size: int, dim: int = 16) -> Tensor:
 
 
 def _visual_words(keyframes: object) -> Tensor | None:
-    for path in (("codebook", "words"), ("model", "quantize", "embedding", "weight")):
+    for path in (("words",), ("codebook", "words"), ("model", "quantize", "embedding", "weight")):
         found: object = keyframes
         for name in path:
             found = getattr(found, name, None)

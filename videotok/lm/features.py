@@ -12,6 +12,7 @@ from codec import Clip, iter_clips
 from videotok.errors import ModelError, TokensError
 from videotok.keyframes import KeyframeTokenizer
 from videotok.pictures import squashed
+from videotok.published.keyframes import LavitKeyframes
 from videotok.tokens import VideoTokens
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def clip_features(
         tokenizer: of the video.
         clips: read by the codec.
         keep_mask: bool [clips, patches]: patches that have a visual id.
-        kinds: `visual`: kept patches as the merger leaves them, [n, width]; `motion`: what moves by itself before it is
-            quantized, [135, dim], one a place of the first level (the camera has ids of its own).
+        kinds: `visual`: kept patches as the merger leaves them, [n, width], those of the published visual tokenizer
+            projected into a language model's embeddings; `motion`: what moves by itself before it is quantized,
+            [135, dim], one a place of the first level (the camera has ids of its own).
 
     Raises:
         ModelError: keyframe tokenizers of other makers have no such features.
@@ -39,12 +41,9 @@ def clip_features(
     found: list[dict[str, Tensor]] = [{} for _ in clips]
     if "visual" in kinds:
         model = tokenizer.keyframe_encoder
-        if not isinstance(model, KeyframeTokenizer):
-            raise ModelError(f"{type(model).__name__} has no features of kept patches; read its ids instead")
         pictures = torch.cat([squashed(clip.keyframe, model.image_size) for clip in clips])
-        merged, present = model.merger(model.features(pictures), torch.from_numpy(keep_mask))
-        for row, vectors, there in zip(found, merged.float(), present, strict=True):
-            row["visual"] = vectors[there]
+        for row, vectors in zip(found, _of_patches(model, pictures, torch.from_numpy(keep_mask)), strict=True):
+            row["visual"] = vectors.float()
     if "motion" in kinds:
         motion = tokenizer.motion_encoder
         vectors = torch.from_numpy(np.stack([clip.motion.vectors for clip in clips])).to(motion.dtype)
@@ -53,6 +52,16 @@ def clip_features(
         for row, latents in zip(found, motion.latents(vectors, camera, valid).float(), strict=True):
             row["motion"] = latents
     return found
+
+
+def _of_patches(model: object, pictures: Tensor, keep_mask: Tensor) -> list[Tensor]:
+    """[n_i, dim] a picture."""
+    if isinstance(model, LavitKeyframes):
+        return model.language_features(pictures, keep_mask)
+    if not isinstance(model, KeyframeTokenizer):
+        raise ModelError(f"{type(model).__name__} has no features of kept patches; read its ids instead")
+    merged, present = model.merger(model.features(pictures), keep_mask)
+    return [vectors[there] for vectors, there in zip(merged, present, strict=True)]
 
 
 def video_features(

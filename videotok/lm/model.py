@@ -40,6 +40,13 @@ class VideoSettings:
     keyframes_only: bool = False
     models: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the `keyframes` and `motion` weights; empty where nobody knows."""
+    motion_source: str = "auto"
+    """As for `VideoTokenizer.encode`."""
+
+    @classmethod
+    def published(cls) -> Self:
+        """As Video-LaVIT's understanding model is shown videos: 6 frames a second, MPEG-4 vectors, 16 clips at most."""
+        return cls(max_clips=16, motion_source="mpeg4")
 
     def check(self, tokens: VideoTokens) -> None:
         """Raises TokensError where tokens were made with other weights than the language model knows."""
@@ -66,7 +73,7 @@ class VideoLanguageModel(nn.Module):
         vocabulary: Vocabulary,
         prompt: Prompt | ChatTemplate | None = None,
         settings: VideoSettings | None = None,
-        features: Mapping[str, int] | None = None,
+        features: Mapping[str, int | None] | None = None,
     ) -> None:
         """Puts the parts together.
 
@@ -76,13 +83,14 @@ class VideoLanguageModel(nn.Module):
             vocabulary: the id space (`videotok.lm.extension`).
             prompt: how conversations are written; the tokenizer's chat template where it has one, else `Prompt()`.
             settings: how videos are encoded.
-            features: numbers a feature of each kind that is read instead of its ids' embeddings.
+            features: numbers a feature of each kind that is read instead of its ids' embeddings; None where features
+                come as embeddings, projected by the video tokenizer itself.
 
         Raises:
             ValueError: the model has fewer embeddings than the vocabulary has ids.
         """
         super().__init__()
-        rows, width = embeddings(model).shape
+        rows = len(embeddings(model))
         if rows < vocabulary.size:
             raise ValueError(
                 f"the model has {rows} embeddings, the vocabulary {vocabulary.size} ids; `extend` it first"
@@ -90,7 +98,13 @@ class VideoLanguageModel(nn.Module):
         self.model, self.tokenizer, self.vocabulary = model, tokenizer, vocabulary
         self.prompt = prompt or (ChatTemplate() if tokenizer.chat_template else Prompt())
         self.settings = settings or VideoSettings()
-        self.projections = nn.ModuleDict({kind: Projection(dim, width) for kind, dim in (features or {}).items()})
+        self.read(features or {})
+
+    def read(self, features: Mapping[str, int | None]) -> None:
+        """From now on features of these kinds, and no others, stand for their ids; arguments as above."""
+        width = embeddings(self.model).shape[1]
+        made = {kind: nn.Identity() if dim is None else Projection(dim, width) for kind, dim in features.items()}
+        self.projections = nn.ModuleDict(made)
 
     @property
     def padding(self) -> int:
@@ -162,10 +176,9 @@ class VideoLanguageModel(nn.Module):
             "vocabulary": self.vocabulary.facts(),
             "prompt": self.prompt.facts() if isinstance(self.prompt, Prompt) else None,
             "video": asdict(self.settings),
-            "features": {kind: projection.dim for kind, projection in self.projections.items()},
+            "features": {kind: getattr(projection, "dim", None) for kind, projection in self.projections.items()},
         }
-        if self.projections:
-            tensors = {name: tensor.contiguous() for name, tensor in self.projections.state_dict().items()}
+        if tensors := {name: tensor.contiguous() for name, tensor in self.projections.state_dict().items()}:
             with replacing(folder / FEATURES) as temporary:
                 save_file(tensors, temporary)
         with replacing(folder / FACTS) as temporary:
@@ -173,7 +186,9 @@ class VideoLanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> Self:
-        """A folder that `videotok lm train` wrote, or Video-LaVIT's `language_model` folder.
+        """A folder that `videotok lm train` wrote, or a converted `language_model` folder of Video-LaVIT's.
+
+        The latter reads keyframes as features where the visual tokenizer it was taught with lies in its folder.
 
         Args:
             folder: nothing is downloaded.
@@ -185,6 +200,10 @@ class VideoLanguageModel(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ModelError(f"no language model in {folder}: config.json is missing; `videotok lm train` makes one")
+        if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("model*.safetensors")):
+            raise ModelError(
+                f"{folder} has pickled weights, which are not loaded here; `videotok convert` rewrites them"
+            )
         try:
             model = load_causal(folder, dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -195,7 +214,8 @@ class VideoLanguageModel(nn.Module):
         published = Vocabulary.published()
         if len(embeddings(model)) != published.size:
             raise ModelError(f"{folder} knows nothing of video: {FACTS} is missing; `videotok lm train` teaches it")
-        return cls(model, tokenizer, published, Prompt.published())
+        features = {"visual": None} if own_width(folder) == embeddings(model).shape[1] else None
+        return cls(model, tokenizer, published, Prompt.published(), VideoSettings.published(), features).eval()
 
     @classmethod
     def _with_facts(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -208,12 +228,20 @@ class VideoLanguageModel(nn.Module):
             prompt = ChatTemplate() if facts["prompt"] is None else Prompt(**facts["prompt"])
             settings = VideoSettings(**facts["video"])
             found = cls(model, tokenizer, Vocabulary(**facts["vocabulary"]), prompt, settings, facts["features"])
-            if facts["features"]:
+            if found.projections.state_dict():
                 found.projections.load_state_dict(load_file(folder / FEATURES))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{folder / FACTS} does not fit the language model beside it: {reason}") from error
         return found.eval()
+
+
+def own_width(folder: Path) -> int:
+    """Numbers a keyframe feature of the visual tokenizer that lies in a language model's folder; 0: there is none."""
+    path = folder / "keyframes" / "config.json"
+    if not path.is_file() or not (folder / "motion" / "config.json").is_file():
+        return 0
+    return int(json.loads(path.read_text(encoding="utf-8")).get("language_width", 0))
 
 
 def load_causal(folder: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from videotok.lm.codebooks import Codebooks
 from videotok.lm.extension import extend
 from videotok.lm.model import VideoLanguageModel, VideoSettings, load_causal
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
+from videotok.published.keyframes import LavitKeyframes
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
@@ -48,11 +49,15 @@ def _taught(
     )
 
 
-def _feature_sizes(tokenizer: "VideoTokenizer", settings: VideoSettings) -> dict[str, int]:
+def _feature_sizes(tokenizer: "VideoTokenizer", settings: VideoSettings) -> dict[str, int | None]:
     keyframes = tokenizer.keyframes
-    if not isinstance(keyframes, KeyframeTokenizer):
+    if isinstance(keyframes, LavitKeyframes) and keyframes.to_language is not None:
+        width = keyframes.config["language_width"]
+    elif isinstance(keyframes, KeyframeTokenizer):
+        width = keyframes.config["width"]
+    else:
         raise ModelError(f"{type(keyframes).__name__} has no features of kept patches; train with --inputs ids")
-    sizes = {"visual": keyframes.config["width"]}
+    sizes: dict[str, int | None] = {"visual": width}
     if settings.motion_levels and not settings.keyframes_only:
         sizes["motion"] = tokenizer.motion.config["code_dim"]
     return sizes

@@ -47,7 +47,7 @@ class VideoStore:
         """
         if video.suffix == ".vtok":
             if self.feature_kinds:
-                raise TokensError(f"{video} has ids and no features; name the video itself, or train with --inputs ids")
+                raise TokensError(f"{video} has ids and no features; name the video itself, or give --inputs ids")
             return Kept(VideoTokens.load(video), None)
         place = self.folder / f"{video.stem}-{self._key(video)}.vtok"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,15 +56,23 @@ class VideoStore:
         else:
             spec = self.tokenizer.spec(Fraction(self.settings.fps))
             # independent keyframes: a language model may see only some of the clips
-            levels = self.settings.motion_levels
-            tokens = self.tokenizer.encode(video, spec, motion_levels=levels, visual_delta=False)
+            tokens = self.tokenizer.encode(
+                video,
+                spec,
+                motion_levels=self.settings.motion_levels,
+                motion_source=self.settings.motion_source,  # pyright: ignore[reportArgumentType]
+                visual_delta=False,
+            )
             tokens.save(place)
         return Kept(tokens, self._features(video, tokens, place) if self.feature_kinds else None)
 
     def _key(self, video: Path) -> str:
         facts = video.stat()
         weights = [self.tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")]
-        named = [str(video.resolve()), facts.st_size, facts.st_mtime_ns, self.settings.fps, self.settings.motion_levels]
+        settings = self.settings
+        named = [str(video.resolve()), facts.st_size, facts.st_mtime_ns, settings.fps, settings.motion_levels]
+        # names of before there was a choice stay what they were
+        named += [] if settings.motion_source == "auto" else [settings.motion_source]
         return hashlib.sha256(json.dumps([*named, *weights]).encode()).hexdigest()[:12]
 
     def _features(self, video: Path, tokens: VideoTokens, place: Path) -> list[dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """Models of several parts, put together from folders of a bundle or of a download"""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from safetensors import SafetensorError
 
 from unet3d import LatentDetokenizer, VideoDetokenizer
 from videotok.errors import ModelError
 from videotok.published.condition import WordCondition
 from videotok.published.keyframes import LavitKeyframes
 from videotok.published.painter import DiffusionPainter
+from videotok.published.parts import PARTS
+from videotok.published.plain import absent
+
+TOKEN_DECODER = next(iter(PARTS["keyframes/condition"].files))
 
 
 def latent_detokenizer(model: VideoDetokenizer, vae: Path, scheduler: Path, dtype: torch.dtype) -> LatentDetokenizer:
@@ -32,8 +38,13 @@ def latent_detokenizer(model: VideoDetokenizer, vae: Path, scheduler: Path, dtyp
 def with_painter(
     model: LavitKeyframes, condition: WordCondition | None, unet: Path, vae: Path, scheduler: Path, dtype: torch.dtype
 ) -> LavitKeyframes:
-    """The keyframe tokenizer, able to draw where everything for it is there."""
-    if condition is None or not all((folder / "config.json").is_file() for folder in (unet, vae)):
+    """The keyframe tokenizer, able to draw where everything for it is there; else it knows what is missing."""
+    folders = (unet, vae, scheduler)
+    lacking = [f"{folder.parent.name}/{name}" for folder in folders for name in absent(folder.parent, folder.name)]
+    if condition is None:
+        lacking.insert(0, TOKEN_DECODER)
+    if condition is None or lacking:
+        model.lacking = tuple(lacking)
         return model
     name = json.loads((_there(scheduler) / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
     model.painter = DiffusionPainter(
@@ -66,10 +77,15 @@ def single(dtype: torch.dtype) -> torch.dtype:
 def _model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     # what was published is pickled; it is read as weights only
     is_safe = any(folder.glob("*.safetensors"))
-    return kind.from_pretrained(_there(folder), torch_dtype=dtype, use_safetensors=is_safe).eval().requires_grad_(False)
+    try:
+        model = kind.from_pretrained(_there(folder), torch_dtype=dtype, use_safetensors=is_safe)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot read {folder}: {reason}; is the download complete?") from error
+    return model.eval().requires_grad_(False)
 
 
 def _there(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is missing; download it too")
+    if missing := absent(folder.parent, folder.name):
+        raise ModelError(f"{folder.parent} lacks {', '.join(missing)}; download it too")
     return folder

@@ -28,7 +28,8 @@ class PublishedBundle(Bundle):
     def load(self, part: str, model_class: type, dtype: torch.dtype) -> Any:
         """One of the parts that are ours; see `Bundle.load`."""
         folder = self._with(part)
-        read, config = folder.read(part), folder.config(part)
+        read = folder.read(part)
+        config = folder.config(part, read)
         where = ", ".join(path.name for path in folder.files(part))
         check(PARTS[part], skeleton(PARTS[part], config), read.shapes, where, extra=True)
         model = build(PARTS[part], read, config, dtype)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from motion_vq.layers import tanh_head
+from unet3d.placement import device_of
 from videotok.keyframes.vit import Attention
 from videotok.published.vit import CrossBlock
 
@@ -51,12 +52,13 @@ class WordCondition(ModelMixin, ConfigMixin):
         Raises:
             ValueError: a picture with no code, or with more than there are patches.
         """
-        counts = torch.tensor([len(row) for row in codes], device=self.device)
+        device = device_of(self)
+        counts = torch.tensor([len(row) for row in codes], device=device)
         if not 1 <= int(counts.min()) <= int(counts.max()) <= len(self.positions):
             raise ValueError(f"a picture has 1 to {len(self.positions)} codes, got {counts.tolist()}")
-        told = self.in_proj(pad_sequence(list(codes), batch_first=True).to(self.device, self.dtype))
+        told = self.in_proj(pad_sequence(list(codes), batch_first=True).to(device, self.dtype))
         told = told + self.positions[: told.shape[1]]
-        there = (torch.arange(told.shape[1], device=self.device) < counts[:, None])[:, None, None]
+        there = (torch.arange(told.shape[1], device=device) < counts[:, None])[:, None, None]
         x = self.queries.expand(len(codes), -1, -1)
         for block in self.blocks:
             x = block(x, told, there)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from torch import Tensor
 from codec import replacing
 from videotok.bundle import ORIGIN
 from videotok.errors import ModelError
-from videotok.published.folder import PLAIN, PublishedFolder, opened
-from videotok.published.parts import PARTS, Part, check, skeleton, tensors
+from videotok.published.folder import LANGUAGE, PLAIN, PublishedFolder, opened
+from videotok.published.parts import PARTS, Config, check, config_of, skeleton, tensors
+from videotok.published.plain import absent, safe_name, weight_files
+from videotok.published.taught import taught, without_tokenizers
 
 SHARD = 2**28
 """Numbers in one file at most, but for a tensor that is larger: 1 GB in single precision."""
@@ -54,31 +56,82 @@ def convert(
     if not folder.is_one:
         raise ModelError(f"{source} has none of the published files, such as {next(iter(PARTS['motion'].files))}")
     done = []
-    for name, part in PARTS.items():
+    for name in PARTS:
         if missing := folder.missing(name):
             done.append(Converted(name, 0, tuple(missing)))
             continue
         if tell:
             tell(name)
-        done.append(Converted(name, _convert_part(folder, name, part, target / name, half, extra)))
+        done.append(Converted(name, _convert_part(folder, name, target / name, half, extra)))
     for name, place in PLAIN.items():
-        if not (source / place).is_dir():
-            done.append(Converted(name, 0, (f"{place}/",)))
+        if missing := absent(source, place):
+            done.append(Converted(name, 0, tuple(missing)))
             continue
         if tell:
             tell(name)
         _convert_plain(source / place, target / name, half)
         done.append(Converted(name, 0))
+        for own, read in taught(source / place).items() if name in LANGUAGE else ():
+            config, into = config_of(own, read), target / name / own
+            numbers = write_part(own, config, read, read.shapes, into, where=place, half=half, extra=extra)
+            done.append(Converted(f"{name}/{own}", numbers))
     return done
 
 
-def _convert_part(folder: PublishedFolder, name: str, part: Part, target: Path, half: bool, extra: bool) -> int:
-    read, model = folder.read(name), skeleton(part, folder.config(name))
-    check(part, model, read.shapes, ", ".join(path.name for path in folder.files(name)), extra=extra)
+def _convert_part(folder: PublishedFolder, name: str, target: Path, half: bool, extra: bool) -> int:
+    read, files = folder.read(name), [path.name for path in folder.files(name)]
+    origin = {"sha256": folder.sha256(name), "files": files, "half": half}
+    return write_part(
+        name,
+        folder.config(name, read),
+        read,
+        read.shapes,
+        target,
+        where=", ".join(files),
+        half=half,
+        extra=extra,
+        origin=origin,
+    )
+
+
+def write_part(
+    name: str,
+    config: Config,
+    read: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    target: Path,
+    *,
+    where: str,
+    half: bool,
+    extra: bool,
+    origin: Mapping[str, object] | None = None,
+) -> int:
+    """Writes one of our models to a folder: safetensors, in shards where it is large, and config.json.
+
+    Args:
+        name: of PARTS.
+        config: of its class.
+        read: published tensors by name.
+        shapes: of all of them, known before any is read.
+        target: the folder.
+        where: they come from, for messages.
+        half: floating numbers become float16.
+        extra: let keys pass that nobody knows.
+        origin: what `source.json` says of the files.
+
+    Returns:
+        How many numbers the weights are.
+
+    Raises:
+        ModelError: a key is missing, misshapen or not known.
+    """
+    part = PARTS[name]
+    model = skeleton(part, config)
+    check(part, model, shapes, where, extra=extra)
     target.mkdir(parents=True, exist_ok=True)
     _write_shards(target, "diffusion_pytorch_model", _groups(model), tensors(part, model, read), half)
-    origin = {"sha256": folder.sha256(name), "files": [path.name for path in folder.files(name)], "half": half}
-    _write_json(target / ORIGIN, origin)
+    if origin is not None:
+        _write_json(target / ORIGIN, origin)
     # last: a part without it is not there
     _write_json(target / "config.json", json.loads(model.to_json_string()))
     return sum(value.numel() for value in model.state_dict().values())
@@ -125,37 +178,22 @@ def _convert_plain(source: Path, target: Path, half: bool) -> None:
     """A folder that diffusers or transformers wrote: pickled weights become safetensors, the rest is copied."""
     target.mkdir(parents=True, exist_ok=True)
     places: dict[str, str] = {}
-    for path in sorted(source.iterdir()):
-        if path.suffix in (".bin", ".safetensors"):
-            name = safe_name(path.name)
-            state = _without_tokenizers(opened(path))
-            if not state or (path.suffix == ".bin" and (source / name).exists()):
-                continue
-            with replacing(target / name) as temporary:
-                shard = {key: _halved(value, half).clone().contiguous() for key, value in state.items()}
-                save_file(shard, temporary, metadata={"format": "pt"})
-            places |= dict.fromkeys(state, name)
+    files = weight_files(source)
+    for path in files:
+        name = safe_name(path.name)
+        if not (state := without_tokenizers(opened(path))):
+            continue
+        with replacing(target / name) as temporary:
+            shard = {key: _halved(value, half).clone().contiguous() for key, value in state.items()}
+            save_file(shard, temporary, metadata={"format": "pt"})
+        places |= dict.fromkeys(state, name)
     for path in sorted(source.iterdir()):
         if path.name.endswith(".index.json"):
-            _write_json(target / safe_name(path.name), {"metadata": {}, "weight_map": places})
+            if files[0].suffix in path.name:
+                _write_json(target / safe_name(path.name), {"metadata": {}, "weight_map": places})
         elif path.is_file() and path.suffix not in (".bin", ".safetensors"):
             with replacing(target / path.name) as temporary:
                 shutil.copyfile(path, temporary)
-
-
-OTHERS = ("model.visual_tokenizer.", "model.motion_tokenizer.")
-"""Tokenizers that the understanding model's folder holds too; they would be no language model's weights."""
-
-
-def _without_tokenizers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith(OTHERS)}
-
-
-def safe_name(name: str) -> str:
-    """What a pickled weight file, or the index of several, is called as safetensors."""
-    for pickled, safe in (("pytorch_model", "model"), (".bin", ".safetensors")):
-        name = name.replace(pickled, safe) if not name.startswith("diffusion_") or pickled == ".bin" else name
-    return name
 
 
 def _write_json(path: Path, values: object) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videotok.errors import ModelError
-from videotok.published.parts import PARTS, Config
+from videotok.published.parts import PARTS, Config, config_of
 
 PLAIN = {
     "detokenizer/vae": "video_detokenizer/vae",
@@ -24,6 +24,7 @@ PLAIN = {
     "language_model_sft": "language_model_sft",
 }
 """Subfolder of a bundle -> published folder of a model that diffusers or transformers reads as it is."""
+LANGUAGE = ("language_model", "language_model_sft")
 UNET = "video_detokenizer/unet"
 
 
@@ -53,9 +54,12 @@ class PublishedFolder:
         """Files of a part that are not there."""
         return [str(path.relative_to(self.folder)) for path in self.files(part) if not path.is_file()]
 
-    def config(self, part: str) -> Config:
-        """Of the part's class. Shapes do not tell the video U-Net's heads: its config.json does, if it is there."""
-        known = PARTS[part].config
+    def config(self, part: str, read: Iterable[str]) -> Config:
+        """Of the part's class, given the names of its tensors.
+
+        Shapes do not tell the video U-Net's heads: its config.json does, if it is there.
+        """
+        known = config_of(part, read)
         path = self.folder / UNET / "config.json"
         if part != "detokenizer" or not path.is_file():
             return known
@@ -106,6 +110,10 @@ class Opened(Mapping[str, Tensor]):
             ModelError: it is damaged, or holds other things than tensors by name.
         """
         self._tensors |= {prefix + name: value for name, value in opened(path).items()}
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors that were opened elsewhere."""
+        self._tensors |= tensors
 
     def rename(self, new: Callable[[str], str]) -> None:
         """Gives every tensor another name."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from motion_vq.kmeans import nearest
 from motion_vq.layers import tanh_head
+from unet3d.placement import device_of
 from videotok.errors import ModelError
 from videotok.keyframes.selector import Selector, keep_above
 from videotok.keyframes.tokenizer import KeyframeTokens
@@ -38,7 +39,8 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
     Args:
         image_size, patch_size, width, depth, heads, hidden: of the transformer; the merger has its width and heads.
         merger_depth, codebook_size, code_dim: as they say.
-        language_width: of the features that a language model is given instead of ids (`language_features`).
+        language_width: of the features that a language model is given instead of ids (`language_features`); 0: these
+            weights have none.
     """
 
     words: Tensor
@@ -62,12 +64,15 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         super().__init__()
         self.vit = EvaTransformer(image_size, patch_size, width, depth, heads, hidden)
         self.selector = Selector(width, image_size // patch_size)
-        del self.selector.reach  # our own selector asks how far a token tells of others; the published logits do not
+        # our own selector asks how far a token tells of others; the published logits do not. What is not among the
+        # published weights would stay without numbers, and could not be moved to another device
+        del self.selector.reach, self.selector.distances
         self.merger = LeakyMerger(width, merger_depth, heads, hidden)
         self.to_code = tanh_head(width, code_dim)
         self.register_buffer("words", F.normalize(torch.randn(codebook_size, code_dim), dim=-1))
-        self.to_language = nn.Linear(width, language_width)
+        self.to_language = nn.Linear(width, language_width) if language_width else None
         self.painter: Painter | None = None
+        self.lacking: tuple[str, ...] = ()
         self.sampling: torch.Generator | None = None
 
     @property
@@ -101,7 +106,7 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
         expected = (3, self.image_size, self.image_size)
         if images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(f"`images` must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
-        return self.vit(images.to(self.device, self.dtype))
+        return self.vit(images.to(device_of(self), self.dtype))
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -149,16 +154,28 @@ class LavitKeyframes(ModelMixin, ConfigMixin):
             raise ValueError(f"`ids` lie in {span}, this codebook has words 0..{self.codebook_size - 1}")
         if self.painter is None:
             raise ModelError(
-                "these weights have no picture detokenizer (visual_tokenizer/highres_tokenizer_decoder.bin "
-                "and image_detokenizer/); give the keyframes themselves, --keyframes-from SOURCE"
+                f"these weights have no picture detokenizer ({', '.join(self.lacking) or 'a painter'} missing); "
+                "download it too, or give the keyframes themselves, --keyframes-from SOURCE"
             )
         return self.painter.paint([self.words[row.to(self.words.device)] for row in ids])
 
     @torch.no_grad()
-    def language_features(self, images: Tensor) -> list[Tensor]:
-        """images -> what the understanding model reads instead of ids: [n_i, language_width] a picture."""
+    def language_features(self, images: Tensor, keep_mask: Tensor | None = None) -> list[Tensor]:
+        """images [B, 3, S, S] -> what the understanding model reads instead of ids: [n_i, language_width] a picture.
+
+        Args:
+            images: float, in [-1, 1].
+            keep_mask: bool [B, N], patches that are chosen already.
+
+        Raises:
+            ModelError: these weights have no projection into a language model's embeddings.
+        """
+        if self.to_language is None:
+            raise ModelError(
+                "these keyframe weights have no features for a language model (vit_proj); read ids instead"
+            )
         features = self.features(images)
-        mask = self.choose(features)
+        mask = self.choose(features) if keep_mask is None else keep_mask.to(features.device)
         merged = self.to_language(self.merger(features, mask))
         return [row[kept] for row, kept in zip(merged, mask, strict=True)]
 

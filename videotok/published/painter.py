@@ -6,6 +6,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from unet3d.placement import device_of
 from videotok.published.condition import WordCondition
 
 
@@ -41,7 +42,7 @@ class DiffusionPainter:
         return torch.cat([self._painted(row) for row in codes])
 
     def _painted(self, codes: Tensor) -> Tensor:
-        tokens, pooled = (both.to(self.unet.device, self.unet.dtype) for both in self.condition([codes]))
+        tokens, pooled = (both.to(device_of(self.unet), self.unet.dtype) for both in self.condition([codes]))
         tokens, pooled = torch.cat([torch.zeros_like(tokens), tokens]), torch.cat([torch.zeros_like(pooled), pooled])
         # SDXL's: size of the original, of what was cropped, of the picture
         ids = torch.tensor([[*self.size, 0, 0, *self.size]] * 2, dtype=tokens.dtype, device=tokens.device)
@@ -60,5 +61,5 @@ class DiffusionPainter:
             # ancestral schedulers draw noise at every step
             extra = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
             latents = scheduler.step(guided, timestep, latents, return_dict=False, **extra)[0]  # type: ignore[attr-defined]
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
+        latents = latents.to(device_of(self.vae), self.vae.dtype) / self.vae.config["scaling_factor"]
         return self.vae.decode(latents, return_dict=False)[0].float().clamp(-1, 1).cpu()

@@ -1,12 +1,13 @@
 """The parts of the published model that are configurations of our own classes: their files, and how they are built"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
+from vector_quantize_pytorch import VectorQuantize
 
 from motion_vq import MotionTokenizer
 from motion_vq.published import PUBLISHED_CONFIG
@@ -82,6 +83,16 @@ PARTS: dict[str, Part] = {
 """By the name of the subfolder in a bundle."""
 
 
+def config_of(name: str, read: Iterable[str]) -> Config:
+    """The configuration of a part whose tensors have those names.
+
+    The public code reads tokenizer_encoder.bin whatever it lacks: the projection into a language model's embeddings,
+    which only the understanding model uses, may be missing there.
+    """
+    known = PARTS[name].config
+    return {**known, "language_width": 0} if name == "keyframes" and "vit_proj.weight" not in read else known
+
+
 def skeleton(part: Part, config: Config | None = None) -> ModelMixin:
     """The model without its weights: shapes alone, on the meta device."""
     with torch.device("meta"):
@@ -148,4 +159,8 @@ def build(
         for name, value in tensors(part, model, read)
     }
     model.load_state_dict(state, assign=True)
+    for module in model.modules():
+        # no file has it, and a model with a tensor that was never made cannot be moved to another device
+        if isinstance(module, VectorQuantize):
+            module.register_buffer("zero", torch.zeros(()), persistent=False)
     return model.eval().requires_grad_(False)
