@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,8 @@ class VideoLanguageModel(nn.Module):
 
         # a head of tens of thousands of ids is most of a small model's work: it works only where it is asked. A hook,
         # so that whatever a model does to its logits after the head is still done.
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(only_asked)
+        output = cast(nn.Module, self.model.get_output_embeddings())
+        hook = output.register_forward_pre_hook(only_asked)
         try:
             logits = self.model(
                 inputs_embeds=self.embed(batch.ids, batch.features),
