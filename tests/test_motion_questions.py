@@ -92,7 +92,10 @@ def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
     model = readers.reader("raw field", tokenizer, found[0], 1, seed=0)
     lengths = [len(readers.shown(form, found[0], model.vocabulary).ids) for form in readers.FORMS]
     assert lengths[0] < lengths[1] < lengths[2] == lengths[3] == lengths[4]
-    written = readers.lessons("motion ids", found[0], model)
+    assert not len(readers.shown("keyframes", found[0], model.vocabulary, keyframes=False).ids)
+    bare = readers.shown("motion ids", found[0], model.vocabulary, keyframes=False).ids
+    assert len(bare) == lengths[2] - lengths[1]
+    written = readers.lessons("motion ids", found[0], model, rng)
     said = [str(model.tokenizer.decode(each.ids[each.is_target], skip_special_tokens=True)).strip() for each in written]
     assert said == ["left", "faster"]
 

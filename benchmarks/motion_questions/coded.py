@@ -1,7 +1,7 @@
 """Clips as the tokenizers see them, kept in the cache beside the clips."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,9 @@ def coded(
     `raw`: with the raw field, which is most of the memory. Encoders run in float32 here, not in float64 as they do for
     files: no id has to be the same on every machine.
     """
-    weights = "".join(tokenizer.bundle.identity(part).sha256 for part in TOKENIZERS)
+    # a hash reads the whole file: once, and not for every video
+    models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
+    weights = "".join(model.sha256 for model in models.values())
     facts = f"{weights} {list(variants)} {VISUAL_TOKENS} {clips.VERSION} {VERSION}"
     folder = cache / f"coded-{zlib.crc32(facts.encode()):08x}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def coded(
         arrays = load_file(path)
         for place, variant in enumerate(variants):
             row = {key: value[place] for key, value in arrays.items()}
-            yield _joined(row, tokenizer, turned(video, variant), raw)
+            yield _joined(row, models, tokenizer.codebooks, turned(video, variant), raw)
         done(number + 1)
 
 
@@ -129,7 +131,9 @@ class Encoders:
         return {name: value.contiguous() for name, value in found.items()}
 
 
-def _joined(arrays: dict[str, Tensor], tokenizer: "VideoTokenizer", video: Asked, raw: bool) -> Coded:
+def _joined(
+    arrays: dict[str, Tensor], models: dict[str, ModelIdentity], codebooks: Mapping[str, int], video: Asked, raw: bool
+) -> Coded:
     count = len(arrays["visual_ids"])
     motion_ids, camera_ids = (
         np.concatenate([ids[None], np.zeros((count - 1, *ids.shape), ids.dtype)])
@@ -139,8 +143,8 @@ def _joined(arrays: dict[str, Tensor], tokenizer: "VideoTokenizer", video: Asked
         spec=ClipSpec(),
         source=SOURCE,
         motion_source="native",
-        models={part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS},
-        codebooks=tokenizer.codebooks,
+        models=models,
+        codebooks=codebooks,
         visual_ids=arrays["visual_ids"].flatten().numpy(),
         visual_offsets=np.arange(count + 1) * VISUAL_TOKENS,
         keep_mask=arrays["keep_mask"].numpy().astype(bool),

@@ -31,20 +31,24 @@ WIDTH, LAYERS, ROWS = 96, 2, 32
 PROMPT = Prompt(before_user="", after_user="?", before_answer=" ", video_end="")
 
 
-def shown(form: str, video: Coded, vocabulary: Vocabulary) -> VideoInput:
-    """A video in one of the forms."""
+def shown(form: str, video: Coded, vocabulary: Vocabulary, *, keyframes: bool = True) -> VideoInput:
+    """A video in one of the forms, or without its keyframes."""
     tokens = video.tokens.first_levels(min(vocabulary.motion_levels, video.tokens.num_motion_levels))
+    if form in ("keyframe", "keyframes") and not keyframes:
+        return VideoInput(torch.zeros(0, dtype=torch.int64))
     if form == "keyframe":
         return VideoInput.of(vocabulary, tokens, [0], keyframes_only=True)
     if form == "keyframes":
         return VideoInput.of(vocabulary, tokens, keyframes_only=True)
     vectors = {"continuous motion": video.latents, "raw field": video.field}.get(form)
     features = None if vectors is None else [{"motion": vectors}]
-    keyframes = VideoInput.of(vocabulary, tokens, keyframes_only=True)
+    pictures = (
+        VideoInput.of(vocabulary, tokens, keyframes_only=True).ids if keyframes else torch.zeros(0, dtype=torch.int64)
+    )
     first = VideoInput.of(vocabulary, tokens, [0], features=features)
     # behind both keyframes: as they take more or fewer ids, what stands before them lies now nearer, now farther
     motion = first.ids[int((first.ids == vocabulary.motion_begin).nonzero()[0, 0]) :]
-    return VideoInput(torch.cat([keyframes.ids, motion]), first.features)
+    return VideoInput(torch.cat([pictures, motion]), first.features)
 
 
 def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, seed: int) -> VideoLanguageModel:
@@ -75,7 +79,8 @@ def taught(
 ) -> VideoLanguageModel:
     """A model that has learned to answer about videos in one form; a run that is there already is gone on with."""
     model = reader(form, tokenizer, videos[0], levels, seed)
-    documents = [lesson for video in videos for lesson in lessons(form, video, model)]
+    rng = np.random.default_rng(seed)
+    documents = [lesson for video in videos for lesson in lessons(form, video, model, rng)]
     if model.feature_kinds:
         features = torch.cat([document.features["motion"].float() for document in documents[::50]])
         table = model.model.get_input_embeddings().weight
@@ -93,10 +98,16 @@ def taught(
     return model.eval()
 
 
-def lessons(form: str, video: Coded, model: VideoLanguageModel) -> list[Document]:
-    """A document a question: an answer never stands behind another one."""
-    seen = shown(form, video, model.vocabulary)
-    return [_written(model, seen, question, answer) for question, answer in video.answers.items()]
+def lessons(form: str, video: Coded, model: VideoLanguageModel, rng: np.random.Generator) -> list[Document]:
+    """A document a question: an answer never stands behind another one.
+
+    Half of the documents, by chance, lack their keyframes: among a hundred ids of pictures a motion's are found late.
+    """
+    found = []
+    for question, answer in video.answers.items():
+        seen = shown(form, video, model.vocabulary, keyframes=bool(rng.integers(2)))
+        found.append(_written(model, seen, question, answer))
+    return found
 
 
 @torch.no_grad()
