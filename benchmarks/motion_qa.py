@@ -26,8 +26,8 @@ from videotok.lm.model import VideoLanguageModel
 from videotok.pipeline import VideoTokenizer
 
 console = Console(stderr=True)
-VARIANTS = (0, 1, 5, 6)
-"""Of each video that is learned from: as it is, mirrored, and with time turned round in two other mirrors."""
+VARIANTS = tuple(range(8))
+"""Of each video that is learned from: in all four mirrors, and each with time turned round."""
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
                 options.cache,
                 split,
                 variants=VARIANTS if split == "train" else (0,),
+                raw="raw field" in options.forms,
                 done=_counting(f"{split} videos", count),
             )
         )
@@ -132,9 +133,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--moving", type=Path, required=True, help="folder of videos whose camera moves")
     parser.add_argument("--out", type=Path, default=Path("results/motion_qa"), help="folder of the table and the runs")
     parser.add_argument("--cache", type=Path, default=Path("cache/motion_qa"), help="folder of clips that were made")
-    parser.add_argument("--train", type=int, default=600, help="videos to learn from; each in four variants")
-    parser.add_argument("--test", type=int, default=240, help="videos to be tested on")
-    parser.add_argument("--steps", type=int, default=800, help="training steps a form, 16 videos each")
+    parser.add_argument("--train", type=int, default=400, help="videos to learn from; each in eight variants")
+    parser.add_argument("--test", type=int, default=180, help="videos to be tested on")
+    parser.add_argument("--steps", type=int, default=300, help="training steps a form, 32 questions each")
     parser.add_argument("--levels", type=int, default=1, help="levels of motion ids")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--seed", type=int, default=0)

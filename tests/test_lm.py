@@ -13,9 +13,10 @@ from videotok import ModelError, TokensError
 from videotok.cli.main import main
 from videotok.lm import Codebooks, VideoLanguageModel, extend
 from videotok.lm.answer import Written, answer
+from videotok.lm.codebooks import amounts
 from videotok.lm.documents import VideoInput, conversation, evenly, film
 from videotok.lm.model import VideoSettings
-from videotok.lm.packing import first_fit, pack
+from videotok.lm.packing import IGNORED, first_fit, pack
 from videotok.lm.prompt import ChatTemplate, Prompt, Turn
 from videotok.lm.shards import samples
 from videotok.lm.start import new_model
@@ -82,6 +83,16 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
     assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     with pytest.raises(ValueError, match="extended before"):
         extend(text, model, codebooks)
+
+
+def test_an_amount_lies_on_a_line():
+    words = amounts(256)
+    still = words[127]  # the middle of 255 values, which the camera's code uses
+    assert still[1] == 0
+    torch.testing.assert_close(words[127 + 40][1], -words[127 - 40][1])
+    steps = words[1:255, 1] - words[:254, 1]
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps))
+    assert torch.cdist(words[:255], words[:255]).fill_diagonal_(1.0).min() > 0.01  # no two ids are the same
 
 
 def test_an_untied_head_and_spare_rows(codebooks):
@@ -162,6 +173,28 @@ def test_packing_changes_nothing(codebooks, tokens):
 
 
 @torch.no_grad()
+def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(codebooks, tokens):
+    model = make(codebooks)
+    video = VideoInput.of(model.vocabulary, tokens, [0])
+    rows = [[Turn("user", "q" * n), Turn("assistant", "a" * n)] for n in (1, 4)]
+    batch = pack([[conversation(model.tokenizer, model.prompt, row, video)] for row in rows], model.vocabulary, 0)
+    seen = []
+    watch = model.model.get_output_embeddings().register_forward_hook(lambda head, given, logits: seen.append(logits))
+    loss = model(batch)
+    watch.remove()
+    assert seen[0].shape[:2] == (1, int((batch.labels[:, 1:] != IGNORED).sum()))
+    logits = model.model(
+        inputs_embeds=model.embed(batch.ids, batch.features),
+        attention_mask=batch.mask(),
+        position_ids=batch.position_ids,
+    ).logits
+    assert logits.shape[:2] == batch.ids.shape  # nothing of the hook is left
+    whole = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED
+    )
+    torch.testing.assert_close(loss, whole)
+
+
 def test_features_stand_in_for_their_ids(codebooks, tokens):
     model = make(codebooks, features={"motion": 4})
     values = [{"motion": torch.randn(135, 4)} for _ in range(2)]

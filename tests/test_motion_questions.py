@@ -2,15 +2,20 @@
 
 import json
 import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks import motion_qa
-from benchmarks.motion_questions import clips, scenes
+from benchmarks.motion_questions import clips, coded, footage, readers, scenes
 from benchmarks.motion_questions.clips import Asked, backwards, kind_of, mirrored
-from videotok.virtual_camera import photograph
+from codec import VideoWriter, iter_clips
+from videotok.pipeline import VideoTokenizer
+from videotok.virtual_camera import Layer, Scene, photograph, steady
 
 COFFEE, CAT = (lambda seconds: photograph("coffee")), (lambda seconds: photograph("chelsea"))
 SIGNS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
@@ -54,6 +59,45 @@ def test_mirrors_and_time_change_the_answers_and_the_vectors_alike():
     twice = mirrored(mirrored(video, True, True), True, True)
     np.testing.assert_array_equal(twice.vectors, video.vectors)
     assert twice.answers == video.answers
+
+
+def test_a_picture_that_grows_or_shrinks_is_travel_and_one_that_slides_is_not():
+    def seen(path):
+        frames = Scene([Layer(photograph("coffee"), path)], scenes.SIZE)
+        with tempfile.TemporaryDirectory() as folder:
+            with VideoWriter(Path(folder) / "a.mp4", Fraction(12), scenes.SIZE) as writer:
+                for index in range(26):
+                    writer.write(frames.frame(index / 12))
+            return next(iter_clips(Path(folder) / "a.mp4", motion_source="native")).motion
+
+    assert footage.growth(seen(steady(zoom=1.15))) > footage.LEAST_TRAVEL
+    assert footage.growth(seen(steady(zoom=1 / 1.15))) > footage.LEAST_TRAVEL
+    assert footage.growth(seen(steady(pan=(0.1, 0.05)))) < footage.LEAST_TRAVEL
+
+
+def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
+    monkeypatch.setattr(coded, "VISUAL_TOKENS", 4)
+    tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(0, 0.01, (2, 24, 20, 36, 2)).astype(np.float32)
+    pictures = rng.integers(0, 255, (2, 144, 256, 3)).astype(np.uint8)
+    answers = {scenes.CAMERA: "left", scenes.SPEED: "faster"}
+    video = Asked(pictures, vectors, np.ones(vectors.shape[:4], bool), answers)
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(coded.coded(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
+        again = list(coded.coded(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
+    assert [each.answers for each in found] == [answers, {scenes.CAMERA: "left", scenes.SPEED: "slower"}]
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one.tokens.motion_ids, other.tokens.motion_ids)
+    model = readers.reader("raw field", tokenizer, found[0], 1, seed=0)
+    lengths = [len(readers.shown(form, found[0], model.vocabulary).ids) for form in readers.FORMS]
+    assert lengths[0] < lengths[1] < lengths[2] == lengths[3] == lengths[4]
+    assert not len(readers.shown("keyframes", found[0], model.vocabulary, keyframes=False).ids)
+    bare = readers.shown("motion ids", found[0], model.vocabulary, keyframes=False).ids
+    assert len(bare) == lengths[2] - lengths[1]
+    written = readers.lessons("motion ids", found[0], model, rng)
+    said = [str(model.tokenizer.decode(each.ids[each.is_target], skip_special_tokens=True)).strip() for each in written]
+    assert said == ["left", "faster"]
 
 
 def test_shares_of_kinds_are_kept():

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.qa.annotations import Question, videos
 from benchmarks.qa.answerers import Blind, Options, answerer, tidy
-from benchmarks.qa.judge import Verdict, verdict
+from benchmarks.qa.judge import Verdict, judged, verdict
 from benchmarks.qa.scores import exact
 from benchmarks.qa.wups import wups
 
@@ -86,6 +86,19 @@ def test_wups():
 )
 def test_verdicts(reply, found):
     assert verdict(reply) == found
+
+
+def test_a_judge_that_cannot_be_read_is_asked_three_times_and_no_more():
+    class Mumbling:
+        asked = 0
+
+        def ask(self, content, max_tokens):
+            self.asked += 1
+            return "hm"
+
+    chat = Mumbling()
+    assert judged(chat, Question("v_1", "v", "what", "dog", 8), "a dog") is None  # pyright: ignore[reportArgumentType]
+    assert chat.asked == 3
 
 
 def test_tidy():

@@ -36,7 +36,7 @@ TURNED = {**dict(OPPOSITES), **{b: a for a, b in OPPOSITES}}
 """What becomes of an answer when time runs the other way."""
 FOOTAGE_SHARE = 0.3
 """Of cameras that move over footage, which moves by itself, and not over a photograph."""
-VERSION = 2
+VERSION = 3
 """Raised when clips are made in another way: older caches are made anew."""
 
 
@@ -61,7 +61,7 @@ class Material:
     still_videos: Path
     """Of cameras that stand still: a virtual one is moved over them."""
     moving_videos: Path
-    """Of cameras that move: shown forwards or backwards."""
+    """Of cameras that move: where they travel, shown forwards or backwards."""
 
 
 def asked(
@@ -96,7 +96,7 @@ def _example(material: Material, split: str, index: int) -> Example:
     photos = footage.photographs(material.photos, split)
     kind = kind_of(index)
     if kind == "time":
-        return in_time(rng, footage.stretch(footage.videos(material.moving_videos, split), rng))
+        return in_time(rng, footage.travel(footage.videos(material.moving_videos, split), rng))
     if kind == "object":
         return one_object(rng, footage.photograph(photos, rng), footage.photograph(photos, rng))
     if kind == "count":

@@ -1,20 +1,25 @@
 """Photographs and videos that clips are made of, and which of them are for testing."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from re import sub
 
 import cv2
 import numpy as np
+import torch
 
 from benchmarks.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
-from codec import ClipSpec, MediaError, iter_clips
+from codec import Clip, ClipSpec, MediaError, MotionField, iter_clips
+from motion_vq.camera import CameraCode, to_pixels
 from videotok.training.prepare import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Split = str
 """`train` or `test`."""
+LEAST_TRAVEL = 0.3
+"""Pixels a step by which a 256x144 picture grows or shrinks at its sides where a camera travels: 2.8 % a second."""
 
 
 class Sources:
@@ -54,6 +59,32 @@ def playing(frames: np.ndarray) -> Callable[[float], np.ndarray]:
 
 def stretch(sources: Sources, rng: np.random.Generator) -> np.ndarray:
     """Two and a half seconds from somewhere in a video: uint8 [30, 144, 256, 3] RGB at 12 fps."""
+    return _frames(next(_stretches(sources, rng)))
+
+
+def travel(sources: Sources, rng: np.random.Generator) -> np.ndarray:
+    """Like `stretch`, where the camera travels along its line of sight, whether ahead or back.
+
+    Raises:
+        SystemExit: none of 60 stretches does.
+    """
+    for clip in islice(_stretches(sources, rng), 60):
+        if growth(clip.motion) > LEAST_TRAVEL:
+            return _frames(clip)
+    raise SystemExit(f"in 60 stretches of {sources.files[0].parent} no camera travels; name another --moving")
+
+
+def growth(motion: MotionField) -> float:
+    """Pixels a step by which the picture grows or shrinks at its left and right edges, of the camera's own motion."""
+    steps, *grid = motion.valid.shape
+    camera = CameraCode(steps, (grid[0], grid[1]), terms=(1, 1, 1))
+    vectors, valid = torch.from_numpy(motion.vectors)[None], torch.from_numpy(motion.valid)[None]
+    _, along_x, along_y = camera.fit(to_pixels(vectors), valid)[0]
+    across, down = float(along_x[0]), float(along_y[1]) * SIZE[0] / SIZE[1]
+    return min(abs(across), abs(down)) if across * down > 0 else 0.0
+
+
+def _stretches(sources: Sources, rng: np.random.Generator) -> Iterator[Clip]:
     spec = ClipSpec(frames=NUM_FRAMES, fps=Fraction(FPS))
     while True:
         path, start = sources.draw(rng), float(rng.uniform(0, 5))
@@ -62,7 +93,13 @@ def stretch(sources: Sources, rng: np.random.Generator) -> np.ndarray:
         except MediaError:  # shorter than the start asked for
             continue
         if clip.frames is not None and clip.num_frames == NUM_FRAMES:
-            return clip.frames
+            yield clip
+
+
+def _frames(clip: Clip) -> np.ndarray:
+    if clip.frames is None:
+        raise ValueError("a clip that was read without its frames")
+    return clip.frames
 
 
 def _recording(path: Path) -> int:

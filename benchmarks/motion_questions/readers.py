@@ -24,25 +24,31 @@ if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
 FORMS = ("keyframe", "keyframes", "motion ids", "continuous motion", "raw field")
-"""Rows of the table: the first keyframe's ids; those of every clip; with the first clip's motion as ids, as what the
-encoder knows before it chooses ids, and as the codec's field itself."""
-WIDTH, LAYERS = 96, 2
+"""Rows of the table: the first keyframe's ids; those of every clip; behind them the first clip's motion as ids, as what
+the encoder knows before it chooses ids, and as the codec's field itself."""
+WIDTH, LAYERS, ROWS = 96, 2, 32
+"""Of the model, and documents a training step."""
 PROMPT = Prompt(before_user="", after_user="?", before_answer=" ", video_end="")
 
 
-def shown(form: str, video: Coded, vocabulary: Vocabulary) -> VideoInput:
-    """A video in one of the forms."""
+def shown(form: str, video: Coded, vocabulary: Vocabulary, *, keyframes: bool = True) -> VideoInput:
+    """A video in one of the forms, or without its keyframes."""
     tokens = video.tokens.first_levels(min(vocabulary.motion_levels, video.tokens.num_motion_levels))
-    rest = range(1, tokens.num_clips)
+    if form in ("keyframe", "keyframes") and not keyframes:
+        return VideoInput(torch.zeros(0, dtype=torch.int64))
     if form == "keyframe":
         return VideoInput.of(vocabulary, tokens, [0], keyframes_only=True)
     if form == "keyframes":
         return VideoInput.of(vocabulary, tokens, keyframes_only=True)
     vectors = {"continuous motion": video.latents, "raw field": video.field}.get(form)
-    features = None if vectors is None else [{"motion": value} for value in vectors]
+    features = None if vectors is None else [{"motion": vectors}]
+    pictures = (
+        VideoInput.of(vocabulary, tokens, keyframes_only=True).ids if keyframes else torch.zeros(0, dtype=torch.int64)
+    )
     first = VideoInput.of(vocabulary, tokens, [0], features=features)
-    later = VideoInput.of(vocabulary, tokens, rest, keyframes_only=True)
-    return VideoInput(torch.cat([first.ids, later.ids]), first.features)
+    # behind both keyframes: as they take more or fewer ids, what stands before them lies now nearer, now farther
+    motion = first.ids[int((first.ids == vocabulary.motion_begin).nonzero()[0, 0]) :]
+    return VideoInput(torch.cat([pictures, motion]), first.features)
 
 
 def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, seed: int) -> VideoLanguageModel:
@@ -55,8 +61,8 @@ def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, see
     table = embeddings(model)
     is_text = (torch.arange(len(table)) < vocabulary.text_size)[:, None]
     table.register_hook(lambda gradient: gradient * is_text)
-    sizes = {"continuous motion": some.latents[0].shape[1], "raw field": some.field[0].shape[1]}
-    features = {"motion": sizes[form]} if form in sizes else {}
+    found = {"continuous motion": some.latents, "raw field": some.field}.get(form)
+    features = {} if found is None else {"motion": found.shape[1]}
     return VideoLanguageModel(model, text, vocabulary, PROMPT, VideoSettings("12", levels), features)
 
 
@@ -74,15 +80,15 @@ def taught(
     """A model that has learned to answer about videos in one form; a run that is there already is gone on with."""
     model = reader(form, tokenizer, videos[0], levels, seed)
     rng = np.random.default_rng(seed)
-    documents = [_lesson(form, video, model, rng) for video in videos]
+    documents = [lesson for video in videos for lesson in lessons(form, video, model, rng)]
     if model.feature_kinds:
-        features = torch.cat([document.features["motion"] for document in documents])
+        features = torch.cat([document.features["motion"].float() for document in documents[::50]])
         table = model.model.get_input_embeddings().weight
         model.projections["motion"].start(features, table[: model.vocabulary.text_size])  # type: ignore[operator]
     plan = Plan(
         steps,
         length=max(map(len, documents)),
-        rows=16,
+        rows=ROWS,
         learning_rate=3e-3,
         warmup_steps=steps // 20,
         seed=seed,
@@ -92,27 +98,30 @@ def taught(
     return model.eval()
 
 
-def _lesson(form: str, video: Coded, model: VideoLanguageModel, rng: np.random.Generator) -> Document:
-    questions = list(video.answers)
-    turns = []
-    for place in rng.permutation(len(questions)):
-        turns += [Turn("user", questions[place]), Turn("assistant", video.answers[questions[place]])]
-    return conversation(model.tokenizer, model.prompt, turns, shown(form, video, model.vocabulary))
+def lessons(form: str, video: Coded, model: VideoLanguageModel, rng: np.random.Generator) -> list[Document]:
+    """A document a question: an answer never stands behind another one.
+
+    Half of the documents, by chance, lack their keyframes: among a hundred ids of pictures a motion's are found late.
+    """
+    found = []
+    for question, answer in video.answers.items():
+        seen = shown(form, video, model.vocabulary, keyframes=bool(rng.integers(2)))
+        found.append(_written(model, seen, question, answer))
+    return found
 
 
 @torch.no_grad()
 def answered(form: str, model: VideoLanguageModel, video: Coded, question: str) -> str:
     """The likeliest of the answers that a question has."""
     seen = shown(form, video, model.vocabulary)
-    documents = [
-        conversation(model.tokenizer, model.prompt, [Turn("user", question), Turn("assistant", answer)], seen)
-        for answer in ANSWERS[question]
-    ]
-    losses = [_loss(model, document) for document in documents]
+    losses = []
+    for answer in ANSWERS[question]:
+        document = _written(model, seen, question, answer)
+        batch = pack([[document]], model.vocabulary, model.padding)
+        losses.append(float(model(batch)) * int(document.is_target.sum()))
     return ANSWERS[question][int(np.argmin(losses))]
 
 
-def _loss(model: VideoLanguageModel, document: Document) -> float:
-    """Nats of all that is to be learned of a document."""
-    batch = pack([[document]], model.vocabulary, 0)
-    return float(model(batch)) * int(document.is_target.sum())
+def _written(model: VideoLanguageModel, seen: VideoInput, question: str, answer: str) -> Document:
+    turns = [Turn("user", question), Turn("assistant", answer)]
+    return conversation(model.tokenizer, model.prompt, turns, seen)

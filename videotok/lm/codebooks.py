@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
 
-TERM_WAVES = 4
-"""Of an amount of a camera term: few, so that the directions of 24 terms fit even into narrow models."""
+AMOUNT = 2.0
+"""How far the ends of an amount lie from its middle, where what all its ids share is 1 and its waves are 0.5 large."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,35 @@ class Codebooks:
     def words(self, vocabulary: Vocabulary, span: str) -> Tensor | None:
         """One vector an id of a span, [size, dim]; None where nothing is known of what its ids mean.
 
-        Camera ids, skips and carries are amounts: their vectors are waves of the amount, so that neighbours are alike.
-        Those of a camera term lie in directions of their own: what all terms say can be read from a sum of them.
+        Camera ids are signed amounts (`amounts`); those of each term lie in directions of their own: what all terms say
+        can be read from a sum of them. Skips and carries are counts (`waves`).
         """
         if span == "visual":
             return self.visual
         if span == "motion":
             return None if self.motion is None else self.motion.flatten(0, 1)
         if span == "camera":
-            return torch.block_diag(*[waves(vocabulary.camera_size, TERM_WAVES)] * vocabulary.camera_terms)
+            return torch.block_diag(*[amounts(vocabulary.camera_size)] * vocabulary.camera_terms)
         if span in ("skip", "carry"):
             return waves(vocabulary.patches)
         return None
 
 
-def waves(size: int, dim: int = 16) -> Tensor:
-    """[size, dim]: sines and cosines of amounts 0 to size - 1, counted from the middle.
+def amounts(size: int) -> Tensor:
+    """[size, 4]: amounts 0 to size - 1, counted from the middle one, as `motion_vq.camera` writes them.
 
-    The slowest goes from one end to the other in half a turn and is the largest, so that its sign is the amount's;
-    faster ones tell neighbours apart.
+    What all have in common, by which a reader finds them; the signed amount itself, so that its sign, and which of two
+    is larger, are sums away; and a sine and a cosine that tell neighbours apart.
     """
+    middle = (size - 1) // 2
+    amount = (torch.arange(size) - middle) / max(middle, 1)
+    angle = 2 * math.pi * amount
+    return torch.stack([torch.ones(size), AMOUNT * amount, 0.5 * angle.sin(), 0.5 * angle.cos()], dim=1)
+
+
+def waves(size: int, dim: int = 16) -> Tensor:
+    """[size, dim]: sines and cosines of counts 0 to size - 1: slow ones, which are the largest, so that what is near is
+    alike, and faster ones that tell neighbours apart."""
     if size < 2:
         return torch.zeros(size, dim)
     turns = torch.logspace(0, math.log2(max(size / 8, 2)), dim // 2, base=2)

@@ -1,12 +1,11 @@
 """VideoLanguageModel: a causal language model that reads video, either as ids or as features."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -141,23 +140,25 @@ class VideoLanguageModel(nn.Module):
         """Mean cross-entropy in nats over what is to be learned, []."""
         # the logit at a place is the guess of the id after it
         wanted = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
-        columns = (wanted != IGNORED).any(0).nonzero()[:, 0]
-        labels, keep = wanted, {}
-        if self._keeps_logits and len(columns) < wanted.shape[1]:
-            # a head of tens of thousands of ids is most of a small model's work: only where it is asked for
-            keep, labels = {"logits_to_keep": columns}, wanted[:, columns]
-        logits = self.model(
-            inputs_embeds=self.embed(batch.ids, batch.features),
-            attention_mask=self._attention(batch),
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **keep,
-        ).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+        asked = (wanted != IGNORED).flatten().nonzero()[:, 0]
 
-    @property
-    def _keeps_logits(self) -> bool:
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        def only_asked(head: nn.Module, hidden: tuple[Tensor, ...]) -> Tensor:
+            return hidden[0].flatten(0, 1)[None, asked]
+
+        # a head of tens of thousands of ids is most of a small model's work: it works only where it is asked. A hook,
+        # so that whatever a model does to its logits after the head is still done.
+        output = cast(nn.Module, self.model.get_output_embeddings())
+        hook = output.register_forward_pre_hook(only_asked)
+        try:
+            logits = self.model(
+                inputs_embeds=self.embed(batch.ids, batch.features),
+                attention_mask=self._attention(batch),
+                position_ids=batch.position_ids,
+                use_cache=False,
+            ).logits
+        finally:
+            hook.remove()
+        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten()[asked])
 
     def _attention(self, batch: Packed) -> Tensor:
         mask = batch.mask()

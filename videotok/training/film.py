@@ -59,9 +59,7 @@ def films(
         for held in (False, True)
     }
     if not all(shown for shown, _ in sides.values()):
-        raise MediaError(
-            f"{photos} has {len(pictures)} photographs; a part is held back, so give some dozens"
-        )
+        raise MediaError(f"{photos} has {len(pictures)} photographs; a part is held back, so give some dozens")
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"film{number:04d}.mp4"
