@@ -38,7 +38,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et
     al. 2022): the candidates mixed anew, the warps among them read at better places. Nothing is added freely: what so
     small a network added of its own cost 0.2 dB and flickered. Weights and shifts start at nothing: an untrained
-    network gives the prior, at any number of steps.
+    network gives the prior (as crisp as `crispness` says), at any number of steps.
 
     Args:
         patch_size: pixels along each side of a cell.
@@ -79,7 +79,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         fps: float = 12.0,
         attention_heads: tuple[int, ...] | None = None,
         stride: int = 2,
-        crispness: float = 0.0,
+        crispness: float = 1.0,
         forward_restraint: float = 1.0,
     ) -> None:
         super().__init__()
