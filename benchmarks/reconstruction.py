@@ -3,7 +3,8 @@
 Every rung of the ladder on every clip, against the source's own frames at 256x144, 12 fps: mean over frames 1…22 (fewer
 in a short last clip) of PSNR and SSIM, sharpness (mean absolute Laplacian) and flicker (mean absolute second difference
 in time) beside the source's. Keyframes are exact, or `--keyframes tokens` decodes them from their tokens. `kmeans` is
-the two-way warp (the forward one in a last clip) along plain k-means codes of as many levels, see benchmarks/kmeans.py.
+the two-way warp (the forward one in a last clip) along plain k-means codes of as many levels, see benchmarks/kmeans.py;
+`forward`, measured on request, is the detokenizer without the next keyframe, to be compared with `warp`.
 The table averages clips that have a next clip, so that all rungs stand on the same clips; last clips, which can only be
 rebuilt forward, follow in a line of their own. JSON: a list of rows, one a video, clip, rung and number of levels;
 `ids` are the motion ids of the clip.
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--keyframes", choices=("exact", "tokens"), default="exact")
     parser.add_argument("--steps", type=int, help="network evaluations a clip (default: the model's own)")
     parser.add_argument("--max-clips", type=int, help="clips a video")
+    parser.add_argument("--forward", action="store_true", help="the detokenizer without next keyframes too")
     parser.add_argument("--no-detokenizer", action="store_true", help="leave out the slow rung")
     args = parser.parse_args()
     model, plain = VideoTokenizer.from_pretrained(args.model), KMeansCodes.load()
@@ -66,7 +68,16 @@ def measure(
     shared = {**name, "source_sharpness": sharpness(source), "source_flicker": flicker(source)}
     shared["last"] = following is None
     ends = ends_of(model, clip, following, exact=args.keyframes == "exact")
-    learned = ladder(model, ends, clip, following, args.levels, steps=args.steps, detokenize=not args.no_detokenizer)
+    learned = ladder(
+        model,
+        ends,
+        clip,
+        following,
+        args.levels,
+        steps=args.steps,
+        detokenize=not args.no_detokenizer,
+        forward=args.forward,
+    )
     rows = []
     for rung in chain(learned, kmeans_rungs(plain, ends, clip, following, args.levels)):
         found = figures(truth, rung.frames)

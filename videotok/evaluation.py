@@ -26,7 +26,7 @@ class Rung:
     """A clip, rebuilt in one way."""
 
     name: str
-    """hold, crossfade, warp_raw, two_way_raw, warp, two_way or detokenized."""
+    """hold, crossfade, warp_raw, two_way_raw, warp, two_way, detokenized or forward."""
     levels: int | None
     """Motion levels it was rebuilt from; None where its motion is not coded."""
     frames: np.ndarray
@@ -92,6 +92,7 @@ def ladder(
     *,
     steps: int | None = None,
     detokenize: bool = True,
+    forward: bool = False,
 ) -> Iterator[Rung]:
     """Rebuilds a clip in every way, the simplest first.
 
@@ -101,6 +102,7 @@ def ladder(
         levels: numbers of motion levels to rebuild from.
         steps: network evaluations; the model's own number where not given.
         detokenize: False leaves out the network, the slow rung.
+        forward: the network without the next keyframe as well, where there is one; to be compared with `warp`.
     """
     steps_of_clip = len(clip.motion.vectors)
     for name, frames in still_rungs(ends, steps_of_clip).items():
@@ -111,16 +113,9 @@ def ladder(
         coded = [model.coded_motion(one.motion, number) for one in (clip, following) if one is not None]
         yield from _warps(ends, coded, number)
         if detokenize:
-            began = time.monotonic()
-            rebuilt = model.detokenizer.reconstruct(
-                ends.keyframe,
-                coded[0],
-                next_keyframe=ends.next_keyframe,
-                next_vectors=coded[1] if len(coded) > 1 else None,
-                num_inference_steps=steps,
-                generator=torch.Generator().manual_seed(0),
-            )
-            yield Rung("detokenized", number, pixels(rebuilt), time.monotonic() - began)
+            yield _detokenized(model, "detokenized", number, ends, coded, steps)
+        if detokenize and forward and following is not None:
+            yield _detokenized(model, "forward", number, Ends(ends.keyframe, None), coded[:1], steps)
 
 
 def frames_of(clip: Clip) -> np.ndarray:
@@ -132,6 +127,21 @@ def frames_of(clip: Clip) -> np.ndarray:
     if clip.frames is None:
         raise ValueError(f"the clip at {clip.pts_seconds:.3f} s was read without frames; read it with frames=True")
     return clip.frames
+
+
+def _detokenized(
+    model: VideoTokenizer, name: str, levels: int, ends: Ends, fields: list[Tensor], steps: int | None
+) -> Rung:
+    began = time.monotonic()
+    rebuilt = model.detokenizer.reconstruct(
+        ends.keyframe,
+        fields[0],
+        next_keyframe=ends.next_keyframe,
+        next_vectors=fields[1] if len(fields) > 1 else None,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return Rung(name, levels, pixels(rebuilt), time.monotonic() - began)
 
 
 def _warps(ends: Ends, fields: list[Tensor], levels: int | None) -> Iterator[Rung]:
