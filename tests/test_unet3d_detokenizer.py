@@ -17,7 +17,7 @@ def tiny(**changes) -> VideoDetokenizer:
     torch.manual_seed(0)
     sizes = {"block_out_channels": (32, 32), "attention": (False, True), "attention_width": 16, "time_ids_width": 8}
     motion = {"motion_grid": (2, 2, 2), "motion_layers": 1, "motion_width": 16, "motion_heads": 2}
-    return VideoDetokenizer(**{"crispness": 0.0, "forward_crispness": 0.0, **sizes, **motion, **changes}).eval()
+    return VideoDetokenizer(**{"crispness": 0.0, **sizes, **motion, **changes}).eval()
 
 
 def awake(**changes) -> VideoDetokenizer:

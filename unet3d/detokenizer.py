@@ -52,7 +52,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         restraint, forward_restraint: share of the network's correction that is taken with and without a next keyframe.
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
-        crispness, forward_crispness: of how warps are read (`evidence.warped`) with and without one; not in training.
+        crispness: of how warps are read, 0..1; see `evidence.warped`; not used in training.
         stride: frames of a clip that are denoised together lie so far apart; neighbours differ little.
         fps: frames per second that it was trained on, one of the added ids.
     """
@@ -79,9 +79,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         fps: float = 12.0,
         attention_heads: tuple[int, ...] | None = None,
         stride: int = 2,
-        crispness: float = 1.7,
+        crispness: float = 1.0,
         forward_restraint: float = 1.0,
-        forward_crispness: float = 1.0,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
@@ -103,9 +102,8 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         if not latent_channels:
             # what each cell alone says: the U-Net's group norms forget how large differences are
             self.direct = torch.nn.Conv2d(seen, sum(self.told), 1)
-            noisy = self.unet.conv_in.weight[:, : self.cell_channels]
-            for start in (*self.direct.parameters(), *self.unet.conv_out.parameters(), noisy):
-                torch.nn.init.zeros_(start)
+            _still(*self.direct.parameters(), *self.unet.conv_out.parameters())
+            _still(self.unet.conv_in.weight[:, : self.cell_channels])
 
     @property
     def multiple(self) -> int:
@@ -129,8 +127,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         told = self.unet(cells, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample.float()
         told = told + self.direct(seen.flatten(0, 1)).float().view_as(told)
         weights, shifts = told.split(self.told, dim=2)
-        crispness = None if self.training else self._share(evidence, "crispness")
-        found = mixed(evidence, weights, shifts, patch, crispness)
+        found = mixed(evidence, weights, shifts, patch, 0.0 if self.training else self.config["crispness"])
         return space_to_depth((found - evidence.prior) / spread, patch)
 
     def _added_ids(self, motion: Tensor) -> Tensor:
@@ -238,13 +235,14 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             low,
             highest,
         )
-        share = self._share(evidence, "restraint").view(-1, 1, 1, 1, 1)
+        alone, between = self.config["forward_restraint"], self.config["restraint"]
+        share = alone + (between - alone) * evidence.maps[:, :1, HAS_NEXT, :1, :1, None]
         return evidence.prior + share * (self.frames(clean, evidence) - evidence.prior)
-
-    def _share(self, evidence: Evidence, name: str) -> Tensor:
-        """[B]: a setting as it is with, or `forward_` without, a next keyframe."""
-        alone, between = self.config[f"forward_{name}"], self.config[name]
-        return alone + (between - alone) * evidence.maps[:, 0, HAS_NEXT, 0, 0]
 
     def _own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
+
+
+def _still(*parameters: Tensor) -> None:
+    for parameter in parameters:
+        torch.nn.init.zeros_(parameter)

@@ -19,8 +19,6 @@ STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
 none (+0.1 dB)."""
 STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
 """The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
-FAINT_LIGHT = 3 / 127.5
-"""Changes of light below this, pictures in [-1, 1], are none."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,6 @@ class Evidence:
     """[B, T, len(MAPS), H, W]."""
     places: Tensor
     """[B, T, 2, H, W, 2]: where the two warps were read, as (x, y) in fractions of the keyframes."""
-    light: Tensor
-    """[B, T, 2, 3]: added to what is read of the two keyframes, where the light changes between them; see `lights`."""
     keyframes: Tensor
     """[B, 2, 3, h, w]: this clip's and the next one's, whole: these are not cut or padded with the rest."""
 
@@ -125,8 +121,6 @@ def gather(
     there = float(next_keyframe is not None)
     trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
     near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(trust)
-    light = lights(guess.backward - guess.forward, torch.minimum(trust, next_trust), near[:, :, 0, 0])
-    candidates = candidates + light.repeat(1, 1, len(CANDIDATES) // 2, 1)[..., None, None]
     # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
     early, late = (1 - near) ** 1.5, there * near**1.5
     still, camera = (STILL_SHARE, CAMERA_SHARE) if there else (STILL_SHARE_ALONE, CAMERA_SHARE_ALONE)
@@ -154,7 +148,6 @@ def gather(
         shares=shares,
         maps=torch.cat((figures, motion), dim=2),
         places=places,
-        light=light,
         keyframes=torch.stack((keyframe, ending), dim=1),
     )
 
@@ -172,27 +165,6 @@ def camera_alone(
     return own, read(next_keyframe, camera_places(onward(steps, last)[:, window], height, width))
 
 
-def lights(change: Tensor, trust: Tensor, near: Tensor) -> Tensor:
-    """What a change of light adds to each keyframe's content on its way to the other: [B, T, 2, 3].
-
-    The light changes where most of what both keyframes show differs by about the same: the median of the differences is
-    beyond `FAINT_LIGHT` and beyond their median distance from it. It is taken to change evenly in time.
-
-    Args:
-        change: [B, T, 3, H, W], the next keyframe's warp less the keyframe's.
-        trust: [B, T, H, W], how far both can be trusted.
-        near: [B, T], time on the way to the next keyframe.
-    """
-    few = (..., slice(2, None, 4), slice(2, None, 4))
-    seen = change[few].movedim(2, 1).flatten(2)
-    seen = seen.masked_fill(trust[few].flatten(1)[:, None] < 0.5, torch.nan)
-    middle = seen.nanmedian(2, keepdim=True).values
-    apart_from = (seen - middle).abs().nanmedian(2, keepdim=True).values
-    whole = torch.where((middle.abs() > FAINT_LIGHT) & (middle.abs() > apart_from), middle, 0.0)[:, :, 0]
-    whole = whole[:, None] * (seen.isfinite().double().mean((1, 2)) > 0.1)[:, None, None]
-    return torch.stack((near[..., None] * whole, (near[..., None] - 1) * whole), dim=2)
-
-
 def softened(trust: Tensor) -> Tensor:
     """Confidences [B, T, 1, H, W], averaged over some ten pixels: [B, T, H, W]; specks of doubt mislead (0.1 dB)."""
     half = F.avg_pool2d(trust.flatten(0, 1), 2, ceil_mode=True)
@@ -201,13 +173,12 @@ def softened(trust: Tensor) -> Tensor:
     return fine.unflatten(0, trust.shape[:2])[:, :, 0]
 
 
-def warped(evidence: Evidence, shifts: Tensor, crispness: Tensor | None = None) -> Tensor:
+def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor:
     """Both warps, read a little elsewhere.
 
     Args:
         shifts: [B, T, 2, H, W, 2], added to where they were read, in fractions of the frame.
-        crispness: [B]; 0 (or None) reads bilinearly, which blurs, 1 bicubically, which does not and costs 0.15 dB;
-            between, between; above 1, sharper than that.
+        crispness: 0 reads bilinearly, which blurs; 1 bicubically, which does not, and costs 0.15 dB; between, between.
 
     Returns:
         [B, T, 2, 3, H, W].
@@ -218,8 +189,6 @@ def warped(evidence: Evidence, shifts: Tensor, crispness: Tensor | None = None) 
         return read(evidence.keyframes[:, index], places[:, :, index], mode)
 
     soft = torch.stack([side(index, "bilinear") for index in (0, 1)], dim=2)
-    light = evidence.light[..., None, None]
-    if crispness is None:
-        return soft + light
-    crisp = torch.stack([side(index, "bicubic") for index in (0, 1)], dim=2)
-    return soft.lerp(crisp, crispness.view(-1, 1, 1, 1, 1, 1)) + light
+    if not crispness:
+        return soft
+    return soft.lerp(torch.stack([side(index, "bicubic") for index in (0, 1)], dim=2), crispness)

@@ -21,7 +21,7 @@ def num_told(patch: int) -> tuple[int, int]:
     return len(CANDIDATES) * (patch // GRAIN) ** 2, SHIFTS * (patch // BEND) ** 2
 
 
-def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, crispness: Tensor | None = None) -> Tensor:
+def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, crispness: float = 0.0) -> Tensor:
     """Frames [B, T, 3, H, W]; the prior where weights and shifts are 0.
 
     Args:
