@@ -115,7 +115,7 @@ def camera(rng: np.random.Generator, reach: float = 0.1) -> CameraPath:
 
 def photograph(photos: Sequence[Path], rng: np.random.Generator) -> Picture:
     """One photograph, the same at all times."""
-    path = photos[rng.integers(len(photos))]
+    path = photos[int(rng.integers(len(photos)))]
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise MediaError(f"{path} is not a picture that OpenCV reads; take it out of the folder")
@@ -127,7 +127,7 @@ def playing(videos: Sequence[Path], rate: int, rng: np.random.Generator) -> Pict
     """A video's own frames, one after another; None where the one that was drawn is too short."""
     spec = ClipSpec(frames=round(SECONDS * rate), fps=Fraction(rate))
     try:
-        clip = next(iter_clips(videos[rng.integers(len(videos))], spec, frames=True, max_clips=1), None)
+        clip = next(iter_clips(videos[int(rng.integers(len(videos)))], spec, frames=True, max_clips=1), None)
     except MediaError:
         return None
     if clip is None or clip.frames is None or clip.num_frames < spec.frames:
