@@ -2,6 +2,7 @@ VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 VIDEOS ?= ../shared/data/natural
 FOOTAGE ?= ../shared/data/train
+PHOTOS ?= $(FOOTAGE)/photos
 CACHE ?= cache/train
 PRECISION ?= bf16
 RUNS ?= runs
@@ -29,8 +30,10 @@ readme: ## Bring the README's tree up to date
 	$(PYTHON) tests/house.py
 
 train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
-	$(VENV)/bin/videotok train film $(FOOTAGE) $(CACHE)-films --videos $(FOOTAGE)
-	$(VENV)/bin/videotok train prepare $(CACHE)-films $(CACHE)
+	if [ -d $(PHOTOS) ]; then \
+		$(VENV)/bin/videotok train film $(PHOTOS) $(CACHE)-films --videos $(FOOTAGE) && \
+		$(VENV)/bin/videotok train prepare $(CACHE)-films $(CACHE); \
+	fi
 	$(VENV)/bin/videotok train prepare $(FOOTAGE) $(CACHE)
 	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion --precision $(PRECISION)
 	$(VENV)/bin/videotok train keyframes $(CACHE) --out $(RUNS)/keyframes --precision $(PRECISION)

@@ -26,7 +26,7 @@ BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
 class VideoDetokenizer(ModelMixin, ConfigMixin):
     """Diffusion on what the warped keyframes get wrong.
 
-        keyframe ──┬─ warped ─► evidence: prior + candidates (both warps, both keyframes) + where they were read
+        keyframe ──┬─ warped ─► evidence: prior + candidates (both keyframes, each in three ways) + where read
         next one ──┘    ▲                     │ differences, in cells of patch_size² pixels
         vectors ────────┼─► MotionEncoder ─┐  │
         noise ── Euler ─┼──────────────► 3D U-Net ─► shifts (warps read elsewhere), weights (to mix by)

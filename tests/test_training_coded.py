@@ -1,0 +1,38 @@
+"""What the detokenizer learns from: motion of every number of levels, and light that changes."""
+
+import numpy as np
+import pytest
+import torch
+from motion_fields import TINY, moving_fields
+
+from motion_vq import MotionTokenizer
+from unet3d.train import _faded
+from videotok.training.coded import CodedMotion
+
+
+def test_motion_of_every_number_of_levels_is_met():
+    torch.manual_seed(0)
+    tokenizer = MotionTokenizer(**TINY)
+    assert tokenizer.config["default_levels"] < tokenizer.num_levels
+    vectors, valid = moving_fields(1, 8, (8, 12))
+    met, decode = set(), tokenizer.decode
+
+    def seen(tokens):
+        met.add(tokens.num_levels)
+        return decode(tokens)
+
+    tokenizer.decode = seen
+    coded, rng = CodedMotion(tokenizer), np.random.default_rng(0)
+    for _ in range(40):
+        assert coded(vectors, valid, rng).shape == vectors.shape
+    assert met == set(range(1, tokenizer.num_levels + 1))
+
+
+def test_light_changes_evenly_from_the_keyframe_on():
+    frames = torch.full((1, 8, 3, 4, 4), 0.1)
+    faded, following = _faded(frames, (frames[:, 0], torch.zeros(1)), np.random.default_rng(3))
+    assert following is not None
+    levels = torch.cat((faded, following[0][:, None]), dim=1)[0, :, 0, 0, 0]
+    assert levels[0] == pytest.approx(0.1)
+    assert abs(levels[-1] - 0.1) > 0.01
+    assert torch.allclose(levels.diff(), levels.diff().mean().expand(8), atol=1e-6)
