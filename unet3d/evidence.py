@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unet3d.camera import back, camera_places, camera_steps, onward
-from unet3d.places import cell_centres, read
+from unet3d.places import cell_centres, inside, read
 from unet3d.warp import EVERY_FRAME, nearness, one_way, two_way
 
 CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe", "camera", "next_camera")
@@ -114,9 +114,11 @@ def gather(
         guess, ending = one_way(keyframe, vectors, window), keyframe
     else:
         guess, ending = two_way(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
+    places = torch.stack((guess.forward_places, guess.backward_places), dim=2)
+    warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places)
     stills = (picture[:, None].expand_as(guess.forward) for picture in (keyframe, ending))
     along = camera_alone(keyframe, vectors, next_keyframe, next_vectors, window)
-    candidates = torch.stack((guess.forward, guess.backward, *stills, *along), dim=2)
+    candidates = torch.cat((warps, torch.stack(tuple(stills), dim=2), along), dim=2)
 
     there = float(next_keyframe is not None)
     trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
@@ -138,7 +140,6 @@ def gather(
     shares = shares / shares.sum(2, keepdim=True)
 
     height, width = keyframe.shape[-2:]
-    places = torch.stack((guess.forward_places, guess.backward_places), dim=2)
     sixteenths = places.new_tensor((width / 16, height / 16))
     motion = ((places - cell_centres(height, width, keyframe)) * sixteenths).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
     figures = torch.stack((trust, next_trust, near, torch.full_like(near, there)), dim=2)
@@ -154,15 +155,35 @@ def gather(
 
 def camera_alone(
     keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, next_vectors: Tensor | None, window: slice
-) -> tuple[Tensor, Tensor]:
-    """Both keyframes moved as the camera moves, [B, T, 3, H, W] each; twice the first where there is no next one."""
+) -> Tensor:
+    """Both keyframes moved as the camera moves, [B, T, 2, 3, H, W]; twice the first where there is no next one."""
     height, width = keyframe.shape[-2:]
     steps = camera_steps(vectors)
-    own = read(keyframe, camera_places(back(steps)[:, window], height, width))
+    places = camera_places(back(steps)[:, window], height, width)
+    own = read(keyframe, places)
     if next_keyframe is None or next_vectors is None:
-        return own, own
+        return torch.stack((own, own), dim=2)
     last = camera_steps(next_vectors[:, :1])[:, 0]
-    return own, read(next_keyframe, camera_places(onward(steps, last)[:, window], height, width))
+    next_places = camera_places(onward(steps, last)[:, window], height, width)
+    pictures = torch.stack((own, read(next_keyframe, next_places)), dim=2)
+    return either_shown(pictures, torch.stack((places, next_places), dim=2))
+
+
+def either_shown(pictures: Tensor, places: Tensor) -> Tensor:
+    """Both keyframes, seen from a frame, where one of them does not show a place and the other does: that other.
+
+    What lies beyond a keyframe's border is a smear of the border, and the smears of its warp and of the camera's
+    motion agree with each other, which looks like evidence (a pan lost 1.2 dB by it).
+
+    Args:
+        pictures: [B, T, 2, 3, H, W].
+        places: [B, T, 2, H, W, 2], where they were read.
+    """
+    height, width = pictures.shape[-2:]
+    shown = inside(places, places.new_tensor((1 / width, 1 / height)))[..., 0]
+    # of each, how much of it is to come from the other
+    lent = ((1 - shown) * shown.flip(2))[:, :, :, None]
+    return pictures.lerp(pictures.flip(2), lent)
 
 
 def softened(trust: Tensor) -> Tensor:
@@ -188,7 +209,7 @@ def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor
     def side(index: int, mode: str) -> Tensor:
         return read(evidence.keyframes[:, index], places[:, :, index], mode)
 
-    soft = torch.stack([side(index, "bilinear") for index in (0, 1)], dim=2)
-    if not crispness:
-        return soft
-    return soft.lerp(torch.stack([side(index, "bicubic") for index in (0, 1)], dim=2), crispness)
+    read_out = torch.stack([side(index, "bilinear") for index in (0, 1)], dim=2)
+    if crispness:
+        read_out = read_out.lerp(torch.stack([side(index, "bicubic") for index in (0, 1)], dim=2), crispness)
+    return either_shown(read_out, evidence.places)

@@ -20,6 +20,12 @@ def sample(values: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(values, places * 2 - 1, mode=mode, padding_mode="border", align_corners=False)
 
 
+def inside(places: Tensor, cell: Tensor) -> Tensor:
+    """Whether places [..., 2] lie in the frame: [..., 1], 1 to its border, 0 from a cell [2] beyond."""
+    outside = (torch.relu(-places) + torch.relu(places - 1)) / cell
+    return (1 - outside).clamp(0, 1).amin(-1, keepdim=True)
+
+
 def read(picture: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
     """A picture [B, C, H, W] read at places [B, T, h, w, 2]: [B, T, C, h, w]; see `sample`."""
     repeated = picture[:, None].expand(-1, places.shape[1], -1, -1, -1)

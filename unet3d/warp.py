@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unet3d.places import cell_centres, follow, places_of, read, resize, sample
+from unet3d.places import cell_centres, follow, inside, places_of, read, resize, sample
 
 FIXED_POINT_STEPS = 8
 """Enough where neighbouring cells differ by less than a cell; where they differ by more, no inverse exists."""
@@ -133,14 +133,12 @@ def confidence(displacement: Tensor, route: Tensor) -> Tensor:
     h, w = displacement.shape[2:4]
     places = cell_centres(h, w, displacement) + displacement
     cell = displacement.new_tensor((1 / w, 1 / h))
-    outside = (torch.relu(-places) + torch.relu(places - 1)) / cell
-    inside = (1 - outside).clamp(0, 1).amin(-1, keepdim=True)
     # change of displacement from cell to cell, in cells: 0 where the picture is moved as a whole
     across = torch.gradient(displacement / cell, dim=3)[0]
     down = torch.gradient(displacement / cell, dim=2)[0]
     tear = (across.square().sum(-1, keepdim=True) + down.square().sum(-1, keepdim=True)).sqrt()
     reached = coverage(route.flatten(0, 1)).view_as(tear)
-    return inside * reached * torch.exp(-tear)
+    return inside(places, cell) * reached * torch.exp(-tear)
 
 
 def one_way(keyframe: Tensor, vectors: Tensor, window: slice = EVERY_FRAME) -> Guess:
