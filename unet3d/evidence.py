@@ -7,16 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unet3d.camera import back, camera_places, camera_steps, onward
+from unet3d.growth import grown
 from unet3d.places import cell_centres, inside, read
 from unet3d.warp import EVERY_FRAME, nearness, one_way, two_way
 
-CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe", "camera", "next_camera")
-"""Pictures that a frame is mixed from: both keyframes warped, both held still, and both moved by the camera alone."""
+CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe", "camera", "next_camera", "grown", "next_grown")
+"""Pictures that a frame is mixed from: both keyframes warped, both held still, both moved by the camera alone, and both
+warped along motion that has grown (`growth.grown`)."""
 MAPS = ("forward_confidence", "backward_confidence", "nearness", "has_next", "back_x", "back_y", "onward_x", "onward_y")
 """Figures of every pixel; the last four are displacements to both keyframes, in pixels, divided by 16."""
 STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
 """Of a keyframe held still, and moved by the camera alone, where its warp has 1: where motion cannot be trusted, rather
 none (+0.1 dB)."""
+GROWN_SHARE = 0.1
+"""Of grown motion, where the warp has 1."""
 STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
 """The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
 
@@ -115,10 +119,12 @@ def gather(
     else:
         guess, ending = two_way(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
     places = torch.stack((guess.forward_places, guess.backward_places), dim=2)
-    warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places)
-    stills = (picture[:, None].expand_as(guess.forward) for picture in (keyframe, ending))
-    along = camera_alone(keyframe, vectors, next_keyframe, next_vectors, window)
-    candidates = torch.cat((warps, torch.stack(tuple(stills), dim=2), along), dim=2)
+    ends = torch.stack((keyframe, ending), dim=1)
+    along = camera_alone(keyframe, vectors, next_vectors, window)
+    further = grown(places.flatten(1, 2), along.flatten(1, 2), vectors.shape[2:4]).view_as(places)
+    warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places, keyframe)
+    stills = ends[:, None].expand_as(warps)
+    candidates = torch.cat((warps, stills, seen(ends, along), seen(ends, further)), dim=2)
 
     there = float(next_keyframe is not None)
     trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
@@ -134,6 +140,8 @@ def gather(
             late * still,
             early * camera,
             late * camera,
+            early * GROWN_SHARE * (trust + 1e-3),
+            late * GROWN_SHARE * (next_trust + 1e-3),
         ),
         dim=2,
     )
@@ -149,27 +157,29 @@ def gather(
         shares=shares,
         maps=torch.cat((figures, motion), dim=2),
         places=places,
-        keyframes=torch.stack((keyframe, ending), dim=1),
+        keyframes=ends,
     )
 
 
-def camera_alone(
-    keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, next_vectors: Tensor | None, window: slice
-) -> Tensor:
-    """Both keyframes moved as the camera moves, [B, T, 2, 3, H, W]; twice the first where there is no next one."""
+def camera_alone(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None, window: slice) -> Tensor:
+    """Where both keyframes are read if nothing moves but the camera, [B, T, 2, H, W, 2]; twice the first's without
+    a next one."""
     height, width = keyframe.shape[-2:]
     steps = camera_steps(vectors)
-    places = camera_places(back(steps)[:, window], height, width)
-    own = read(keyframe, places)
-    if next_keyframe is None or next_vectors is None:
+    own = camera_places(back(steps)[:, window], height, width)
+    if next_vectors is None:
         return torch.stack((own, own), dim=2)
     last = camera_steps(next_vectors[:, :1])[:, 0]
-    next_places = camera_places(onward(steps, last)[:, window], height, width)
-    pictures = torch.stack((own, read(next_keyframe, next_places)), dim=2)
-    return either_shown(pictures, torch.stack((places, next_places), dim=2))
+    return torch.stack((own, camera_places(onward(steps, last)[:, window], height, width)), dim=2)
 
 
-def either_shown(pictures: Tensor, places: Tensor) -> Tensor:
+def seen(keyframes: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
+    """Keyframes [B, 2, 3, h, w] read at places [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W]; see `either_shown`."""
+    pictures = [read(keyframes[:, index], places[:, :, index], mode) for index in (0, 1)]
+    return either_shown(torch.stack(pictures, dim=2), places, keyframes)
+
+
+def either_shown(pictures: Tensor, places: Tensor, keyframes: Tensor) -> Tensor:
     """Both keyframes, seen from a frame, where one of them does not show a place and the other does: that other.
 
     What lies beyond a keyframe's border is a smear of the border, and the smears of its warp and of the camera's
@@ -178,8 +188,9 @@ def either_shown(pictures: Tensor, places: Tensor) -> Tensor:
     Args:
         pictures: [B, T, 2, 3, H, W].
         places: [B, T, 2, H, W, 2], where they were read.
+        keyframes: [..., h, w].
     """
-    height, width = pictures.shape[-2:]
+    height, width = keyframes.shape[-2:]
     shown = inside(places, places.new_tensor((1 / width, 1 / height)))[..., 0]
     # of each, how much of it is to come from the other
     lent = ((1 - shown) * shown.flip(2))[:, :, :, None]
@@ -205,11 +216,5 @@ def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor
         [B, T, 2, 3, H, W].
     """
     places = evidence.places + shifts
-
-    def side(index: int, mode: str) -> Tensor:
-        return read(evidence.keyframes[:, index], places[:, :, index], mode)
-
-    read_out = torch.stack([side(index, "bilinear") for index in (0, 1)], dim=2)
-    if crispness:
-        read_out = read_out.lerp(torch.stack([side(index, "bicubic") for index in (0, 1)], dim=2), crispness)
-    return either_shown(read_out, evidence.places)
+    soft = seen(evidence.keyframes, places)
+    return soft.lerp(seen(evidence.keyframes, places, "bicubic"), crispness) if crispness else soft
