@@ -1,6 +1,5 @@
 """Growth: coded motion ends short of the outlines of what moves; here what moves by itself reaches further."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
