@@ -53,7 +53,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     damaged = f", {facts['damaged_clips']} damaged" if facts["damaged_clips"] else ""
     bits = ", ".join(f"{name} {value / 1000:.1f}" for name, value in facts["bits_per_second"].items())
     carried = facts["carried_patches_per_keyframe"]
-    chained = f"; {carried:.1f} are carried on from the clip before, {facts['independent_clips']} clips are independent"
+    chained = f"; {carried:.1f} are carried on from the clip before; independent clips: {facts['independent_clips']}"
     turned = f", turned by {source['rotation_degrees']}°" if source["rotation_degrees"] else ""
     return [
         ("file", f"{facts['file']}: format {facts['format']}, {facts['size_bytes']:,} bytes"),

@@ -1,0 +1,204 @@
+"""videotok.lm: rows packed, a model trained, resumed, and what cannot be learned from."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from small_lm import TURNS, make, small_codebooks, small_tokens
+
+from videotok import TokensError
+from videotok.cli.main import main
+from videotok.lm import Codebooks
+from videotok.lm.answer import answer
+from videotok.lm.documents import VideoInput, conversation, film
+from videotok.lm.model import VideoSettings
+from videotok.lm.packing import IGNORED, first_fit, pack
+from videotok.lm.prompt import Turn
+from videotok.lm.shards import samples
+from videotok.lm.start import new_model
+from videotok.lm.store import Kept
+from videotok.lm.train import Plan, train
+from videotok.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return small_tokens()
+
+
+@pytest.fixture(scope="module")
+def codebooks(tokens):
+    return small_codebooks(tokens)
+
+
+@pytest.fixture(scope="module")
+def model(codebooks):
+    return make(codebooks)
+
+
+@torch.no_grad()
+def test_packing_changes_nothing(codebooks, tokens):
+    model = make(codebooks, features={"visual": 6, "motion": 4})
+    generator = torch.Generator().manual_seed(1)
+    features = [
+        {"visual": torch.randn(count, 6, generator=generator), "motion": torch.randn(135, 4, generator=generator)}
+        for count in tokens.visual_counts.tolist()
+    ]
+    documents = [
+        conversation(
+            model.tokenizer, model.prompt, TURNS, VideoInput.of(model.vocabulary, tokens, [0], features=features)
+        ),
+        conversation(model.tokenizer, model.prompt, [Turn("user", "hm"), Turn("assistant", "yes it is")]),
+        film(model.tokenizer, VideoInput.of(model.vocabulary, tokens, [1], features=features), "end"),
+    ]
+    alone = [model(pack([[document]], model.vocabulary, 0)) for document in documents]
+    counts = torch.tensor([int(document.is_target.sum()) for document in documents])
+    expected = (torch.stack(alone) * counts).sum() / counts.sum()
+    for rows in ([documents], [documents[:1], documents[1:]], [documents[::-1]]):
+        torch.testing.assert_close(model(pack(rows, model.vocabulary, 0)), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(codebooks, tokens):
+    model = make(codebooks)
+    video = VideoInput.of(model.vocabulary, tokens, [0])
+    rows = [[Turn("user", "q" * n), Turn("assistant", "a" * n)] for n in (1, 4)]
+    batch = pack([[conversation(model.tokenizer, model.prompt, row, video)] for row in rows], model.vocabulary, 0)
+    seen = []
+    watch = model.model.get_output_embeddings().register_forward_hook(lambda head, given, logits: seen.append(logits))
+    loss = model(batch)
+    watch.remove()
+    assert seen[0].shape[:2] == (1, int((batch.labels[:, 1:] != IGNORED).sum()))
+    logits = model.model(
+        inputs_embeds=model.embed(batch.ids, batch.features),
+        attention_mask=batch.mask(),
+        position_ids=batch.position_ids,
+    ).logits
+    assert logits.shape[:2] == batch.ids.shape  # nothing of the hook is left
+    whole = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED
+    )
+    torch.testing.assert_close(loss, whole)
+
+
+def test_rows_are_filled(model):
+    documents = [film(model.tokenizer, VideoInput(torch.zeros(n, dtype=torch.long))) for n in (5, 9, 3, 8, 1, 6)]
+    rows = list(first_fit(documents, range(6), 12))
+    assert sorted(index for row in rows for index in row) == list(range(6))
+    assert all(sum(len(documents[index]) for index in row) <= 12 for row in rows)
+    assert len(rows) == 4
+    with pytest.raises(ValueError, match="document 1 has 11 tokens, a row has 10"):
+        list(first_fit(documents, range(6), 10))
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_path):
+    def lessons(model):
+        video = VideoInput.of(model.vocabulary, tokens, [0], keyframes_only=True)
+        rows = [[Turn("user", f"q{i}"), Turn("assistant", f"a{i}")] for i in range(5)]
+        return [conversation(model.tokenizer, model.prompt, row, video) for row in rows]
+
+    plan = Plan(6, length=120, rows=2, warmup_steps=1, save_every=3)
+    whole = make(codebooks)
+    record = train(whole, lessons(whole), lessons(whole)[:1], plan, tmp_path / "whole")
+    assert record["validation"][-1]["step"] == 6
+    broken = make(codebooks)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, figures):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(broken, lessons(broken), [], plan, tmp_path / "broken", report=kill)
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(broken, lessons(broken), [], plan, tmp_path / "broken")
+    resumed = make(codebooks, seed=7)
+    train(resumed, lessons(resumed), [], plan, tmp_path / "broken", resume=True)
+    for name, parameter in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
+    other = replace(plan, rows=3)
+    with pytest.raises(ValueError, match="made with plan"):
+        train(make(codebooks), lessons(resumed), [], other, tmp_path / "broken", resume=True)
+
+
+def test_it_learns_what_it_sees(codebooks, tokens):
+    """Two videos, one question: the answer is in the video alone."""
+    model = make(codebooks)
+    turns = [[Turn("user", "which"), Turn("assistant", name)] for name in ("one", "two")]
+    videos = [VideoInput.of(model.vocabulary, tokens, [clip]) for clip in range(2)]
+    lessons = [conversation(model.tokenizer, model.prompt, *pair) for pair in zip(turns, videos, strict=True)]
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(50):
+        loss = model(pack([lessons], model.vocabulary, 0))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    kept = [Kept(_only(tokens, clip), None) for clip in range(2)]
+    assert [answer(model, "which", video, max_new_tokens=8) for video in kept] == ["one", "two"]
+
+
+def _only(tokens, clip):
+    vocabulary = Vocabulary.of(tokens, 1)
+    return vocabulary.tokens(vocabulary.ids(tokens, [clip]), like=tokens)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"video": "a.mp4", "question": "x"}', r":1 is not \{video, question, answer\}"),
+        ("{", ":1 is not"),
+        ('{"turns": [{"role": "user", "text": "x"}]}', r":1 has turns \['user'\]"),
+        ('{"video": "gone.mp4", "question": "x", "answer": "y"}', "which does not exist"),
+        ("{}", ":1 has turns"),
+    ],
+)
+def test_lines_that_are_refused(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    with pytest.raises(TokensError, match=message):
+        list(samples([tmp_path / "a.jsonl"]))
+
+
+def test_places_that_are_refused(tmp_path):
+    with pytest.raises(TokensError, match=r"no corpus\.json"):
+        list(samples([tmp_path]))
+    with pytest.raises(TokensError, match="cannot train on"):
+        list(samples([tmp_path / "a.mp4"]))
+
+
+@pytest.mark.parametrize("inputs", ["ids", "features"])
+def test_commands(tmp_path, clip_mp4, tiny_model, other_model, capsys, inputs):
+    """Train on a clip and a conversation, ask, and be told what does not fit."""
+    shutil.copy(clip_mp4, tmp_path / "clip.mp4")
+    lines = [{"video": "clip.mp4", "question": "what", "answer": "a cat"}, {"video": "clip.mp4", "caption": "coffee"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out, weights = str(tmp_path / "lm"), ["--video-model", str(tiny_model)]
+    command = ["lm", "train", str(tmp_path / "a.jsonl"), "--out", out, "--steps", "2", "--length", "700", *weights]
+    assert main([*command, "--rows", "1", "--inputs", inputs, "--fps", "12"]) == 0, capsys.readouterr().err
+    assert main(["lm", "ask", str(clip_mp4), "what", "--lm", out, "--max-tokens", "4", *weights]) == 0
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    asked = ["lm", "ask", str(clip_mp4), "what", "--lm", out, "--video-model", str(other_model)]
+    assert main(asked) == 2
+    assert "encode the video with the weights it was trained on" in capsys.readouterr().err
+    if inputs == "features":
+        return
+    short = [*command[:4], str(tmp_path / "other"), *command[5:8], "64", *weights]
+    assert main(short) == 2
+    assert "raise --length" in capsys.readouterr().err
+
+
+def test_new_model_takes_the_sizes_of_its_tokenizer(tiny_model):
+    from videotok.pipeline import VideoTokenizer
+
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    model = new_model(tokenizer, VideoSettings(motion_levels=3), True, width=32, layers=1)
+    assert model.vocabulary.motion_levels == 3
+    assert model.vocabulary.visual_size == tokenizer.keyframes.codebook_size
+    assert {kind: len(projection.mean) for kind, projection in model.projections.items()} == {"visual": 32, "motion": 8}
+    with pytest.raises(ValueError, match="`levels`"):
+        Codebooks.of(tokenizer, levels=9)
