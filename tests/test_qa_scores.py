@@ -7,7 +7,7 @@ from benchmarks.qa.annotations import Question, videos
 from benchmarks.qa.answerers import Blind, Options, answerer, tidy
 from benchmarks.qa.judge import Verdict, judged, verdict
 from benchmarks.qa.scores import exact
-from benchmarks.qa.wups import wups
+from benchmarks.qa.wups import wordnet_similarity, wups
 
 EXAMPLE = (
     (338, 1800),
@@ -72,6 +72,15 @@ def test_wups():
     assert wups("cat", "dog", 0.0, similarity) == pytest.approx(0.86)
     assert wups("dog", "black dog", 0.0, similarity) == pytest.approx(0.2)
     assert wups("", "dog", 0.0, similarity) == 0.0
+
+
+def test_meanings_are_those_of_nouns():
+    similarity = wordnet_similarity()
+    if similarity is None:
+        pytest.skip("WordNet is not installed")
+    assert similarity("dog", "cat") == pytest.approx(0.857, abs=0.01)
+    assert similarity("red", "red") == 1.0
+    assert similarity("eat", "went") == 0.0  # no nouns
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,25 @@ Similarity = Callable[[str, str], float]
 
 
 def wordnet_similarity() -> Similarity | None:
-    """Wu and Palmer's similarity of two words, 0 to 1, the best of their meanings; None where WordNet is not installed
-    (`pip install nltk`, `python -m nltk.downloader wordnet`)."""
+    """Wu and Palmer's similarity of two words, 0 to 1, the best of their meanings as nouns (as the authors' script).
+
+    None where WordNet is not installed (`pip install nltk`, `python -m nltk.downloader wordnet`).
+    """
     try:
         from nltk.corpus import wordnet
 
         wordnet.synsets("word")
-    except (ImportError, LookupError):
+    except (ImportError, LookupError, OSError):  # the last: some of WordNet's files are missing
         return None
+    version = wordnet.get_version()
+    # read from its file anew at every comparison of two meanings: hours for a split of ActivityNet-QA
+    wordnet.get_version = lambda: version
 
     @lru_cache(maxsize=200_000)
     def similarity(left: str, right: str) -> float:
         if left == right:
             return 1.0
-        pairs = ((a, b) for a in wordnet.synsets(left) if a for b in wordnet.synsets(right))
+        pairs = ((a, b) for a in wordnet.synsets(left, "n") for b in wordnet.synsets(right, "n"))
         return max((a.wup_similarity(b) or 0.0 for a, b in pairs), default=0.0)
 
     return similarity
