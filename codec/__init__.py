@@ -7,9 +7,10 @@ from codec.errors import MediaError
 from codec.isolate import iter_clips_isolated, probe_isolated
 from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
-from codec.writer import VideoWriter
+from codec.writer import REPRODUCIBLE, VideoWriter
 
 __all__ = [
+    "REPRODUCIBLE",
     "Check",
     "Clip",
     "ClipSpec",

@@ -14,6 +14,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from codec.atomic import replacing
 from codec.errors import MediaError
 
+REPRODUCIBLE = {"threads": "1", "x264-params": "mbtree=0"}
+"""Options of libx264 that give one file from one video; without them its output was seen to differ from run to run."""
 FASTSTART_SUFFIXES = {".mp4", ".mov", ".m4v"}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codec import VideoWriter
+from codec import REPRODUCIBLE, VideoWriter
 from videotok.virtual_camera import Layer, Pose, Scene, photograph, steady
 
 SIZE, FPS, SECONDS = (160, 96), 24, 3
@@ -22,7 +22,7 @@ def scene() -> Scene:
 @pytest.fixture(scope="session")
 def clip_mp4(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    with VideoWriter(path, FPS, SIZE) as writer:
+    with VideoWriter(path, FPS, SIZE, options=REPRODUCIBLE) as writer:
         for frame in scene.frames(index / FPS for index in range(SECONDS * FPS)):
             writer.write(frame)
     return path

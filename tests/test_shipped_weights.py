@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from codec import VideoWriter, iter_clips
+from codec import REPRODUCIBLE, VideoWriter, iter_clips
 from videotok import VideoTokenizer
 from videotok.bundle import PARTS, SHIPPED
 from videotok.compare import Figures, compared
@@ -31,7 +31,7 @@ def panned(tmp_path_factory):
     """Four seconds, two clips, of a camera that pans steadily over a photograph."""
     path = tmp_path_factory.mktemp("panned") / "panned.mp4"
     scene = Scene((Layer(photograph("rocket"), steady(pan=PAN)),), SIZE)
-    with VideoWriter(path, FPS, SIZE) as writer:
+    with VideoWriter(path, FPS, SIZE, options={"crf": "20", **REPRODUCIBLE}) as writer:
         for frame in scene.frames(index / FPS for index in range(4 * FPS)):
             writer.write(frame)
     return path

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from videotok.compare import ComparedClip, Figures
     from videotok.tokens import VideoTokens
 
-QUALITY = {"preset": "medium", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
-"""One thread and no macroblock tree: with them x264's output was seen to differ from run to run."""
+QUALITY = {"preset": "medium", "crf": "18"}
 RUNG_TITLES = {
     "hold": "hold (keyframe held still)",
     "warp": "warp (along the motion)",
@@ -88,7 +87,7 @@ def decode(
     if motion_levels is not None and motion_levels > tokens.num_motion_levels:
         raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")
 
-    from codec import VideoWriter
+    from codec import REPRODUCIBLE, VideoWriter
     from videotok.compare import PANELS, Figures, compared, source_clips
     from videotok.pictures import display_size
     from videotok.pipeline import VideoTokenizer
@@ -99,16 +98,17 @@ def decode(
             f"--noise-rate {noise_rate} does nothing with --forward and these weights: forward, they warp the keyframe "
             "and add nothing; leave one of the two out, or give other weights with --model"
         )
+    options = QUALITY | REPRODUCIBLE
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
     clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
     how = {"steps": steps, "seed": seed, "two_way": not forward, "noise_rate": noise_rate}
     figures = Figures()
     with ExitStack() as stack:
-        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=QUALITY))
+        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=options))
         if compare:
             wide = (PANELS * shown[0], shown[1])
-            panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=QUALITY))
+            panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=options))
             both = compared(tokenizer, tokens, clips, compare, shown, **how)
             rebuilt = _measured(both, figures, panels)
         else:

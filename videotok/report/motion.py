@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from codec import Clip, ClipSpec, MediaInfo, VideoWriter, replacing
+from codec import REPRODUCIBLE, Clip, ClipSpec, MediaInfo, VideoWriter, replacing
 from videotok.report.arrows import CUT_COLOUR, KEYFRAME_COLOUR, MotionPainter, boxed
 from videotok.report.caption import FAINT, Label, Panel, clock, legend, shares_labels
 
@@ -16,7 +16,7 @@ FILM_SIDE, TILE_SIDE = 960, 420
 CAPTION, LEGEND_WIDTH, TILES, SHEET_CLIPS = 96, 400, 5, 4
 """Height of a film's caption, and width of the legend in it; pictures a clip, and clips, of a sheet."""
 
-FILM_QUALITY = {"preset": "medium", "crf": "20", "threads": "1"}
+FILM_QUALITY = {"preset": "medium", "crf": "20", **REPRODUCIBLE}
 
 Progress = Callable[[Clip], None]
 

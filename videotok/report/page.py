@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from codec import VideoWriter, replacing
+from codec import REPRODUCIBLE, VideoWriter, replacing
 
-_VIDEO = {"preset": "medium", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
+_VIDEO = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
 
 
 def write_page(path: Path, template: str, **values: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from codec import ClipSpec, MediaError, VideoWriter, iter_clips, replacing
+from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, iter_clips, replacing
 from videotok.footage import PHOTO_SUFFIXES, video_files
 from videotok.training.cache import in_validation
 from videotok.virtual_camera import Layer, Pose, Scene, steady, wandering
@@ -88,7 +88,7 @@ def film(path: Path, photos: Sequence[Path], videos: Sequence[Path], seed: int) 
     for _ in range(rng.choice(len(CUT_OUTS), p=CUT_OUTS)):
         oval = (rng.uniform(0.12, 0.4), rng.uniform(0.2, 0.7))
         layers.append((photograph(photos, rng), camera(rng, reach=0.35), oval))
-    options = {"preset": PRESETS[rng.integers(len(PRESETS))], "crf": str(rng.integers(18, 27))}
+    options = {"preset": PRESETS[rng.integers(len(PRESETS))], "crf": str(rng.integers(18, 27)), **REPRODUCIBLE}
     with replacing(path) as temporary, VideoWriter(temporary, Fraction(rate), SIZE, options=options) as writer:
         for index in range(round(SECONDS * rate)):
             seconds = index / rate
