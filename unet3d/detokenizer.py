@@ -52,7 +52,9 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         restraint, forward_restraint: share of the network's correction that is taken with and without a next keyframe.
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
-        crispness: of how warps are read, 0..1; see `evidence.warped`; not used in training.
+        crispness: of how keyframes are read, 0..1; see `evidence.seen`; not used in training.
+        selectivity: what logarithms of weights are multiplied by; above 1, candidates are rather chosen than mixed,
+            which is sharper and costs a little PSNR; not used in training.
         stride: frames of a clip that are denoised together lie so far apart; neighbours differ little.
         fps: frames per second that it was trained on, one of the added ids.
     """
@@ -81,6 +83,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         stride: int = 2,
         crispness: float = 1.0,
         forward_restraint: float = 1.0,
+        selectivity: float = 1.0,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
@@ -127,7 +130,10 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         told = self.unet(cells, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample.float()
         told = told + self.direct(seen.flatten(0, 1)).float().view_as(told)
         weights, shifts = told.split(self.told, dim=2)
-        found = mixed(evidence, weights, shifts, patch, 0.0 if self.training else self.config["crispness"])
+        if self.training:
+            found = mixed(evidence, weights, shifts, patch)
+        else:
+            found = mixed(evidence, weights * self.config["selectivity"], shifts, patch, self.config["crispness"])
         return space_to_depth((found - evidence.prior) / spread, patch)
 
     def _added_ids(self, motion: Tensor) -> Tensor:
@@ -197,6 +203,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             vectors,
             next_keyframe=None if next_keyframe is None else self._own(next_keyframe),
             next_vectors=None if next_vectors is None else self._own(next_vectors),
+            crispness=self.config["crispness"],
         )
         generator = generator or torch.Generator().manual_seed(seed)
         start, stride = None, self.config["stride"]

@@ -92,6 +92,7 @@ def gather(
     next_keyframe: Tensor | None = None,
     next_vectors: Tensor | None = None,
     window: slice = EVERY_FRAME,
+    crispness: float = 0.0,
 ) -> Evidence:
     """Warps keyframes along the motion.
 
@@ -101,6 +102,7 @@ def gather(
         next_keyframe: like `keyframe`, the next clip's, where there is one.
         next_vectors: [B, 1 or more, h, w, 2], the next clip's field; must come with `next_keyframe`.
         window: frames that are wanted.
+        crispness: of how keyframes are read along camera's and grown motion, see `seen`.
 
     Raises:
         ValueError: one of `next_keyframe` and `next_vectors` without the other; tensors that do not fit together.
@@ -124,7 +126,7 @@ def gather(
     further = grown(places.flatten(1, 2), along.flatten(1, 2), vectors.shape[2:4]).view_as(places)
     warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places, keyframe)
     stills = ends[:, None].expand_as(warps)
-    candidates = torch.cat((warps, stills, seen(ends, along), seen(ends, further)), dim=2)
+    candidates = torch.cat((warps, stills, seen(ends, along, crispness), seen(ends, further, crispness)), dim=2)
 
     there = float(next_keyframe is not None)
     trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
@@ -173,10 +175,19 @@ def camera_alone(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None,
     return torch.stack((own, camera_places(onward(steps, last)[:, window], height, width)), dim=2)
 
 
-def seen(keyframes: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
-    """Keyframes [B, 2, 3, h, w] read at places [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W]; see `either_shown`."""
-    pictures = [read(keyframes[:, index], places[:, :, index], mode) for index in (0, 1)]
-    return either_shown(torch.stack(pictures, dim=2), places, keyframes)
+def seen(keyframes: Tensor, places: Tensor, crispness: float = 0.0) -> Tensor:
+    """Keyframes [B, 2, 3, h, w] read at places [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W]; see `either_shown`.
+
+    `crispness`: 0 reads bilinearly, which blurs; 1 bicubically, which does not; between, between.
+    """
+
+    def read_out(mode: str) -> Tensor:
+        return torch.stack([read(keyframes[:, index], places[:, :, index], mode) for index in (0, 1)], dim=2)
+
+    pictures = read_out("bilinear")
+    if crispness:
+        pictures = pictures.lerp(read_out("bicubic"), crispness)
+    return either_shown(pictures, places, keyframes)
 
 
 def either_shown(pictures: Tensor, places: Tensor, keyframes: Tensor) -> Tensor:
@@ -210,11 +221,9 @@ def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor
 
     Args:
         shifts: [B, T, 2, H, W, 2], added to where they were read, in fractions of the frame.
-        crispness: 0 reads bilinearly, which blurs; 1 bicubically, which does not, and costs 0.15 dB; between, between.
+        crispness: see `seen`.
 
     Returns:
         [B, T, 2, 3, H, W].
     """
-    places = evidence.places + shifts
-    soft = seen(evidence.keyframes, places)
-    return soft.lerp(seen(evidence.keyframes, places, "bicubic"), crispness) if crispness else soft
+    return seen(evidence.keyframes, evidence.places + shifts, crispness)

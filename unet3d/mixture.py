@@ -28,7 +28,7 @@ def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, crisp
         weights: [B, T, num_told[0], h, w], logarithms of what the prior's shares are multiplied by.
         shifts: [B, T, num_told[1], h, w], in pixels: one that is divided between both warps by nearness, one of each.
         patch: pixels along each side of a cell.
-        crispness: see `evidence.warped`.
+        crispness: see `evidence.seen`.
     """
     shared, first, second = spread_out(shifts, patch, patch // BEND).chunk(3, dim=2)
     near = evidence.maps[:, :, NEAR, None]
