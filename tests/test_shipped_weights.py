@@ -30,7 +30,7 @@ def tokenizer():
 def panned(tmp_path_factory):
     """Four seconds, two clips, of a camera that pans steadily over a photograph."""
     path = tmp_path_factory.mktemp("panned") / "panned.mp4"
-    scene = Scene((Layer(photograph("rocket"), steady(pan=PAN)),), SIZE)
+    scene = Scene((Layer(photograph("coffee"), steady(pan=PAN)),), SIZE)
     with VideoWriter(path, FPS, SIZE, options={"crf": "20", **REPRODUCIBLE}) as writer:
         for frame in scene.frames(index / FPS for index in range(4 * FPS)):
             writer.write(frame)
