@@ -135,7 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("cache/motion_qa"), help="folder of clips that were made")
     parser.add_argument("--train", type=int, default=400, help="videos to learn from; each in eight variants")
     parser.add_argument("--test", type=int, default=180, help="videos to be tested on")
-    parser.add_argument("--steps", type=int, default=300, help="training steps a form, 32 questions each")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps a form, 32 questions each")
     parser.add_argument("--levels", type=int, default=1, help="levels of motion ids")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--seed", type=int, default=0)
