@@ -10,7 +10,6 @@ import pytest
 from codec import ClipSpec, MediaError, iter_clips
 from videotok.cli.main import main
 from videotok.training import film
-from videotok.training.edits import dissolve, edited
 from videotok.virtual_camera import photograph
 
 NAMES = sorted((f"{number}.png" for number in range(60)), key=lambda name: zlib.crc32(name.encode()) % 20 != 0)
@@ -43,16 +42,6 @@ def test_films_move_and_are_made_once(photos, tmp_path, capsys):
     written = [path.stat().st_mtime_ns for path in paths]
     assert main(["train", "film", str(photos), str(folder), "--count", "2"]) == 0
     assert [path.stat().st_mtime_ns for path in paths] == written
-
-
-def test_edits_lead_from_one_shot_to_another():
-    dark, light = (lambda now, v=value: np.full((4, 4, 3), v, np.uint8) for value in (40, 240))
-    assert [dissolve(dark, light, 1.0, 0)(now)[0, 0, 0] for now in (0.0, 0.99, 1.0)] == [40, 40, 240]
-    assert [dissolve(dark, light, 1.0, 2.0)(now)[0, 0, 0] for now in (1.0, 2.0, 3.0)] == [40, 140, 240]
-    for seed in range(20):
-        seen = [int(edited(dark, light, 2.0, np.random.default_rng(seed))(now)[0, 0, 0]) for now in np.arange(20) / 10]
-        assert len(set(seen)) > 1
-        assert set(seen) & {40, 240}
 
 
 def test_what_is_held_back_stays_apart(photos, tmp_path, monkeypatch):

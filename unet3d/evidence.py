@@ -32,7 +32,7 @@ class Evidence:
     prior: Tensor
     """[B, T, 3, H, W] in [-1, 1]: the best guess without a network, candidates mixed by their shares."""
     candidates: Tensor
-    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe the other three stand in for its three."""
+    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe the first one's stand in for its own."""
     shares: Tensor
     """[B, T, len(CANDIDATES), H, W]: how the prior is mixed; they add up to 1, and are 0 for a stand-in."""
     maps: Tensor

@@ -21,7 +21,7 @@ def wordnet_similarity() -> Similarity | None:
     except (ImportError, LookupError, OSError):  # the last: some of WordNet's files are missing
         return None
     version = wordnet.get_version()
-    # read from its file anew at every comparison of two meanings: hours for a split of ActivityNet-QA
+    # asked for, and parsed, at every comparison of two meanings: two thirds of the time
     wordnet.get_version = lambda: version
 
     @lru_cache(maxsize=200_000)

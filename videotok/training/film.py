@@ -1,8 +1,7 @@
 """Films of photographs and footage under a virtual camera: pictures that are sharp, and cameras that move in every way.
 
-Footage at hand is mostly of cameras that stand still, and uncut; a detokenizer that learns from it alone holds still
-what moves, and trusts motion through a fade. Films are encoded with x264 like anybody's video, so that what is learned
-from is vectors as encoders find them.
+Footage at hand is mostly of cameras that stand still; a detokenizer that learns from it alone holds still what moves.
+Films are encoded with x264 like anybody's video, so that what is learned from is vectors as encoders find them.
 """
 
 import zlib
@@ -16,7 +15,6 @@ import numpy as np
 from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, iter_clips, replacing
 from videotok.footage import PHOTO_SUFFIXES, video_files
 from videotok.training.cache import in_validation
-from videotok.training.edits import Shot, edited
 from videotok.virtual_camera import Layer, Pose, Scene, steady, wandering
 from videotok.virtual_camera import Path as CameraPath
 
@@ -27,12 +25,13 @@ RATES = (12, 24, 25, 30)
 PRESETS = ("ultrafast", "veryfast", "fast", "medium")
 FOOTAGE_SHARE = 0.4
 """Of films whose background is footage that moves by itself, not a photograph."""
-EDITED_SHARE = 0.3
-"""Of films that have a cut, a dissolve or a fade in them."""
 CUT_OUTS = (0.4, 0.3, 0.2, 0.1)
 """Chances of none to three photographs' cut-outs before the background."""
 STRENGTH = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Of a hand-held camera; see `wandering`."""
+
+Picture = Callable[[float], np.ndarray]
+"""What a layer shows at a time in seconds, uint8 [H, W, 3] RGB."""
 
 
 def films(
@@ -81,30 +80,20 @@ def film(path: Path, photos: Sequence[Path], videos: Sequence[Path], seed: int) 
     """
     rng = np.random.default_rng([0xF11E, seed])
     rate = RATES[rng.integers(len(RATES))]
-    showing = shot(photos, videos, rate, rng)
-    if rng.random() < EDITED_SHARE:
-        showing = edited(showing, shot(photos, videos, rate, rng), SECONDS, rng)
-    options = {"preset": PRESETS[rng.integers(len(PRESETS))], "crf": str(rng.integers(18, 27)), **REPRODUCIBLE}
-    with replacing(path) as temporary, VideoWriter(temporary, Fraction(rate), SIZE, options=options) as writer:
-        for index in range(round(SECONDS * rate)):
-            writer.write(showing(index / rate))
-
-
-def shot(photos: Sequence[Path], videos: Sequence[Path], rate: int, rng: np.random.Generator) -> Shot:
-    """One background, and none to three cut-outs before it, each under a camera of its own."""
     footage = bool(videos) and rng.random() < FOOTAGE_SHARE
     background = playing(videos, rate, rng) if footage else None
-    layers: list[tuple[Shot, CameraPath, tuple[float, float] | None]] = [
+    layers: list[tuple[Picture, CameraPath, tuple[float, float] | None]] = [
         (background or photograph(photos, rng), camera(rng), None)
     ]
     for _ in range(rng.choice(len(CUT_OUTS), p=CUT_OUTS)):
         oval = (rng.uniform(0.12, 0.4), rng.uniform(0.2, 0.7))
         layers.append((photograph(photos, rng), camera(rng, reach=0.35), oval))
-
-    def showing(seconds: float) -> np.ndarray:
-        return Scene([Layer(picture(seconds), way, oval) for picture, way, oval in layers], SIZE).frame(seconds)
-
-    return showing
+    options = {"preset": PRESETS[rng.integers(len(PRESETS))], "crf": str(rng.integers(18, 27)), **REPRODUCIBLE}
+    with replacing(path) as temporary, VideoWriter(temporary, Fraction(rate), SIZE, options=options) as writer:
+        for index in range(round(SECONDS * rate)):
+            seconds = index / rate
+            shown = [Layer(picture(seconds), way, oval) for picture, way, oval in layers]
+            writer.write(Scene(shown, SIZE).frame(seconds))
 
 
 def camera(rng: np.random.Generator, reach: float = 0.1) -> CameraPath:
@@ -124,7 +113,7 @@ def camera(rng: np.random.Generator, reach: float = 0.1) -> CameraPath:
     return path
 
 
-def photograph(photos: Sequence[Path], rng: np.random.Generator) -> Shot:
+def photograph(photos: Sequence[Path], rng: np.random.Generator) -> Picture:
     """One photograph, the same at all times."""
     path = photos[int(rng.integers(len(photos)))]
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -134,7 +123,7 @@ def photograph(photos: Sequence[Path], rng: np.random.Generator) -> Shot:
     return lambda seconds: picture
 
 
-def playing(videos: Sequence[Path], rate: int, rng: np.random.Generator) -> Shot | None:
+def playing(videos: Sequence[Path], rate: int, rng: np.random.Generator) -> Picture | None:
     """A video's own frames, one after another; None where the one that was drawn is too short."""
     spec = ClipSpec(frames=round(SECONDS * rate), fps=Fraction(rate))
     try:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_lm import TURNS, make, small_codebooks, small_tokens
+from small_lm import TURNS, make
 
 from videotok import TokensError
 from videotok.cli.main import main
@@ -21,21 +21,6 @@ from videotok.lm.start import new_model
 from videotok.lm.store import Kept
 from videotok.lm.train import Plan, train
 from videotok.vocabulary import Vocabulary
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return small_tokens()
-
-
-@pytest.fixture(scope="module")
-def codebooks(tokens):
-    return small_codebooks(tokens)
-
-
-@pytest.fixture(scope="module")
-def model(codebooks):
-    return make(codebooks)
 
 
 @torch.no_grad()

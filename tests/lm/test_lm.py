@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_lm import TURNS, make, small_codebooks, small_tokens
+from small_lm import TURNS, make
 
 from videotok import ModelError, TokensError
 from videotok.lm import VideoLanguageModel, extend
@@ -17,21 +17,6 @@ from videotok.lm.prompt import ChatTemplate, Prompt, Turn
 from videotok.lm.store import Kept
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.vocabulary import Vocabulary
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return small_tokens()
-
-
-@pytest.fixture(scope="module")
-def codebooks(tokens):
-    return small_codebooks(tokens)
-
-
-@pytest.fixture(scope="module")
-def model(codebooks):
-    return make(codebooks)
 
 
 def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):

@@ -1,0 +1,19 @@
+"""Small tokens, codebooks and a model, for the tests of language models."""
+
+import pytest
+from small_lm import make, small_codebooks, small_tokens
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return small_tokens()
+
+
+@pytest.fixture(scope="module")
+def codebooks(tokens):
+    return small_codebooks(tokens)
+
+
+@pytest.fixture(scope="module")
+def model(codebooks):
+    return make(codebooks)
