@@ -23,8 +23,8 @@ import torch
 from benchmarks.footage import add_footage_arguments, footage
 from codec import Clip, ClipSpec, MediaError, iter_clips, replacing
 from unet3d import decode_chain
-from videotok.ladder import pixels, tensor
-from videotok.metrics import psnr
+from videotok.evaluation import psnr
+from videotok.image_utils import pixels, tensor
 from videotok.pipeline import VideoTokenizer
 
 SIZE = (256, 144)

@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from codec import replacing
-from videotok.corpus.folder import CorpusFolder
 from videotok.corpus.search import Codes, Index
-from videotok.corpus.shards import read_shard, shard_paths
+from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
 
 NEAREST = 5
 

@@ -33,10 +33,10 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from codec import iter_clips, replacing
+from motion_vq.vector_quantizer import codebook_use
 from videotok.keyframes import KeyframeTokenizer
-from videotok.keyframes.codebook import codebook_use
-from videotok.keyframes.patches import patchify
 from videotok.keyframes.train import psnr
+from videotok.keyframes.vit import patchify
 
 RATES = (32, 48, 64, 90, 128, 192, 256)
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec import replacing
-from motion_vq.camera import compand, expand, to_fractions, to_pixels
-from motion_vq.kmeans import k_means, nearest
-from motion_vq.layers import fold, unfold
-from videotok.training.cache import Cache, Row
+from motion_vq.attention import fold, unfold
+from motion_vq.global_motion import compand, expand, to_fractions, to_pixels
+from motion_vq.vector_quantizer import k_means, nearest
+from videotok.training.dataset import Cache, Row
 
 FITTED = Path(__file__).with_suffix(".safetensors")
 PATCH = (8, 4, 4)

@@ -23,13 +23,13 @@ import numpy as np
 
 from benchmarks.footage import footage
 from codec import Clip, ClipSpec, MotionField, VectorShares, VideoWriter, iter_clips, probe
-from codec.beat import Beat
-from codec.clock import Clock, fine_grid
-from codec.decode import SourceFrame, read_frames
-from codec.demux import opened
-from codec.field import compose, fill
-from codec.motion import MovedFrame
-from codec.vectors import lattice_of, on_grid
+from codec.container import opened
+from codec.decoder import SourceFrame, read_frames
+from codec.frame_schedule import Beat
+from codec.motion_composition import MovedFrame
+from codec.motion_fields import compose, fill
+from codec.motion_vectors import lattice_of, on_grid
+from codec.resample import Clock, fine_grid
 
 WIDTH, HEIGHT = 256, 144
 LAST = 22

@@ -18,11 +18,11 @@ from torch import Tensor
 from benchmarks.kmeans import KMeansCodes, fields, sample
 from codec import replacing
 from motion_vq import MotionTokenizer, MotionTokens
-from motion_vq.camera import to_pixels
-from unet3d.warp import compose, two_way, warp
-from videotok.ladder import Ends, pixels, still_rungs, tensor
-from videotok.metrics import psnr
-from videotok.training.cache import Cache, Row
+from motion_vq.global_motion import to_pixels
+from unet3d.warping import compose, two_way, warp
+from videotok.evaluation import Ends, psnr, still_rungs
+from videotok.image_utils import pixels, tensor
+from videotok.training.dataset import Cache, Row
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 from torch import Tensor
 
 from motion_vq import MotionTokens
-from motion_vq.published import PUBLISHED_CONFIG
+from motion_vq.tokenizer import PUBLISHED_CONFIG
 from unet3d import LatentDetokenizer
-from unet3d.latents import PUBLISHED_SCALE
-from videotok.published.parts import PARTS, VIDEO_CONFIG, build, published_shapes
+from unet3d.latent_detokenizer import PUBLISHED_SCALE
+from videotok.lavit.weight_map import PARTS, VIDEO_CONFIG, build, published_shapes
 
 MOTION = {
     **PUBLISHED_CONFIG,

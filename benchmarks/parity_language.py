@@ -14,14 +14,12 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks import parity_cases as cases
 from benchmarks.parity_reference import Reference, decided_images, not_initialised, their_tokenizer
 from codec import ClipSpec
-from videotok.lm.documents import VideoInput, conversation
+from videotok.lavit.weight_map import PARTS, build
+from videotok.lm.chat import Prompt, Turn
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import pack
-from videotok.lm.prompt import Prompt, Turn
+from videotok.lm.packing import VideoInput, conversation, pack
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
-from videotok.published.parts import PARTS, build
-from videotok.source import ModelIdentity, SourceFacts
-from videotok.tokens import VideoTokens
+from videotok.tokens import ModelIdentity, SourceFacts, VideoTokens
 from videotok.vocabulary import Vocabulary
 
 QUESTION = "what is the man doing?"

@@ -27,8 +27,8 @@ from benchmarks.parity_cases import SCHEDULER, drawn, weights
 from codec import replacing
 from unet3d import LatentDetokenizer
 from videotok.bundle import Bundle
-from videotok.published.convert import write_part
-from videotok.published.parts import VIDEO_CONFIG
+from videotok.lavit.conversion import write_part
+from videotok.lavit.weight_map import VIDEO_CONFIG
 
 CPU = torch.device("cpu")
 VAE: dict[str, Any] = {

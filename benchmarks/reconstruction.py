@@ -23,9 +23,19 @@ import torch
 from benchmarks.footage import add_footage_arguments, footage
 from benchmarks.kmeans import KMeansCodes
 from codec import Clip, MediaError, replacing
-from videotok.evaluation import Rung, clips_with_next, ends_of, figures, frames_of, ladder, measured
-from videotok.ladder import Ends, warp_rungs
-from videotok.metrics import flicker, sharpness
+from videotok.evaluation import (
+    Ends,
+    Rung,
+    clips_with_next,
+    ends_of,
+    figures,
+    flicker,
+    frames_of,
+    ladder,
+    measured,
+    sharpness,
+    warp_rungs,
+)
 from videotok.pipeline import VideoTokenizer
 
 

@@ -30,10 +30,9 @@ from torch import Tensor
 from benchmarks.footage import add_footage_arguments, footage
 from codec import iter_clips, replacing
 from videotok import VideoTokenizer
-from videotok.carry import moved_on, redrawn
-from videotok.chain import KeyframeChain
+from videotok.image_utils import squashed
+from videotok.keyframe_prediction import KeyframeChain, moved_on, redrawn
 from videotok.keyframes.train import psnr
-from videotok.pictures import squashed
 
 MODES = {"independent": False, "delta": True}
 

@@ -1,13 +1,13 @@
 """Video files in, clips out: keyframes and motion fields from the stream's own vectors."""
 
-from codec.atomic import replacing
+from codec.atomic_files import replacing
 from codec.clips import iter_clips
-from codec.doctor import Check, examine
+from codec.diagnostics import Check, examine
 from codec.errors import MediaError
-from codec.isolate import iter_clips_isolated, probe_isolated
 from codec.probe import MediaInfo, probe
+from codec.subprocess_reader import iter_clips_isolated, probe_isolated
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
-from codec.writer import REPRODUCIBLE, VideoWriter
+from codec.video_writer import REPRODUCIBLE, VideoWriter
 
 __all__ = [
     "REPRODUCIBLE",

@@ -1,29 +1,117 @@
-"""A video as clips: one keyframe and the motion of the frames after it, on a clock of its own."""
+"""Decoded pictures as people see them.
+
+Ticks of the clock, gathered into clips.
+
+A video as clips: one keyframe and the motion of the frames after it, on a clock of its own.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from codec.beat import Beat
-from codec.clock import Clock, fine_grid
-from codec.cutter import Cutter
-from codec.decode import SourceFrame, read_frames
-from codec.demux import NATIVE_CODECS, opened
+from codec.container import NATIVE_CODECS, opened
+from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError
-from codec.motion import MovedFrame, motion_of
-from codec.mpeg4 import with_mpeg4
-from codec.peer import peer_frames
-from codec.probe import has_native_vectors
-from codec.reencode import with_motion
-from codec.segments import PartedDecoder
-from codec.types import Clip, ClipSpec
+from codec.frame_schedule import Beat
+from codec.motion_composition import MovedFrame, motion_of
+from codec.mvextractor_backend import peer_frames
+from codec.parallel_decoder import PartedDecoder
+from codec.probe import displayed_size, has_native_vectors, quarter_turns
+from codec.reencode import with_motion, with_mpeg4
+from codec.resample import Clock, Tick, fine_grid
+from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
+
+EXACT_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""Without the two flags swscale's pictures are one to two levels too dark, and 2 to 4 dB further from the source."""
+
+
+class Painter:
+    """Turns decoded pictures into upright RGB with square pixels; keeps the scaler, which is dear to set up.
+
+    Args:
+        stream: where the pictures come from; its pixels may not be square.
+        size: (width, height) to give; the size of each picture itself where not given.
+    """
+
+    def __init__(self, stream: VideoStream, size: tuple[int, int] | None = None) -> None:
+        self._stream, self._size = stream, size
+        self._scaler = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 [H, W, 3] RGB at `size`, else at the painter's own, else at the size the picture is shown at."""
+        turns = quarter_turns(picture)
+        width, height = size or self._size or displayed_size(picture, self._stream)
+        if turns % 2:
+            width, height = height, width
+        scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=EXACT_AREA)
+        image = scaled.to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Makes clips as `iter_clips` was asked to."""
+
+    spec: ClipSpec
+    frames: bool = False
+    frame_size: tuple[int, int] | None = None
+    split_at_cuts: bool = False
+    keyframes: bool = True
+
+    def clips(self, ticks: Iterator[Tick], stream: VideoStream, source: MotionSource) -> Iterator[Clip]:
+        """Clips of `spec.frames` ticks; the last one, and one before a cut, may be shorter."""
+        paint, paint_frames = Painter(stream), Painter(stream, self.frame_size)
+        is_first = True
+        first = next(ticks, None)
+        while first is not None and first.picture is not None:
+            following = None
+            # a stream may change its size on the way: all frames of a clip have the first one's
+            size = self.frame_size or displayed_size(first.picture, stream)
+            group, pictures = [replace(first, picture=None)], []
+            if self.frames:
+                pictures.append(paint_frames(first.picture, size))
+            while len(group) < self.spec.frames and (tick := next(ticks, None)) is not None:
+                if self.split_at_cuts and tick.cut:
+                    following = tick
+                    break
+                if self.frames and tick.picture is not None:
+                    pictures.append(paint_frames(tick.picture, size))
+                group.append(replace(tick, picture=None))
+            yield Clip(
+                keyframe=paint(first.picture) if self.keyframes else np.zeros((0, 0, 3), np.uint8),
+                motion=_field(group, self.spec, is_first and source != "mpeg4"),
+                pts_seconds=first.pts_seconds,
+                num_frames=len(group),
+                motion_source=source,
+                shares=VectorShares.mean(shares for tick in group[1:] for shares in tick.shares),
+                cuts=tuple(step for step, tick in enumerate(group) if tick.cut),
+                damaged=any(tick.damaged for tick in group),
+                frames=np.stack(pictures) if self.frames else None,
+            )
+            is_first = False
+            first = following or next(ticks, None)
+
+
+def _field(group: list[Tick], spec: ClipSpec, is_first: bool) -> MotionField:
+    vectors = np.zeros((spec.frames, *spec.grid, 2), np.float32)
+    valid = np.zeros((spec.frames, *spec.grid), bool)
+    for step, tick in enumerate(group):
+        vectors[step], valid[step] = tick.vectors, tick.valid
+    if is_first and not valid[0].any() and len(group) > 1:
+        # nothing was shown before the first frame: its step is a guess, the one after it
+        vectors[0] = vectors[1]
+    return MotionField(vectors, valid)
+
 
 MotionChoice = Literal["auto", "native", "reencode", "mpeg4"]
 
@@ -56,7 +144,7 @@ def iter_clips(
         frames: give each clip its pictures too.
         frame_size: (width, height) of those pictures; the size the clip's keyframe has where not given.
         motion_source: `auto` takes the stream's own vectors where they can be had, else those of a re-encoding;
-            `mpeg4` those that the published Video-LaVIT weights were trained on (codec.mpeg4).
+            `mpeg4` those that the published Video-LaVIT weights were trained on (codec.reencode).
         start_seconds: where to begin, counted from the video's first frame.
         duration_seconds: how much to read; to the end where not given.
         max_clips: how many clips at most.

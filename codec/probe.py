@@ -1,5 +1,9 @@
-"""What a video file says about itself."""
+"""What a video file says about itself.
 
+Whether a file gave as much video as its header promises.
+"""
+
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -7,9 +11,10 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
-from codec.decode import SourceFrame, read_frames
-from codec.demux import NATIVE_CODECS, duration_of, opened
+from codec.container import NATIVE_CODECS, duration_of, opened
+from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError
+from codec.types import ClipSpec
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,34 @@ def displayed_size(picture: av.VideoFrame, stream: VideoStream) -> tuple[int, in
     """Size of the picture as shown, (width, height)."""
     width, height = square_pixels(picture, stream)
     return (height, width) if quarter_turns(picture) % 2 else (width, height)
+
+
+def expected_seconds(
+    info: MediaInfo,
+    spec: ClipSpec,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    max_clips: int | None = None,
+) -> float | None:
+    """What the header promises of the part asked for, in seconds; None where it does not say."""
+    if info.duration_seconds is None:
+        return None
+    asked = [duration_seconds, None if max_clips is None else max_clips * spec.duration_seconds]
+    return float(min([info.duration_seconds - start_seconds, *(limit for limit in asked if limit is not None)]))
+
+
+def check_length(path: str | Path, spec: ClipSpec, num_frames: int, expected: float | None) -> None:
+    """Refuses what is no whole video: `num_frames` of the spec's frames came of `expected` seconds.
+
+    Raises:
+        MediaError: the file ends before its header says, by more than sound may outlast its pictures, or it shows
+            fewer than two frames.
+    """
+    seconds = float(num_frames / spec.fps)
+    if expected is not None and expected - seconds > max(0.5, 0.05 * expected):
+        raise MediaError(
+            f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; "
+            f"get a whole copy, or encode that part with --duration {math.floor(seconds * 100) / 100}"
+        )
+    if num_frames < 2:
+        raise MediaError(f"{path} shows a single frame at {spec.fps} frames a second; a video has at least two")

@@ -9,7 +9,7 @@ import numpy as np
 
 MotionSource = Literal["native", "reencode", "mpeg4"]
 """`native`: the stream's own vectors. `reencode`: vectors of an x264 re-encoding (one reference, no B frames). `mpeg4`:
-those of an MPEG-4 Part 2 re-encoding, as Video-LaVIT reads motion (codec.mpeg4)."""
+those of an MPEG-4 Part 2 re-encoding, as Video-LaVIT reads motion (codec.reencode)."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,70 @@
-"""MotionTokenizer: a motion field to ids and back."""
+"""What a clip's motion becomes: a few ids for the camera, levels of ids for what moves by itself.
+
+MotionTokenizer: a motion field to ids and back.
+
+The size that was published, as a configuration of the same class.
+"""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from motion_vq.camera import CameraCode, compand, expand, to_fractions, to_pixels
-from motion_vq.layers import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
-from motion_vq.quantizer import Quantized, ResidualQuantizer
-from motion_vq.tokens import MotionTokens
+from motion_vq.attention import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
+from motion_vq.global_motion import CameraCode, compand, expand, to_fractions, to_pixels
+from motion_vq.vector_quantizer import Quantized, ResidualQuantizer
+
+
+@dataclass(frozen=True)
+class MotionTokens:
+    """Motion of a batch of clips as plain integers from 0; nested: the first n levels are a valid coarser code."""
+
+    ids: Tensor
+    """int64 [B, levels, tokens_per_level], values 0..codebook_size - 1."""
+    camera_ids: Tensor
+    """int64 [B, num_camera_ids], values 0..camera_codebook_size - 1, one DCT coefficient of the camera's motion each;
+    the middle value stands for a still camera. [B, 0] where the tokenizer does not code the camera by itself."""
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 3 or self.camera_ids.ndim != 2 or len(self.ids) != len(self.camera_ids):
+            raise ValueError(
+                "`ids` must be [B, levels, tokens] and `camera_ids` [B, K] of the same clips, "
+                f"got {tuple(self.ids.shape)} and {tuple(self.camera_ids.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        clips, levels, tokens = self.ids.shape
+        return f"MotionTokens(clips={clips}, levels={levels}x{tokens}, camera_ids={self.camera_ids.shape[1]})"
+
+    @property
+    def num_levels(self) -> int:
+        """Residual levels held; 0 leaves the camera alone."""
+        return self.ids.shape[1]
+
+    @property
+    def tokens_per_clip(self) -> int:
+        """Ids of one clip, the camera's included."""
+        return self.ids.shape[1] * self.ids.shape[2] + self.camera_ids.shape[1]
+
+    def first_levels(self, num_levels: int) -> "MotionTokens":
+        """The same motion, coarser: the camera's ids and the first `num_levels` levels (0 = the camera alone).
+
+        Raises:
+            ValueError: more levels asked for than there are.
+        """
+        if not 0 <= num_levels <= self.num_levels:
+            raise ValueError(
+                f"`num_levels` (={num_levels}) must be 0 to {self.num_levels}, the levels these tokens hold; "
+                "encode again with more levels for a finer motion"
+            )
+        return MotionTokens(self.ids[:, :num_levels], self.camera_ids)
 
 
 class MotionTokenizer(ModelMixin, ConfigMixin):
@@ -239,3 +293,27 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
 def _product(*strides: Stride) -> Stride:
     t, h, w = (math.prod(steps) for steps in zip(*strides, strict=True))
     return t, h, w
+
+
+PUBLISHED_CONFIG: dict[str, Any] = {
+    "patch": (1, 1, 1),
+    "encoder_widths": (512, 512, 512, 512, 512),
+    "encoder_depths": (3, 3, 3, 3, 0),
+    "encoder_strides": ((1, 2, 2), (2, 1, 1), (2, 1, 1), (2, 2, 2)),
+    "decoder_widths": (512, 512, 512, 512, 512),
+    "decoder_depths": (0, 3, 3, 3, 3),
+    "decoder_strides": ((2, 2, 2), (2, 1, 1), (2, 1, 1), (1, 2, 2)),
+    "num_heads": 8,
+    "num_levels": 1,
+    "num_stages": 1,
+    "default_levels": 1,
+    "normalized_codebook": True,
+    "camera_terms": (0, 0, 0),
+    # its vectors point from the last frame to this one, ours back: the sign; 256 and 144 times its deviations / 10
+    "unit_pixels": (-2.54387968, -1.62759744),
+    "companded": False,
+    "linear_path": False,
+    "valid_channel": False,
+    "keyframe_step": False,
+}
+"""The motion tokenizer of Video-LaVIT (arXiv 2402.03161): `MotionTokenizer(**PUBLISHED_CONFIG)`, 158 M parameters."""

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 from videos import even, scenes, write
 
-from videotok.corpus.read import ReadVideos
+from videotok.corpus.ray_pipeline import Cluster
 from videotok.corpus.settings import Plan
-from videotok.corpus.stream import Cluster
-from videotok.corpus.tokenize import TokenizeClips
+from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 
 SIZE, FPS = (128, 80), 24
 SECONDS = {"pan": 1.0, "zoom": 2.5, "turn": 4.5, "layers": 3.0}
@@ -36,7 +35,7 @@ def copied(corpus: Path, place: Path) -> Path:
 
 
 def plain_stream(videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
-    """What `videotok.corpus.stream.stream` gives, in this process and in order."""
+    """What `videotok.corpus.ray_pipeline.stream` gives, in this process and in order."""
     read, tokenize = ReadVideos(plan), TokenizeClips(plan)
     for row in videos.to_pylist():
         columns = {name: np.array([np.nan if value is None else value]) for name, value in row.items()}
@@ -64,7 +63,7 @@ class Replayed:
 
 def all_rows(corpus: Path) -> pa.Table:
     """Every clip of a corpus, sorted."""
-    from videotok.corpus.shards import read_shard, shard_paths
+    from videotok.corpus.storage import read_shard, shard_paths
 
     table = pa.concat_tables([read_shard(path) for path in shard_paths(corpus)])
     return table.sort_by([("video_id", "ascending"), ("clip", "ascending")]).combine_chunks()

@@ -18,9 +18,9 @@ from diffusers import (
 from torch import Tensor
 
 from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
-from motion_vq.published import PUBLISHED_CONFIG
+from motion_vq.tokenizer import PUBLISHED_CONFIG
+from videotok.lavit.weight_map import PARTS, VIDEO_CONFIG, Part, published_shapes
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
-from videotok.published.parts import PARTS, VIDEO_CONFIG, Part, published_shapes
 
 WIDTHS = (16,) * 5
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import pytest
 
 from videotok.cli.main import main
 from videotok.evaluation import figures, measured
-from videotok.report.chart import HEIGHT, NAME_HEIGHT, Curve, chart
+from videotok.report.html import HEIGHT, NAME_HEIGHT, Curve, chart
 
 
 @pytest.fixture(scope="module")

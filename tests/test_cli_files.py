@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from codec import probe
-from codec.doctor import Check
+from codec.diagnostics import Check
 from videotok import VideoTokens
 from videotok.cli.main import main
 
@@ -64,7 +64,7 @@ def test_doctor_looks_at_everything(capsys):
 
 
 def test_doctor_says_what_to_do(monkeypatch, capsys):
-    monkeypatch.setattr("codec.doctor.examine", lambda: [Check("vectors", False, "none", "install av again")])
+    monkeypatch.setattr("codec.diagnostics.examine", lambda: [Check("vectors", False, "none", "install av again")])
     assert main(["doctor"]) == 2
     said = capsys.readouterr()
     assert "BAD vectors" in said.out

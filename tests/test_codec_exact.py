@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from codec import Clip, ClipSpec, MediaError, VideoWriter, examine, iter_clips
-from codec.beat import TOLERANCE, Beat
-from codec.decode import SourceFrame, read_frames
-from codec.demux import opened
+from codec.container import opened
+from codec.decoder import SourceFrame, read_frames
+from codec.frame_schedule import TOLERANCE, Beat
 from codec.h264 import Bits, nal_units
-from codec.peer import peer_frames
+from codec.mvextractor_backend import peer_frames
 from tests.videos import even, scenes, write
 
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")

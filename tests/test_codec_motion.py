@@ -76,9 +76,9 @@ def test_a_reencoding_tells_the_same(moving, tmp_path):
 
 def test_far_references_are_better_than_taking_vectors_as_they_come(moving, tmp_path):
     """The reference implementation's way, `source * motion` as the motion of one frame, is more than twice as wrong."""
-    from codec.decode import read_frames
-    from codec.demux import opened
-    from codec.vectors import lattice_of, on_grid
+    from codec.container import opened
+    from codec.decoder import read_frames
+    from codec.motion_vectors import lattice_of, on_grid
 
     times = even(SECONDS, 30)
     path = write(tmp_path / "clip.mp4", moving["pan"], times, "veryslow")

@@ -13,7 +13,7 @@ from torch import Tensor
 from videos import even, scenes, write
 
 from codec import ClipSpec, iter_clips
-from unet3d.latents import PUBLISHED_SCALE
+from unet3d.latent_detokenizer import PUBLISHED_SCALE
 
 SIZE = (200, 120)
 """Neither is a multiple of 16."""

@@ -10,7 +10,7 @@ from videos import even, scenes, write
 
 from codec import ClipSpec, MediaError, iter_clips
 from videotok.corpus.decoder import Decoder, Part
-from videotok.pictures import squashed
+from videotok.image_utils import squashed
 
 SPEC = ClipSpec()
 

@@ -12,14 +12,12 @@ import pytest
 from corpora import all_rows, copied, make_videos, plain_stream
 
 from videotok.cli.main import main
-from videotok.corpus import durable, job
-from videotok.corpus.export import to_huggingface, to_webdataset
-from videotok.corpus.folder import CorpusFolder
-from videotok.corpus.query import query_rows
-from videotok.corpus.search import Codes, Index
-from videotok.corpus.sequences import Layout, to_ids
+from videotok.corpus import job
+from videotok.corpus import storage as durable
+from videotok.corpus.export import Layout, to_huggingface, to_ids, to_webdataset
+from videotok.corpus.search import Codes, Index, query_rows
 from videotok.corpus.settings import Plan, Settings
-from videotok.corpus.shards import read_shard, shard_path, shard_paths
+from videotok.corpus.storage import CorpusFolder, read_shard, shard_path, shard_paths
 from videotok.errors import CorpusError
 from videotok.vocabulary import Vocabulary
 

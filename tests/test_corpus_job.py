@@ -11,12 +11,12 @@ import pytest
 from corpora import Replayed, all_rows, copied, make_videos
 
 from videotok.cli.main import main
-from videotok.corpus import durable, job
-from videotok.corpus.folder import CorpusFolder
+from videotok.corpus import job
+from videotok.corpus import storage as durable
+from videotok.corpus.ray_pipeline import Cluster
+from videotok.corpus.report import faults
 from videotok.corpus.settings import Plan, Settings
-from videotok.corpus.shards import read_shard, shard_paths
-from videotok.corpus.stream import Cluster
-from videotok.corpus.verify import faults
+from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
 from videotok.errors import CorpusError
 from videotok.pipeline import VideoTokenizer
 from videotok.tokens import VideoTokens
@@ -177,7 +177,7 @@ def test_overwrite_begins_anew_even_if_killed(corpus, videos, tiny_model, other_
     place = copied(corpus, tmp_path / "tokens")
     with monkeypatch.context() as patch:
         patch.setattr(job, "repaired", None)  # killed when the old shards are still there
-        patch.setattr("videotok.corpus.folder.shard_paths", lambda folder: [])
+        patch.setattr("videotok.corpus.storage.shard_paths", lambda folder: [])
         with pytest.raises(TypeError):
             encode(videos, place, other_model, overwrite=True)
     encode(videos, place, other_model)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from videotok.corpus.manifest import read_inputs
-from videotok.corpus.read import local_copy
+from videotok.corpus.tokenize import local_copy
 from videotok.errors import CorpusError
 
 

@@ -12,16 +12,15 @@ import pytest
 from corpora import all_rows, make_videos, plain_stream
 
 from videotok.corpus import job
-from videotok.corpus.folder import CorpusFolder
+from videotok.corpus.report import faults
 from videotok.corpus.settings import Settings
-from videotok.corpus.shards import shard_paths
-from videotok.corpus.verify import faults
+from videotok.corpus.storage import CorpusFolder, shard_paths
 
 DRIVER = """
 import sys
 from videotok.corpus.job import encode_corpus
 from videotok.corpus.settings import Settings
-from videotok.corpus.stream import Cluster
+from videotok.corpus.ray_pipeline import Cluster
 if __name__ == "__main__":
     encode_corpus(sys.argv[1], sys.argv[2], Settings(sys.argv[3]), Cluster(workers=1, batch_size=3),
                   shard_rows=3, commit_seconds=0)

@@ -10,10 +10,8 @@ from PIL import Image
 from codec import ClipSpec, VectorShares, iter_clips
 from tests.conftest import FPS, SECONDS
 from videotok.cli.main import main
-from videotok.report.arrows import HATCH_COLOUR, KEYFRAME_COLOUR, MotionPainter
-from videotok.report.caption import KNOWN, Panel, clock
-from videotok.report.motion import CAPTION, painted
-from videotok.report.wheel import colours, strength
+from videotok.report.flow_vis import HATCH_COLOUR, KEYFRAME_COLOUR, MotionPainter, colours, strength
+from videotok.report.overlay import CAPTION, KNOWN, Panel, clock, painted
 
 GRAY = np.full((90, 160, 3), 128, np.uint8)
 EVERYWHERE = np.ones((10, 16), bool)

@@ -10,12 +10,10 @@ import torch
 from benchmarks.visual_delta import main as benchmark
 from codec import VideoWriter
 from videotok import TokensError, VideoTokenizer, VideoTokens
-from videotok.budget import WINDOW, Budget
-from videotok.carry import moved_on, softened
-from videotok.chain import REFRESH, KeyframeChain
 from videotok.cli.main import main
-from videotok.decoding import decoded_keyframes
+from videotok.keyframe_prediction import REFRESH, WINDOW, Budget, KeyframeChain, moved_on, softened
 from videotok.keyframes.selector import keep_best
+from videotok.pipeline import decoded_keyframes
 from videotok.virtual_camera import photograph
 
 
@@ -159,7 +157,7 @@ def test_errors_do_not_add_up():
     """However long the chain: a carried patch is hardly worse than its own words would be."""
     told = chained(pictures(14, step=1), keep=1.0)
     plain, tokenizer = chained(pictures(14, step=1), keep=1.0, delta=False), Blocks()
-    from videotok.carry import redrawn
+    from videotok.keyframe_prediction import redrawn
 
     drawn = None
     for keyframe, own, truth in zip(told, plain, pictures(14, step=1), strict=True):

@@ -9,9 +9,9 @@ import torch
 from diffusers import VQModel
 
 from videotok import ModelError, TokensError, VideoTokenizer, VideoTokens
+from videotok.bundle import ENTRY_POINTS, load_keyframes
 from videotok.cli.main import main
 from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, VQModelTokenizer
-from videotok.keyframes.registry import ENTRY_POINTS, load_keyframes
 
 
 def vqmodel(**sizes) -> VQModel:
@@ -155,7 +155,7 @@ def third_party(tmp_path, tiny_model, monkeypatch):
     points = EntryPoints(
         EntryPoint(name, f"{__name__}:{value}", ENTRY_POINTS) for name, value in (("Grey", "Grey"), ("Odd", "vqmodel"))
     )
-    monkeypatch.setattr("videotok.keyframes.registry.entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr("videotok.bundle.entry_points", lambda group: points.select(group=group))
     (tmp_path / "keyframes").mkdir()
     name_class(tmp_path, "Grey")
     source = tiny_model / "keyframes/diffusion_pytorch_model.safetensors"

@@ -7,8 +7,8 @@ import torch
 from keyframe_sizes import SIZES
 from torch import Tensor
 
+from videotok.cli.console import Refusal
 from videotok.cli.encode import search_words
-from videotok.cli.terminal import Refusal
 from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes.selector import Selector, Thresholds, by_turns, keep_above, keep_best
 

@@ -6,8 +6,8 @@ import torch
 from keyframe_sizes import SIZES
 from skimage import data
 
+from motion_vq.vector_quantizer import Codebook, codebook_use
 from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
-from videotok.keyframes.codebook import Codebook, codebook_use
 from videotok.keyframes.train import choose, foretelling, psnr, random_crop
 
 

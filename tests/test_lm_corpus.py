@@ -9,10 +9,11 @@ import pytest
 from corpora import copied, make_videos, plain_stream
 
 from videotok import TokensError, VideoTokenizer
-from videotok.corpus import durable, job
+from videotok.corpus import job
+from videotok.corpus import storage as durable
 from videotok.corpus.settings import Plan, Settings
-from videotok.corpus.shards import read_shard, shard_paths
-from videotok.lm.shards import samples
+from videotok.corpus.storage import read_shard, shard_paths
+from videotok.lm.data import samples
 
 NAMES = ["more/layers.mp4", "more/zoom.mp4", "pan.mp4", "turn.mp4"]
 """3, 2, 1 and 3 clips or so: with three rows a shard some are cut by a shard's end."""

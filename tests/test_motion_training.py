@@ -6,8 +6,8 @@ import torch
 from motion_fields import PIXELS, TINY, moving_fields, pan
 
 from motion_vq import MotionTokenizer, MotionTraining
-from motion_vq.augment import augment, camera_motion
-from motion_vq.paths import both_ways, path_loss, step_loss
+from motion_vq.losses import both_ways, path_loss, step_loss
+from motion_vq.train import augment, camera_motion
 
 
 def items(number: int) -> list[dict[str, np.ndarray]]:

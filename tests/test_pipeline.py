@@ -9,7 +9,7 @@ import torch
 
 from codec import ClipSpec, MediaError, iter_clips
 from videotok import ModelError, TokensError, VideoTokenizer
-from videotok.pictures import display_size
+from videotok.image_utils import display_size
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from codec import MotionField
 from videotok.bundle import Bundle
 from videotok.cli.main import main
 from videotok.errors import ModelError
+from videotok.lavit.conversion import convert
+from videotok.lavit.weight_map import PARTS, published_shapes
 from videotok.pipeline import VideoTokenizer
-from videotok.published.convert import convert
-from videotok.published.parts import PARTS, published_shapes
 from videotok.tokens import VideoTokens
 
 KEYS = Path(__file__).parent.parent.parent / "shared" / "published_keys.json"
@@ -180,7 +180,7 @@ def test_damaged_and_hostile_files_are_one_line(published: Path, tmp_path: Path,
 
 
 def test_half_precision_and_shards(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("videotok.published.convert.SHARD", 5000)
+    monkeypatch.setattr("videotok.lavit.conversion.SHARD", 5000)
     convert(published, tmp_path / "bundle", half=True)
     assert len(list((tmp_path / "bundle" / "motion").glob("*.safetensors"))) > 2
     half = Bundle.find(tmp_path / "bundle").load("motion", PARTS["motion"].model, torch.float16)

@@ -9,17 +9,16 @@ from published_files import small_parts, write_language_model, write_published
 
 from videotok.cli.main import main
 from videotok.errors import ModelError, TokensError
-from videotok.lm.answer import seen
-from videotok.lm.documents import conversation
-from videotok.lm.eyes import with_eyes
+from videotok.lavit.conversion import convert
+from videotok.lavit.modeling_keyframes import LavitKeyframes
+from videotok.lavit.weight_map import PARTS
+from videotok.lm.chat import Prompt, Turn
+from videotok.lm.data import VideoStore
+from videotok.lm.generation import seen
+from videotok.lm.loading import with_eyes
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import pack
-from videotok.lm.prompt import Prompt, Turn
-from videotok.lm.store import VideoStore
+from videotok.lm.packing import conversation, pack
 from videotok.pipeline import VideoTokenizer
-from videotok.published.convert import convert
-from videotok.published.keyframes import LavitKeyframes
-from videotok.published.parts import PARTS
 from videotok.vocabulary import Vocabulary
 
 SIZES = {"keyframes": 16384, "motion": 1024}

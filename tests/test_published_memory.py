@@ -12,10 +12,10 @@ from published_files import small_parts, write_published
 
 from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
 from unet3d import LatentDetokenizer
-from unet3d.placement import device_of
+from unet3d.diffusion import device_of
+from videotok.lavit.conversion import convert
+from videotok.lavit.weight_map import PARTS, build, published_shapes
 from videotok.pipeline import VideoTokenizer
-from videotok.published.convert import convert
-from videotok.published.parts import PARTS, build, published_shapes
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_keyframes_from_weights_on_disk(tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_from_shards(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("videotok.published.convert.SHARD", 20000)
+    monkeypatch.setattr("videotok.lavit.conversion.SHARD", 20000)
     convert(write_published(tmp_path / "published"), tmp_path / "bundle", half=True)
     assert len(list((tmp_path / "bundle" / "detokenizer").glob("*.safetensors"))) > 2
     tokenizer = VideoTokenizer.from_pretrained(tmp_path / "bundle")

@@ -8,9 +8,9 @@ import pytest
 from published_files import small_parts, write_language_model, write_published
 
 from videotok.cli.main import main
-from videotok.published.convert import convert
-from videotok.published.folder import PLAIN
-from videotok.published.parts import PARTS
+from videotok.lavit.checkpoint import PLAIN
+from videotok.lavit.conversion import convert
+from videotok.lavit.weight_map import PARTS
 
 WEIGHTS = {
     "motion_tokenizer.bin": "motion",

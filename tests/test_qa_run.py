@@ -169,8 +169,8 @@ def test_the_clip_at_hand_goes_the_whole_way(tmp_path):
         pytest.skip("needs the annotations of ActivityNet-QA and one of its videos")
     import torch
 
+    from videotok.lm.loading import new_model
     from videotok.lm.model import VideoSettings
-    from videotok.lm.start import new_model
     from videotok.pipeline import VideoTokenizer
 
     torch.manual_seed(0)

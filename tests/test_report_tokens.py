@@ -16,8 +16,7 @@ import pytest
 
 from videotok import VideoTokenizer, VideoTokens
 from videotok.cli.main import main
-from videotok.report.tokens import said
-from videotok.report.words import gather_word
+from videotok.report.tokens import gather_word, said
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """

@@ -10,8 +10,7 @@ from safetensors import safe_open
 from codec import REPRODUCIBLE, VideoWriter, iter_clips
 from videotok import VideoTokenizer
 from videotok.bundle import PARTS, SHIPPED
-from videotok.compare import Figures, compared
-from videotok.evaluation import clips_with_next, ends_of, figures, ladder
+from videotok.evaluation import ReconstructionFigures, clips_with_next, compared, ends_of, figures, ladder
 from videotok.virtual_camera import Layer, Scene, photograph, steady
 
 LARGEST = {"keyframes": 12e6, "motion": 3e6, "detokenizer": 12e6}
@@ -91,7 +90,7 @@ def test_the_ladder(tokenizer, tokens, panned):
     """Each step earns its place on a clip nobody trained on; the figures are windows, not records."""
     pictures = [clip.keyframe for clip in iter_clips(panned)]
     clips = tokenizer.decoded_clips(tokens, (256, 144), keyframes=pictures)
-    figures = Figures()
+    figures = ReconstructionFigures()
     for clip in compared(tokenizer, tokens, clips, panned, (256, 144), steps=None, seed=0):
         figures.add(clip)
     psnr = {name: value for name, value, _ in figures.rows()}

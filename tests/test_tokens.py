@@ -14,8 +14,7 @@ from safetensors.numpy import save_file
 
 from codec import ClipSpec
 from videotok import TokensError, VideoTokens
-from videotok.source import ModelIdentity, SourceFacts
-from videotok.vtok import ARRAYS, FORMAT, SINCE_2, digest
+from videotok.tokens import ARRAYS, FORMAT, SINCE_2, ModelIdentity, SourceFacts, digest
 
 CODEBOOKS = {"visual": 16384, "motion": 1024, "camera": 1024}
 SOURCE = SourceFacts("clip.mp4", 12345, "h264", 640, 360, 90, 5.5, Fraction(30000, 1001))

@@ -8,10 +8,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from codec import ClipSpec, VideoWriter
-from videotok.training.batches import Batches, validation_batches
-from videotok.training.cache import Cache, Row, in_validation
-from videotok.training.loop import Plan, train
+from videotok.training.dataset import Batches, Cache, Row, in_validation, validation_batches
 from videotok.training.prepare import prepare
+from videotok.training.trainer import Plan, train
 from videotok.virtual_camera import photograph
 
 SPEC = ClipSpec(frames=8, fps=12)

@@ -7,7 +7,7 @@ from motion_fields import TINY, moving_fields
 
 from motion_vq import MotionTokenizer
 from unet3d.train import _faded
-from videotok.training.coded import CodedMotion
+from videotok.training.dataset import CodedMotion
 
 
 def test_motion_of_every_number_of_levels_is_met():

@@ -9,7 +9,7 @@ import pytest
 
 from codec import ClipSpec, MediaError, iter_clips
 from videotok.cli.main import main
-from videotok.training import film
+from videotok.training import synthetic as film
 from videotok.virtual_camera import photograph
 
 NAMES = sorted((f"{number}.png" for number in range(60)), key=lambda name: zlib.crc32(name.encode()) % 20 != 0)

@@ -2,9 +2,8 @@
 
 import torch
 
-from unet3d.camera import back, camera_places, camera_steps, onward
-from unet3d.evidence import CANDIDATES, gather
-from unet3d.places import cell_centres
+from unet3d.candidates import CANDIDATES, back, camera_places, camera_steps, gather, onward
+from unet3d.warping import cell_centres
 
 GRID = (20, 36)
 

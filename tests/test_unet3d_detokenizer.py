@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 
 from unet3d import DetokenizerTraining, LatentDetokenizer, VideoDetokenizer, decode_chain
-from unet3d.cells import depth_to_space, space_to_depth
-from unet3d.evidence import apart, gather, together, warped
-from unet3d.motion_unet import over_time
+from unet3d.candidates import apart, gather, together, warped
+from unet3d.detokenizer import depth_to_space, space_to_depth
+from unet3d.diffusion import over_time
 
 GRID = (20, 36)
 

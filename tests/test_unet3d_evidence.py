@@ -2,9 +2,8 @@
 
 import torch
 
-from unet3d.evidence import CANDIDATES, gather
-from unet3d.growth import grown
-from unet3d.places import cell_centres
+from unet3d.candidates import CANDIDATES, gather, grown
+from unet3d.warping import cell_centres
 
 GRID = (20, 36)
 HEIGHT, WIDTH, STEPS = 80, 144, 8

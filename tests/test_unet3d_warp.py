@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from unet3d.warp import cell_centres, compose, follow, invert, towards, two_way, warp
+from unet3d.warping import cell_centres, compose, follow, invert, towards, two_way, warp
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from codec import Clip, ClipSpec, VideoWriter
-from codec.clock import TOLERANCE
+from codec.resample import TOLERANCE
 from videotok.virtual_camera import Layer, Pose, Scene, photograph, steady
 
 ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {

@@ -1,10 +1,10 @@
 """Keyframes and motion to frames: warping, and a 3D U-Net diffusion model on what warping gets wrong."""
 
-from unet3d.chain import decode_chain
+from unet3d.chaining import decode_chain
 from unet3d.detokenizer import VideoDetokenizer
-from unet3d.latents import LatentDetokenizer
+from unet3d.latent_detokenizer import LatentDetokenizer
 from unet3d.train import DetokenizerTraining
-from unet3d.warp import Guess, one_way, two_way
+from unet3d.warping import Guess, one_way, two_way
 
 __all__ = [
     "DetokenizerTraining",

@@ -1,22 +1,138 @@
-"""VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
+"""Cells: pictures as a small grid of deep channels, and back; exact, so no autoencoder is needed.
+
+Features: what the network is told of the candidates. Differences say more than pictures: where all agree, all is
+well; where the keyframes agree with each other and not with their warps, nothing moved.
+
+Mixture: frames as candidates mixed by weights, the warps among them read a little elsewhere than motion says.
+
+VideoDetokenizer: keyframes and motion in, the frames of a clip out.
+"""
 
 from dataclasses import replace
+from itertools import combinations, product
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from unet3d.cells import around, depth_to_space, pooled, space_to_depth
-from unet3d.condition import MotionEncoder
-from unet3d.evidence import CANDIDATES, MAPS, Evidence, check_picture, gather, together
-from unet3d.features import features, num_features
-from unet3d.mixture import mixed, num_told
-from unet3d.motion_unet import MotionUNet
-from unet3d.sampler import euler, level_at, noise_like
-from unet3d.unet import build_unet
-from unet3d.warp import from_before
+from unet3d.candidates import CANDIDATES, MAPS, Evidence, check_picture, gather, together, warped
+from unet3d.diffusion import MotionUNet, build_unet, euler, level_at, noise_like
+from unet3d.motion_encoder import MotionEncoder
+from unet3d.warping import from_before
+
+
+def space_to_depth(frames: Tensor, patch: int) -> Tensor:
+    """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; undone by `depth_to_space`."""
+    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
+
+
+def depth_to_space(cells: Tensor, patch: int) -> Tensor:
+    """[B, T, C * patch², h, w] to [B, T, C, h * patch, w * patch]."""
+    return F.pixel_shuffle(cells.flatten(0, 1), patch).unflatten(0, cells.shape[:2])
+
+
+def pooled(maps: Tensor, patch: int) -> Tensor:
+    """Means over cells: [B, T, C, H, W] to [B, T, C, H / patch, W / patch]."""
+    return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
+
+
+def spread_out(cells: Tensor, patch: int, side: int) -> Tensor:
+    """Cells of side² values each, [B, T, C * side², h, w], bilinearly to pixels: [B, T, C, h * patch, w * patch]."""
+    values = depth_to_space(cells, side)
+    fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
+    return fine.unflatten(0, cells.shape[:2])
+
+
+def luma(pictures: Tensor) -> Tensor:
+    """Brightness (Rec. 601) of [..., 3, H, W]: [..., H, W]."""
+    red, green, blue = pictures.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def around(values: Tensor, patch: int, cells: int) -> Tensor:
+    """Means of [B, T, H, W] over squares of so many cells around each pixel: [B, T, 1, H, W]."""
+    small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
+    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
+
+
+GRAIN = 2
+"""Pixels along each side of what is compared."""
+REACH = (-4, -2, 0, 2, 4)
+"""Shifts between the two warps that are tried, in grains: the smallest difference says by how much they disagree."""
+FAINTEST = 0.01
+"""Differences are told as logarithms; below this, pictures in [-1, 1], all are alike."""
+
+
+def num_features(patch: int) -> int:
+    """Channels of `features`."""
+    pairs = len(list(combinations(CANDIDATES, 2)))
+    return (pairs + 2) * (patch // GRAIN) ** 2 + len(REACH) ** 2 + len(MAPS)
+
+
+def features(evidence: Evidence, patch: int) -> Tensor:
+    """Evidence of frames [H, W] as cells [B, T, num_features, H / patch, W / patch]; about unit size."""
+    small = pooled(evidence.candidates.flatten(2, 3), GRAIN).unflatten(2, (len(CANDIDATES), 3))
+    pairs = [(small[:, :, a] - small[:, :, b]).abs().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
+    bright = luma(small[:, :, :2])
+    shown, apart = luma(pooled(evidence.prior, GRAIN)), 4 * (bright[:, :, 0] - bright[:, :, 1])
+    grains = torch.stack((*(_loudness(pair) for pair in pairs), shown, apart), dim=2)
+    return torch.cat(
+        (
+            space_to_depth(grains, patch // GRAIN),
+            _loudness(pooled(_shifted(bright[:, :, 0], bright[:, :, 1]), patch // GRAIN)),
+            pooled(evidence.maps, patch),
+        ),
+        dim=2,
+    )
+
+
+def _shifted(first: Tensor, second: Tensor) -> Tensor:
+    """Absolute differences of [B, T, h, w], the second shifted: [B, T, len(REACH)², h, w]."""
+    far = max(REACH)
+    height, width = first.shape[-2:]
+    wide = F.pad(second, (far, far, far, far), mode="replicate")
+    moved = (wide[..., far + y : far + y + height, far + x : far + x + width] for y, x in product(REACH, REACH))
+    return torch.stack([(first - other).abs() for other in moved], dim=2)
+
+
+def _loudness(difference: Tensor) -> Tensor:
+    return (difference + FAINTEST).log() / 2 + 1.5
+
+
+BEND = 4
+"""Pixels along each side of what has a shift of its own."""
+SHIFTS = 6
+"""One by which both warps come together, and one of each warp's own; x and y."""
+STRONGEST = 12.0
+"""Weights are logarithms; what is beyond this is no stronger."""
+NEAR = MAPS.index("nearness")
+
+
+def num_told(patch: int) -> tuple[int, int]:
+    """Channels of weights and of shifts a cell."""
+    return len(CANDIDATES) * (patch // GRAIN) ** 2, SHIFTS * (patch // BEND) ** 2
+
+
+def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, crispness: float = 0.0) -> Tensor:
+    """Frames [B, T, 3, H, W]; the prior where weights and shifts are 0.
+
+    Args:
+        weights: [B, T, num_told[0], h, w], logarithms of what the prior's shares are multiplied by.
+        shifts: [B, T, num_told[1], h, w], in pixels: one that is divided between both warps by nearness, one of each.
+        patch: pixels along each side of a cell.
+        crispness: see `evidence.seen`.
+    """
+    shared, first, second = spread_out(shifts, patch, patch // BEND).chunk(3, dim=2)
+    near = evidence.maps[:, :, NEAR, None]
+    both = torch.stack((first - near * shared, second + (1 - near) * shared), dim=2).movedim(3, -1)
+    pixel = both.new_tensor([1 / side for side in evidence.keyframes.shape[:-3:-1]])
+    candidates = torch.cat((warped(evidence, both * pixel, crispness), evidence.candidates[:, :, 2:]), dim=2)
+    shares = evidence.shares * spread_out(weights.clamp(-STRONGEST, STRONGEST), patch, patch // GRAIN).exp()
+    return (candidates * (shares / shares.sum(2, keepdim=True))[:, :, :, None]).sum(2)
+
 
 STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
 HAS_NEXT = MAPS.index("has_next")

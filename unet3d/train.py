@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unet3d.candidates import Evidence, gather
 from unet3d.detokenizer import VideoDetokenizer
-from unet3d.evidence import Evidence, gather
 
 CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors a decoder will have, same shape."""

@@ -1,24 +1,91 @@
-"""Where weights come from: a folder with one model a subfolder, and what each model's hash is."""
+"""Which class reads a folder of keyframe weights: ours, diffusers' VQModel, or one that another package registered.
+
+Where weights come from: a folder with one model a subfolder, and what each model's hash is.
+
+PublishedBundle: the published layout where a bundle is expected, as files or from the hub, nothing converted
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from videotok.errors import ModelError, TokensError
-from videotok.source import ModelIdentity
-from videotok.tokens import TOKENIZERS, VideoTokens
+from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
     import torch
     from diffusers.models.modeling_utils import ModelMixin
 
     from unet3d import LatentDetokenizer, VideoDetokenizer
-    from videotok.keyframes import KeyframeTokenizerProtocol
+    from videotok.keyframes.protocol import KeyframeTokenizerProtocol
+    from videotok.lavit.checkpoint import PublishedFolder
+
+ENTRY_POINTS = "videotok.keyframes"
+"""Group of the entry points of other packages."""
+
+Loader = Callable[[Path, "torch.dtype"], "KeyframeTokenizerProtocol"]
+"""(folder, type its weights are cast to) -> a tokenizer, ready to run. May raise OSError, ValueError, RuntimeError."""
+
+
+def load_keyframes(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+    """The tokenizer in a folder: config.json and weights, loaded by what `_class_name` in config.json says.
+
+    `KeyframeTokenizer` and `VQModel` are known. Any other name is looked up among the entry points of the group
+    `videotok.keyframes`; in the pyproject.toml of the package that brings it::
+
+        [project.entry-points."videotok.keyframes"]
+        MyTokenizer = "my_package:load"  # load(folder: Path, dtype: torch.dtype) -> KeyframeTokenizerProtocol
+
+    Raises:
+        ModelError: nobody knows the class, or what its entry point gives is no tokenizer.
+        OSError, ValueError, RuntimeError: the folder's files are missing or damaged.
+    """
+    name = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name"))
+    if name in OWN:
+        return OWN[name](folder, dtype)
+    registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in registered:
+        known = ", ".join(sorted({*OWN, *registered}))
+        raise ModelError(
+            f"{folder / 'config.json'} names the class {name}; keyframe tokenizers here are {known}; "
+            f"others come with a package that registers one under {ENTRY_POINTS}"
+        )
+    from videotok.keyframes.protocol import KeyframeTokenizerProtocol
+
+    tokenizer = registered[name].load()(folder, dtype)
+    if not isinstance(tokenizer, KeyframeTokenizerProtocol):
+        lacking = [part for part in dir(KeyframeTokenizerProtocol) if part[0] != "_" and not hasattr(tokenizer, part)]
+        raise ModelError(f"{name} of {registered[name].value} is no keyframe tokenizer: it has no {', '.join(lacking)}")
+    return tokenizer
+
+
+def _own(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+    from videotok.keyframes.tokenizer import KeyframeTokenizer
+
+    model = KeyframeTokenizer.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    return model.eval().requires_grad_(False)
+
+
+def _vqmodel(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+    from videotok.keyframes.vqmodel import VQModelTokenizer
+
+    return VQModelTokenizer.from_pretrained(folder, dtype)
+
+
+def _lavit(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+    from videotok.lavit.loading import load_lavit
+
+    return load_lavit(folder, dtype)
+
+
+OWN: dict[str, Loader] = {"KeyframeTokenizer": _own, "LavitKeyframes": _lavit, "VQModel": _vqmodel}
+
 
 SHIPPED = Path(__file__).parent / "weights"
 PARTS = ("keyframes", "motion", "detokenizer")
@@ -97,13 +164,11 @@ class Bundle:
             return model.eval().requires_grad_(False)
 
     def load_keyframes(self, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
-        """The keyframe tokenizer, of whatever class config.json names; see `videotok.keyframes.registry`.
+        """The keyframe tokenizer, of whatever class config.json names; see `videotok.bundle`.
 
         Raises:
             ModelError: it is not there, damaged, or of a class that nobody knows.
         """
-        from videotok.keyframes.registry import load_keyframes
-
         with self._loading("keyframes") as folder:
             return load_keyframes(folder, dtype)
 
@@ -118,7 +183,7 @@ class Bundle:
         model = self.load("detokenizer", VideoDetokenizer, dtype)
         if not model.config["latent_channels"]:
             return model
-        from videotok.published.assemble import latent_detokenizer
+        from videotok.lavit.loading import latent_detokenizer
 
         with self._loading("detokenizer") as folder:
             return latent_detokenizer(model, folder / "vae", folder / "scheduler", dtype)
@@ -176,8 +241,6 @@ def _sha256(folder: Path) -> str:
 
 
 def _published(name: str, folder: Path, hub_id: str | None = None) -> Bundle:
-    from videotok.published.bundle import PublishedBundle
-
     return PublishedBundle(name, folder, hub_id=hub_id)
 
 
@@ -233,3 +296,89 @@ def _from_hub(hub_id: str) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot download {hub_id}: {reason}; check the name and the network") from error
+
+
+DRAWING = ("keyframes/condition", "keyframes/unet", "keyframes/vae", "keyframes/scheduler")
+"""What decoding a keyframe's words needs beside the tokenizer."""
+
+
+@dataclass(frozen=True)
+class PublishedBundle(Bundle):
+    """A download, whole or in part. What is not there is missed when it is needed, and not before."""
+
+    hub_id: str | None = None
+    """Where parts are downloaded from when they are needed; None: the folder has what it has."""
+
+    def load(self, part: str, model_class: type, dtype: "torch.dtype") -> Any:
+        """One of the parts that are ours; see `Bundle.load`."""
+        from videotok.lavit import weight_map
+
+        folder = self._with(part)
+        read = folder.read(part)
+        config = folder.config(part, read)
+        where = ", ".join(path.name for path in folder.files(part))
+        entry = weight_map.PARTS[part]
+        weight_map.check(entry, weight_map.skeleton(entry, config), read.shapes, where, extra=True)
+        model = weight_map.build(entry, read, config, dtype)
+        if not isinstance(model, model_class):
+            raise ModelError(f"{part} of model {self.name} is a {type(model).__name__}, no {model_class.__name__}")
+        return model
+
+    def load_keyframes(self, dtype: "torch.dtype") -> Any:
+        """The keyframe tokenizer; able to draw where the files for it are there."""
+        import torch
+
+        from videotok.lavit.checkpoint import PLAIN
+        from videotok.lavit.loading import single, with_painter
+        from videotok.lavit.modeling_keyframes import LavitKeyframes
+        from videotok.lavit.weight_map import PARTS as PUBLISHED_PARTS
+
+        if "keyframes" in self.elsewhere:
+            return super().load_keyframes(dtype)
+        model: LavitKeyframes = self.load("keyframes", LavitKeyframes, single(dtype))
+        if dtype == torch.float64:  # it is to encode, and will not draw
+            return model
+        folder = self._with(*DRAWING)
+        condition = None
+        if not folder.missing("keyframes/condition"):
+            condition = self.load("keyframes/condition", PUBLISHED_PARTS["keyframes/condition"].model, dtype)
+        unet, vae, scheduler = (folder.folder / PLAIN[part] for part in DRAWING[1:])
+        return with_painter(model, condition, unet, vae, scheduler, dtype)
+
+    def load_detokenizer(self, dtype: "torch.dtype") -> "LatentDetokenizer":
+        """The video detokenizer with its autoencoder and scheduler."""
+        from unet3d import VideoDetokenizer
+        from videotok.lavit.checkpoint import PLAIN
+        from videotok.lavit.loading import latent_detokenizer
+
+        folder = self._with("detokenizer", "detokenizer/vae", "detokenizer/scheduler").folder
+        model = self.load("detokenizer", VideoDetokenizer, dtype)
+        places = (folder / PLAIN["detokenizer/vae"], folder / PLAIN["detokenizer/scheduler"])
+        return latent_detokenizer(model, *places, dtype)
+
+    def identity(self, part: str) -> ModelIdentity:
+        """The hash of the published files: the same as after conversion."""
+        if part in self.elsewhere:
+            return super().identity(part)
+        folder = self._with(part)
+        if missing := folder.missing(part):
+            raise ModelError(f"model {self.name} has no {part}: {', '.join(missing)} missing; download it too")
+        return ModelIdentity(self.name, folder.sha256(part))
+
+    def _with(self, *parts: str) -> "PublishedFolder":
+        """The folder, after the files of these parts were fetched."""
+        from videotok.lavit.checkpoint import PublishedFolder
+
+        if self.hub_id is None:
+            return PublishedFolder(self.folder)
+        patterns = [pattern for part in parts for pattern in _patterns(part)]
+        return PublishedFolder(downloaded(self.hub_id, patterns))
+
+
+def _patterns(part: str) -> list[str]:
+    from videotok.lavit.checkpoint import PLAIN, UNET
+    from videotok.lavit.weight_map import PARTS as PUBLISHED_PARTS
+
+    if part in PLAIN:
+        return [f"{PLAIN[part]}/*"]
+    return [*PUBLISHED_PARTS[part].files, *([f"{UNET}/config.json"] if part == "detokenizer" else [])]

@@ -1,27 +1,299 @@
-"""VideoTokenizer: video file to tokens, and tokens to frames."""
+"""Tokens to keyframes and motion: all that they say, before the detokenizer makes frames of it.
+
+What encoding gathers, clip after clip, until it becomes VideoTokens.
+
+The models of a bundle, and what they do with single clips of any videos.
+
+VideoTokenizer: video file to tokens, and tokens to frames.
+"""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from codec import Clip, ClipSpec, iter_clips, iter_clips_isolated, probe, probe_isolated
-from motion_vq import MotionTokens
-from unet3d import decode_chain
+from codec import Clip, ClipSpec, MotionField, MotionSource, iter_clips, iter_clips_isolated, probe, probe_isolated
+from codec.probe import check_length, expected_seconds
+from motion_vq import MotionTokenizer, MotionTokens
+from unet3d import LatentDetokenizer, VideoDetokenizer, decode_chain
 from videotok.bundle import Bundle
-from videotok.chain import ChainedKeyframe, KeyframeChain
-from videotok.decoding import DecodedClip, check_patches, decoded_clips, given_clips, kept_pictures, scenes
 from videotok.errors import TokensError
-from videotok.gather import Gathered
-from videotok.ladder import pixels
-from videotok.length import check_length, expected_seconds
-from videotok.models import Models
-from videotok.pictures import IMAGE_QUALITY, display_size, squashed, to_jpeg
-from videotok.source import SourceFacts
-from videotok.tokens import TOKENIZERS, VideoTokens
+from videotok.image_utils import IMAGE_QUALITY, display_size, from_jpeg, pixels, resized, squashed, tensor, to_jpeg
+from videotok.keyframe_prediction import ChainedKeyframe, KeyframeChain, moved_on, redrawn
+from videotok.keyframes import KeyframeTokenizerProtocol, KeyframeTokens
+from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """What tokens say of one clip, before the detokenizer."""
+
+    keyframe: Tensor
+    """float32 [1, 3, H, W] in [-1, 1]."""
+    vectors: Tensor
+    """float32 [1, T, h, w, 2], fractions of the frame."""
+    num_frames: int
+    """Frames that are shown of it."""
+
+    @property
+    def ends_early(self) -> bool:
+        """The video ends here, or the next clip begins a new scene: its keyframe is no help."""
+        return self.num_frames < self.vectors.shape[1]
+
+
+def scenes(clips: Iterable[DecodedClip]) -> Iterator[Iterator[DecodedClip]]:
+    """Runs of clips that lead into one another; each must be read to its end before the next."""
+    begun = 0
+
+    def number(clip: DecodedClip) -> int:
+        nonlocal begun
+        this = begun
+        begun += clip.ends_early
+        return this
+
+    return (run for _, run in groupby(clips, number))
+
+
+def decoded_keyframes(
+    tokens: VideoTokens, keyframes: KeyframeTokenizerProtocol, motion: MotionTokenizer
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each clip's keyframe from its ids, [1, 3, S, S] in [-1, 1], and its vectors [1, T, h, w, 2].
+
+    Keyframes that carry patches need the clip before, so this begins at the beginning. Vectors are of all levels: those
+    by which the encoder knew what would be carried.
+    """
+    before: tuple[Tensor, Tensor] | None = None
+    for clip in range(tokens.num_clips):
+        vectors = motion.decode(motion_tokens_of(tokens, clip))
+        ids, kept = torch.from_numpy(tokens.visual_ids_of(clip)).long(), torch.from_numpy(tokens.keep_mask[clip])
+        carried = torch.from_numpy(tokens.carry_mask[clip])
+        if before is not None and carried.any():
+            square = redrawn(keyframes, ids, kept, carried, moved_on(*before, vectors))
+        else:
+            square = keyframes.decode([ids], kept[None])
+        yield square, vectors
+        before = square, vectors
+
+
+def decoded_clips(
+    tokens: VideoTokens,
+    keyframes: KeyframeTokenizerProtocol,
+    motion: MotionTokenizer,
+    size: tuple[int, int],
+    *,
+    motion_levels: int | None = None,
+) -> Iterator[DecodedClip]:
+    """Clip after clip with the keyframes that its ids say, at `size` (width, height).
+
+    Args:
+        motion_levels: motion is shown from so many levels; keyframes are carried along all of them, as when encoding.
+    """
+    shown = None if motion_levels is None else tokens.first_levels(motion_levels)
+    for clip, (square, vectors) in enumerate(decoded_keyframes(tokens, keyframes, motion)):
+        steps = vectors if shown is None else motion.decode(motion_tokens_of(shown, clip))
+        yield DecodedClip(fitted(square, size), steps, int(tokens.num_frames[clip]))
+
+
+def given_clips(
+    tokens: VideoTokens, motion: MotionTokenizer, size: tuple[int, int], pictures: Iterator[np.ndarray]
+) -> Iterator[DecodedClip]:
+    """Clip after clip with keyframes that are given, uint8 [H, W, 3] RGB each.
+
+    Raises:
+        TokensError: fewer pictures than clips.
+    """
+    for clip in range(tokens.num_clips):
+        picture = next(pictures, None)
+        if picture is None:
+            raise TokensError(f"there are {clip} keyframes for {tokens.num_clips} clips of {tokens.source.file}")
+        vectors = motion.decode(motion_tokens_of(tokens, clip))
+        yield DecodedClip(tensor(resized(picture, size)), vectors, int(tokens.num_frames[clip]))
+
+
+def kept_pictures(tokens: VideoTokens) -> Iterator[np.ndarray]:
+    """The keyframes that were kept as pictures, uint8 [H, W, 3] RGB.
+
+    Raises:
+        TokensError: one of them is no JPEG file.
+    """
+    for clip, data in enumerate(tokens.pictures):
+        picture = from_jpeg(data)
+        if picture is None:
+            raise TokensError(f"the picture of keyframe {clip} of {tokens.source.file} cannot be decoded")
+        yield picture
+
+
+def fitted(square: Tensor, size: tuple[int, int]) -> Tensor:
+    """A keyframe [1, 3, S, S] in [-1, 1] at `size` (width, height): float32 [1, 3, height, width], of 256 levels."""
+    return tensor(resized(pixels(square[:, None])[0], size))
+
+
+def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:
+    """The motion and camera ids of one clip, as a batch of one."""
+    return MotionTokens(
+        ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
+        camera_ids=torch.from_numpy(tokens.camera_ids[clip : clip + 1]).long(),
+    )
+
+
+def check_patches(tokens: VideoTokens, patches: int) -> None:
+    """Refuses tokens of the same weights with pictures of another size: a VQModel's size is a choice of its folder."""
+    made = tokens.keep_mask.shape[1]
+    if made != patches:
+        raise TokensError(
+            f"keyframes of {tokens.source.file} have {made} patches, the model at hand has {patches}; "
+            "give its videotok.json the `image_size` the tokens were made with, or encode the video again"
+        )
+
+
+@dataclass
+class Gathered:
+    """Tokens of the clips so far; everything else of a clip is forgotten.
+
+    One a video. The models take clips of any videos in one batch, `VideoTokenizer.keyframe_encoder.encode` and
+    `VideoTokenizer.motion_tokens`; who encodes many videos at once cuts what they give into the videos' parts
+    (`KeyframeTokens` and `MotionTokens` are rows) and adds each to its own Gathered, clips in order. Keyframes that
+    lean on the clip before (`videotok.keyframe_prediction`) go through a `KeyframeChain` a video, and `add_keyframes`.
+    """
+
+    keyframes: list[ChainedKeyframe] = field(default_factory=list)
+    motion_ids: list[np.ndarray] = field(default_factory=list)
+    camera_ids: list[np.ndarray] = field(default_factory=list)
+    num_frames: list[int] = field(default_factory=list)
+    pts_seconds: list[float] = field(default_factory=list)
+    damaged: list[bool] = field(default_factory=list)
+    pictures: list[bytes] = field(default_factory=list)
+    """JPEG files of the keyframes; stays empty where they are not kept."""
+    motion_source: MotionSource = "native"
+
+    def add(self, clips: Sequence[Clip], visual: KeyframeTokens, motion: MotionTokens) -> None:
+        """Takes in clips, all of them independent, and what the tokenizers made of them."""
+        self.add_motion(clips, motion)
+        nothing = np.zeros(visual.keep_mask.shape[1], np.bool_)
+        masks = visual.keep_mask.cpu().numpy()
+        self.add_keyframes(
+            ChainedKeyframe(ids.cpu().numpy(), mask, nothing) for ids, mask in zip(visual.ids, masks, strict=True)
+        )
+
+    def add_motion(self, clips: Sequence[Clip], motion: MotionTokens) -> None:
+        """Takes in all but the keyframes of clips."""
+        self.motion_ids.append(motion.ids.cpu().numpy())
+        self.camera_ids.append(motion.camera_ids.cpu().numpy())
+        self.num_frames += [clip.num_frames for clip in clips]
+        self.pts_seconds += [clip.pts_seconds for clip in clips]
+        self.damaged += [clip.damaged for clip in clips]
+        self.motion_source = clips[-1].motion_source
+
+    def add_keyframes(self, keyframes: Iterable[ChainedKeyframe]) -> None:
+        """Takes in the words of keyframes; they may come later than their clips, but in order."""
+        self.keyframes += keyframes
+
+    def tokens(
+        self,
+        spec: ClipSpec,
+        source: SourceFacts,
+        models: Mapping[str, ModelIdentity],
+        codebooks: Mapping[str, int],
+        start_seconds: float,
+    ) -> VideoTokens:
+        """All clips as one VideoTokens; the arguments are its fields."""
+        return VideoTokens(
+            spec=spec,
+            source=source,
+            motion_source=self.motion_source,
+            models=models,
+            codebooks=codebooks,
+            visual_ids=np.concatenate([keyframe.ids for keyframe in self.keyframes]).astype(np.int32),
+            visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in self.keyframes)], dtype=np.int64),
+            keep_mask=np.stack([keyframe.keep_mask for keyframe in self.keyframes]),
+            carry_mask=np.stack([keyframe.carry_mask for keyframe in self.keyframes]),
+            pictures=tuple(self.pictures),
+            motion_ids=np.concatenate(self.motion_ids).astype(np.int32),
+            camera_ids=np.concatenate(self.camera_ids).astype(np.int32),
+            num_frames=np.array(self.num_frames, np.int32),
+            pts_seconds=np.array(self.pts_seconds, np.float64),
+            damaged=np.array(self.damaged, np.bool_),
+            start_seconds=start_seconds,
+        )
+
+
+class Models:
+    """Three models, each loaded when it is first needed.
+
+    Encoders run in float64 on the CPU, decoders in float32; see `VideoTokenizer`. To encode clips of many videos in one
+    batch: `keyframe_encoder.encode` takes keyframes (`videotok.image_utils.squashed`), `motion_tokens` their fields,
+    and a `videotok.pipeline.Gathered` a video takes in its rows of both.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @cached_property
+    def keyframes(self) -> KeyframeTokenizerProtocol:
+        """Decodes keyframes; float32."""
+        return self.bundle.load_keyframes(torch.float32)
+
+    @cached_property
+    def keyframe_encoder(self) -> KeyframeTokenizerProtocol:
+        """Encodes keyframes; float64."""
+        return self.bundle.load_keyframes(torch.float64)
+
+    @cached_property
+    def motion(self) -> MotionTokenizer:
+        """Decodes motion; float32."""
+        return self.bundle.load("motion", MotionTokenizer, torch.float32)
+
+    @cached_property
+    def motion_encoder(self) -> MotionTokenizer:
+        """Encodes motion; float64."""
+        return self.bundle.load("motion", MotionTokenizer, torch.float64)
+
+    @cached_property
+    def detokenizer(self) -> VideoDetokenizer | LatentDetokenizer:
+        """Rebuilds frames; float32."""
+        return self.bundle.load_detokenizer(torch.float32)
+
+    @property
+    def default_motion_levels(self) -> int:
+        """Levels of motion ids that are kept where the caller does not say."""
+        return self.motion.default_levels
+
+    def spec(self, fps: Fraction | int = 12) -> ClipSpec:
+        """Clips as this model's motion tokenizer takes them, at `fps` frames a second."""
+        return ClipSpec(self.motion_encoder.config["num_steps"], Fraction(fps), self.motion_encoder.grid)
+
+    def motion_tokens(self, fields: Sequence[MotionField], levels: int) -> MotionTokens:
+        """Motion fields, of any videos, to their ids: `levels` levels each, see `MotionTokenizer.encode`."""
+        vectors = torch.from_numpy(np.stack([field.vectors for field in fields]))
+        valid = torch.from_numpy(np.stack([field.valid for field in fields]))
+        return self.motion_encoder.encode(vectors, valid, levels)
+
+    @property
+    def codebooks(self) -> dict[str, int]:
+        """Words of each codebook."""
+        return {
+            "visual": self.keyframe_encoder.codebook_size,
+            "motion": self.motion_encoder.codebook_size,
+            "camera": self.motion_encoder.camera_codebook_size,
+        }
+
+    def rebuilt_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """A keyframe uint8 [H, W, 3] through its tokens and back: float32 [1, 3, height, width] in [-1, 1]."""
+        tokens = self.keyframe_encoder.encode(squashed(keyframe, self.keyframe_encoder.image_size))
+        return fitted(self.keyframes.decode(tokens.ids, tokens.keep_mask), size)
+
+    def coded_motion(self, field: MotionField, levels: int) -> Tensor:
+        """A field through its tokens and back: float32 [1, T, h, w, 2]."""
+        return self.motion.decode(self.motion_tokens([field], levels))
+
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
@@ -85,8 +357,8 @@ class VideoTokenizer(Models):
             spec: frames, rate and grid of a clip; `self.spec()`, 24 frames at 12 fps, where not given.
             keep: share of a keyframe's patches to keep, above 0 to 1, on average over many pictures; the model's own
                 rate where not given.
-            visual_tokens: tokens a keyframe on average instead, never more in all; see `videotok.budget`.
-            visual_delta: say of a keyframe only what the clip before does not explain; see `videotok.chain`. False:
+            visual_tokens: tokens a keyframe on average instead, never more in all; see `videotok.keyframe_prediction`.
+            visual_delta: say of a keyframe only what the clip before does not explain (`videotok.keyframe_prediction`). False:
                 every clip is independent.
             keyframe: `image` keeps the keyframes as JPEG files besides, for decoding with exact pictures.
             image_quality: of those, 1 to 100.

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from benchmarks.motion_questions import clips
 from benchmarks.motion_questions.clips import Asked, backwards, mirrored
 from codec import ClipSpec, replacing
-from motion_vq.camera import compand, to_pixels
-from motion_vq.layers import fold
-from videotok.pictures import squashed
-from videotok.source import ModelIdentity, SourceFacts
-from videotok.tokens import TOKENIZERS, VideoTokens
+from motion_vq.attention import fold
+from motion_vq.global_motion import compand, to_pixels
+from videotok.image_utils import squashed
+from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
 from codec import Clip, ClipSpec, MediaError, MotionField, iter_clips
-from motion_vq.camera import CameraCode, to_pixels
+from motion_vq.global_motion import CameraCode, to_pixels
 from videotok.training.prepare import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Split = str

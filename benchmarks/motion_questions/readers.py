@@ -9,14 +9,11 @@ import torch
 
 from benchmarks.motion_questions.coded import Coded
 from benchmarks.motion_questions.scenes import ANSWERS
-from videotok.lm.codebooks import Codebooks
-from videotok.lm.documents import Document, VideoInput, conversation
-from videotok.lm.embeddings import embeddings
-from videotok.lm.extension import extend
+from videotok.lm.chat import Prompt, Turn
 from videotok.lm.model import VideoLanguageModel, VideoSettings
-from videotok.lm.packing import pack
-from videotok.lm.prompt import Prompt, Turn
+from videotok.lm.packing import Document, VideoInput, conversation, pack
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
+from videotok.lm.tokenizer_extension import Codebooks, embeddings, extend
 from videotok.lm.train import Plan, train
 from videotok.vocabulary import Vocabulary
 

@@ -9,11 +9,11 @@ import numpy as np
 from benchmarks.qa.answerers import Options, tidy
 from benchmarks.qa.chat import Chat
 from codec import ClipSpec, iter_clips
-from videotok.lm.documents import evenly
+from videotok.image_utils import display_size, resized
+from videotok.lm.data import VideoStore
 from videotok.lm.model import VideoSettings
-from videotok.lm.store import VideoStore
-from videotok.pictures import display_size, resized
-from videotok.training.cache import jpeg
+from videotok.lm.packing import evenly
+from videotok.training.dataset import jpeg
 from videotok.vocabulary import Vocabulary
 
 MOST_FRAMES, FRAME_AREA = 8, 448 * 448

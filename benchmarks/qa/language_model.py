@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.qa.answerers import Options, tidy
-from videotok.lm.answer import answer
-from videotok.lm.eyes import with_eyes
-from videotok.lm.store import VideoStore
+from videotok.lm.data import VideoStore
+from videotok.lm.generation import answer
+from videotok.lm.loading import with_eyes
 
 
 class LanguageModel:

@@ -7,8 +7,8 @@ import torch
 from test_tokens import made
 
 from videotok.lm import Codebooks, VideoLanguageModel, extend
+from videotok.lm.chat import Turn
 from videotok.lm.model import VideoSettings
-from videotok.lm.prompt import Turn
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.tokens import VideoTokens
 from videotok.vocabulary import Vocabulary

@@ -9,13 +9,12 @@ from small_lm import TURNS, make
 
 from videotok import ModelError, TokensError
 from videotok.lm import VideoLanguageModel, extend
-from videotok.lm.answer import Written, answer
-from videotok.lm.codebooks import amounts
-from videotok.lm.documents import VideoInput, conversation, evenly, film
-from videotok.lm.packing import pack
-from videotok.lm.prompt import ChatTemplate, Prompt, Turn
-from videotok.lm.store import Kept
+from videotok.lm.chat import ChatTemplate, Prompt, Turn
+from videotok.lm.data import Kept
+from videotok.lm.generation import Written, answer
+from videotok.lm.packing import VideoInput, conversation, evenly, film, pack
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
+from videotok.lm.tokenizer_extension import amounts
 from videotok.vocabulary import Vocabulary
 
 

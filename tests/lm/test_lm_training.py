@@ -11,14 +11,12 @@ from small_lm import TURNS, make
 from videotok import TokensError
 from videotok.cli.main import main
 from videotok.lm import Codebooks
-from videotok.lm.answer import answer
-from videotok.lm.documents import VideoInput, conversation, film
+from videotok.lm.chat import Turn
+from videotok.lm.data import Kept, samples
+from videotok.lm.generation import answer
+from videotok.lm.loading import new_model
 from videotok.lm.model import VideoSettings
-from videotok.lm.packing import IGNORED, first_fit, pack
-from videotok.lm.prompt import Turn
-from videotok.lm.shards import samples
-from videotok.lm.start import new_model
-from videotok.lm.store import Kept
+from videotok.lm.packing import IGNORED, VideoInput, conversation, film, first_fit, pack
 from videotok.lm.train import Plan, train
 from videotok.vocabulary import Vocabulary
 

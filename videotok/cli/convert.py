@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli.terminal import Refusal
+from videotok.cli.console import Refusal
 
 
 def convert(
@@ -24,7 +24,7 @@ def convert(
         raise Refusal(f"{target} is not empty; give --force to write into it, or another name")
 
     from videotok.bundle import found_folder
-    from videotok.published.convert import convert as converted
+    from videotok.lavit.conversion import convert as converted
 
     def tell(part: str) -> None:
         print(f"{part} …", flush=True)

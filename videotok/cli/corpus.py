@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.terminal import Refusal, parse_fps
+from videotok.cli.console import Refusal, parse_fps
 
 if TYPE_CHECKING:
-    from videotok.corpus.job import Run
+    from videotok.corpus.report import Run
 
 app = typer.Typer(no_args_is_help=True, help="Encode many videos, on one machine or a cluster (Ray Data).")
 
@@ -46,9 +46,9 @@ def encode(
     rate = parse_fps(fps)
     _need("pyarrow", "fsspec", "ray")
     from videotok.corpus.job import encode_corpus
+    from videotok.corpus.ray_pipeline import Cluster
     from videotok.corpus.report import text
     from videotok.corpus.settings import Settings
-    from videotok.corpus.stream import Cluster
 
     settings = Settings(model, rate, keep, motion_levels, motion_source)
     cluster = Cluster(address, workers or (None if address else os.cpu_count()), gpus_per_worker, batch_size)
@@ -72,8 +72,8 @@ def status(
 ) -> None:
     """Say how far a corpus is, and what is in it; also while a job is at work."""
     _need("pyarrow", "fsspec")
-    from videotok.corpus.folder import CorpusFolder
     from videotok.corpus.report import state, text
+    from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
     facts = state(folder) | {"is_being_written": folder.is_being_written}
@@ -88,9 +88,8 @@ def status(
 def verify(tokens: Tokens) -> None:
     """Read every row; prove that each input is done, refused or pending, and that no clip is lost or there twice."""
     _need("pyarrow", "fsspec")
-    from videotok.corpus.folder import CorpusFolder
-    from videotok.corpus.report import state, text
-    from videotok.corpus.verify import faults
+    from videotok.corpus.report import faults, state, text
+    from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
     found = list(faults(folder))
@@ -120,9 +119,8 @@ def export(
 ) -> None:
     """Write a corpus in another layout; equal corpora give equal bytes."""
     _need("pyarrow", "fsspec", *(["webdataset"] if to == "webdataset" else []))
-    from videotok.corpus.export import to_huggingface, to_webdataset
-    from videotok.corpus.folder import CorpusFolder
-    from videotok.corpus.sequences import Layout, to_ids
+    from videotok.corpus.export import Layout, to_huggingface, to_ids, to_webdataset
+    from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
     if to == "webdataset":
@@ -145,9 +143,8 @@ def search(
 ) -> None:
     """Find clips that look, or move, like those of a video, from the codes alone."""
     _need("pyarrow", "fsspec")
-    from videotok.corpus.folder import CorpusFolder
-    from videotok.corpus.query import query_rows
-    from videotok.corpus.search import Codes, Index
+    from videotok.corpus.search import Codes, Index, query_rows
+    from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
     facts = folder.facts

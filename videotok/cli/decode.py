@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from videotok.cli.terminal import Refusal, parse_size, progress_bar, refuse_unwritable
+from videotok.cli.console import Refusal, parse_size, progress_bar, refuse_unwritable
 
 if TYPE_CHECKING:
     import numpy as np
 
     from codec import VideoWriter
-    from videotok.compare import ComparedClip, Figures
+    from videotok.evaluation import ComparedClip, ReconstructionFigures
     from videotok.tokens import VideoTokens
 
 QUALITY = {"preset": "medium", "crf": "18"}
@@ -88,8 +88,8 @@ def decode(
         raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")
 
     from codec import REPRODUCIBLE, VideoWriter
-    from videotok.compare import PANELS, Figures, compared, source_clips
-    from videotok.pictures import display_size
+    from videotok.evaluation import PANELS, ReconstructionFigures, compared, source_clips
+    from videotok.image_utils import display_size
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle)
@@ -103,7 +103,7 @@ def decode(
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
     clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
     how = {"steps": steps, "seed": seed, "two_way": not forward, "noise_rate": noise_rate}
-    figures = Figures()
+    figures = ReconstructionFigures()
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=options))
         if compare:
@@ -128,9 +128,11 @@ def decode(
         )
 
 
-def _measured(clips: "Iterable[ComparedClip]", figures: "Figures", panels: "VideoWriter") -> "Iterator[np.ndarray]":
+def _measured(
+    clips: "Iterable[ComparedClip]", figures: "ReconstructionFigures", panels: "VideoWriter"
+) -> "Iterator[np.ndarray]":
     """The rebuilt frames of each clip, after it was counted and drawn beside its source."""
-    from videotok.compare import side_by_side
+    from videotok.evaluation import side_by_side
 
     for clip in clips:
         figures.add(clip)
@@ -149,7 +151,7 @@ def _shown(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np
             bar.advance(task, float(len(frames) / tokens.spec.fps))
 
 
-def print_table(figures: "Figures", keyframes: str) -> None:
+def print_table(figures: "ReconstructionFigures", keyframes: str) -> None:
     """The ladder: what each step adds. `keyframes`: where they come from."""
     table = Table(title=f"Against the source, keyframes from {keyframes}")
     table.add_column("")

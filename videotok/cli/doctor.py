@@ -7,7 +7,7 @@ import typer
 
 def doctor() -> None:
     """Check FFmpeg, its motion vectors and torch on this machine."""
-    from codec.doctor import Check, examine
+    from codec.diagnostics import Check, examine
 
     checks = examine()
     import torch  # after the checks of the codec, which need no seconds to load

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from videotok.cli.terminal import Refusal, parse_fps, progress_bar, refuse_unwritable
+from videotok.cli.console import Refusal, parse_fps, progress_bar, refuse_unwritable
 
 if TYPE_CHECKING:
     from videotok.keyframes import KeyframeTokenizerProtocol
@@ -137,7 +137,7 @@ def sample_patches(model: "KeyframeTokenizerProtocol", seed: int) -> None:
     """Makes the published selector draw; ours has nothing to draw from."""
     from torch import Generator
 
-    from videotok.published.keyframes import LavitKeyframes
+    from videotok.lavit.modeling_keyframes import LavitKeyframes
 
     if not isinstance(model, LavitKeyframes):
         raise Refusal("--selector sample: only the published Video-LaVIT weights sample; leave it out")

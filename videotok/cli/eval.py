@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli.terminal import Refusal, progress_bar, refuse_unwritable
+from videotok.cli.console import Refusal, progress_bar, refuse_unwritable
 
 
 def evaluate(
@@ -30,8 +30,7 @@ def evaluate(
     from codec import MediaError, replacing
     from videotok.footage import video_files
     from videotok.pipeline import VideoTokenizer
-    from videotok.report.ladder import write_report
-    from videotok.report.results import Settings, VideoResult, evaluate, rows
+    from videotok.report.quality import Settings, VideoResult, evaluate, rows, write_report
 
     began, files = time.monotonic(), video_files(videos)
     tokenizer = VideoTokenizer.from_pretrained(model)

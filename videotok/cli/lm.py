@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.terminal import Refusal, parse_fps
+from videotok.cli.console import Refusal, parse_fps
 
 if TYPE_CHECKING:
     from videotok.lm.model import VideoLanguageModel
@@ -65,10 +65,9 @@ def train(
     if (out / "checkpoint.safetensors").exists() and not resume:
         raise Refusal(f"{out} already holds a run; go on with --resume, or choose another --out")
 
+    from videotok.lm.data import VideoStore, samples
+    from videotok.lm.data import documents as made
     from videotok.lm.model import VideoSettings
-    from videotok.lm.shards import samples
-    from videotok.lm.store import VideoStore
-    from videotok.lm.study import documents as made
     from videotok.lm.train import Plan
     from videotok.lm.train import train as run
 
@@ -137,9 +136,9 @@ def ask(
 
     from transformers.utils import logging
 
-    from videotok.lm.answer import answer
-    from videotok.lm.eyes import with_eyes
-    from videotok.lm.store import VideoStore
+    from videotok.lm.data import VideoStore
+    from videotok.lm.generation import answer
+    from videotok.lm.loading import with_eyes
 
     logging.disable_progress_bar()  # the answer is written as it comes
     sighted = with_eyes(lm, video_model, inputs, precision)
@@ -174,8 +173,8 @@ def _starting_model(
     import torch
 
     from videotok.errors import ModelError
+    from videotok.lm.loading import new_model, taught_model
     from videotok.lm.model import FACTS, VideoLanguageModel
-    from videotok.lm.start import new_model, taught_model
 
     torch.manual_seed(seed)
     if (Path(name) / FACTS).is_file():
@@ -191,7 +190,7 @@ def _starting_model(
 def _start_projections(model: "VideoLanguageModel", documents: list) -> None:
     import torch
 
-    from videotok.lm.projection import Projection
+    from videotok.lm.model import Projection
 
     table = model.model.get_input_embeddings().weight
     for kind in model.feature_kinds:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from videotok.cli import corpus, lm, train
+from videotok.cli.console import Refusal
 from videotok.cli.convert import convert
 from videotok.cli.decode import decode
 from videotok.cli.doctor import doctor
@@ -16,7 +17,6 @@ from videotok.cli.eval import evaluate
 from videotok.cli.info import info
 from videotok.cli.inspect import inspect
 from videotok.cli.sample import sample
-from videotok.cli.terminal import Refusal
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

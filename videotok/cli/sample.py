@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli.terminal import refuse_unwritable
+from videotok.cli.console import refuse_unwritable
 
 SECONDS, FPS, SIZE = 6, 24, (480, 270)
 

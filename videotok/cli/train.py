@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from videotok.training.loop import Task
+    from videotok.training.trainer import Task
 
 app = typer.Typer(no_args_is_help=True, help="Prepare footage and train the three models.")
 console = Console(stderr=True)
@@ -63,7 +63,7 @@ def film(
     count: Annotated[int, typer.Option(help="Films of 6.4 seconds.", min=1)] = 400,
 ) -> None:
     """Film photographs and footage with a virtual camera that moves in every way; films that are there are kept."""
-    from videotok.training.film import films
+    from videotok.training.synthetic import films
 
     with _progress("films") as progress:
         bar = progress.add_task("film", total=count)
@@ -86,7 +86,7 @@ def keyframes(
 ) -> None:
     """Train the keyframe tokenizer and its detokenizer on photographs and keyframes."""
     from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
-    from videotok.training.cache import Cache, Row
+    from videotok.training.dataset import Cache, Row
 
     found = Cache(cache)
     rows = found.photos("train") + found.clips("train")
@@ -112,7 +112,7 @@ def motion(
 ) -> None:
     """Train the motion tokenizer on motion fields."""
     from motion_vq import MotionTokenizer, MotionTraining
-    from videotok.training.cache import Cache, Row
+    from videotok.training.dataset import Cache, Row
 
     found = Cache(cache)
     task = MotionTraining(_model(MotionTokenizer, start))
@@ -138,8 +138,7 @@ def detokenizer(
     """Train the 3D U-Net on clips, with the motion that the motion tokenizer gives back."""
     from motion_vq import MotionTokenizer
     from unet3d import DetokenizerTraining, VideoDetokenizer
-    from videotok.training.cache import Cache, Row
-    from videotok.training.coded import CodedMotion
+    from videotok.training.dataset import Cache, CodedMotion, Row
 
     found = Cache(cache)
     coded = CodedMotion(MotionTokenizer.from_pretrained(tokenizer))
@@ -158,7 +157,7 @@ def export(
     from motion_vq import MotionTokenizer
     from unet3d import VideoDetokenizer
     from videotok.keyframes import KeyframeTokenizer
-    from videotok.training.export import export as write
+    from videotok.training.trainer import export as write
 
     models = {"keyframes": KeyframeTokenizer, "motion": MotionTokenizer, "detokenizer": VideoDetokenizer}
     if kind not in models:
@@ -174,7 +173,7 @@ def _model(model_class, start: Path | None):
 def _plan(steps: int, batch_size: int, learning_rate: float, seed: int, precision: str, save_every: int):
     import torch
 
-    from videotok.training.loop import Plan
+    from videotok.training.trainer import Plan
 
     if precision not in ("auto", "bf16", "no"):
         raise typer.BadParameter(f"--precision {precision!r} must be auto, bf16 or no")
@@ -195,8 +194,8 @@ def _plan(steps: int, batch_size: int, learning_rate: float, seed: int, precisio
 def _run(
     task: "Task", rows: list, held_back: list, read: Callable, plan, out: Path, resume: bool, workers: int, items: int
 ) -> None:
-    from videotok.training.batches import Batches, validation_batches
-    from videotok.training.loop import train
+    from videotok.training.dataset import Batches, validation_batches
+    from videotok.training.trainer import train
 
     batches = Batches(rows, read, task.prepare, plan.batch_size, plan.steps, plan.seed)
     validation = validation_batches(held_back or rows, read, task.prepare, plan.batch_size, items)

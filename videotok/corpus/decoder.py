@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from codec import ClipSpec, MediaError, iter_clips, probe
-from videotok.length import check_length, expected_seconds
+from codec.probe import check_length, expected_seconds
 
 PATIENCE_SECONDS = 120.0
 """Longer without a clip is a decoder that hangs."""
@@ -157,7 +157,7 @@ def _read(part: Part, spec: ClipSpec, side: int, motion_source: Any) -> Iterator
         num_frames += clip.num_frames
         before, spent = spent, sum(os.times()[:4])
         yield SmallClip(
-            # what videotok.pictures.squashed does, without torch
+            # what videotok.image_utils.squashed does, without torch
             keyframe=cv2.resize(clip.keyframe, (side, side), interpolation=cv2.INTER_AREA),
             vectors=clip.motion.vectors,
             valid=clip.motion.valid,

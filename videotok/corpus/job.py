@@ -1,7 +1,7 @@
-"""A corpus encoded, or gone on with: what is there is left alone, what comes is written at once, in whole videos."""
+"""Clips come in any order and from many videos at once; a video is done when all of its clips are there.
 
-# pyright: reportAttributeAccessIssue=false
-# (functions of pyarrow.compute are made when it is imported)
+A corpus encoded, or gone on with: what is there is left alone, what comes is written at once, in whole videos.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,61 +14,78 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from videotok.corpus.assemble import Assembler, Refused, Whole
-from videotok.corpus.folder import CorpusFolder
 from videotok.corpus.manifest import read_inputs
-from videotok.corpus.report import report
-from videotok.corpus.schema import ERRORS
+from videotok.corpus.ray_pipeline import Cluster, stream
+from videotok.corpus.report import Run, report
 from videotok.corpus.settings import Plan, Settings
-from videotok.corpus.shards import Held, ShardWriter, repaired
-from videotok.corpus.stream import Cluster, stream
+from videotok.corpus.storage import ERRORS, STREAM, TOKENS, CorpusFolder, Held, ShardWriter, repaired
 from videotok.errors import CorpusError
 
-COMMIT_SECONDS = 30.0
-"""Between two writes of the open shard: a kill costs no more than this, and the videos that were being read."""
+
+@dataclass(frozen=True)
+class Refused:
+    """A video that gives no tokens."""
+
+    index: int
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A video with all of its clips, in order."""
+
+    index: int
+    rows: pa.Table
+    """Columns of `schema.STREAM`."""
 
 
 @dataclass
-class Run:
-    """How far a job is."""
-
-    videos: int
-    """To do in this run."""
-    done: int = 0
-    refused: int = 0
+class _Begun:
+    rows: dict[int, pa.Table] = field(default_factory=dict)
     clips: int = 0
-    tokens: int = 0
-    video_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=lambda: {"codec": 0.0, "keyframe": 0.0, "motion": 0.0})
-    """Spent in each stage by all workers together."""
-    began: float = field(default_factory=time.monotonic)
-    start_up_seconds: float = 0.0
-    """Until the first clips came: Ray started, weights loaded, the first batch filled."""
+    """0 until the last clip has come."""
+
+
+class Assembler:
+    """Gathers the rows of the last stage. Holds tokens of unfinished videos only: some kilobytes a clip."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, _Begun] = {}
+        self._finished: set[int] = set()
 
     @property
-    def seconds(self) -> float:
-        """Since the job began."""
-        return time.monotonic() - self.began
+    def num_unfinished(self) -> int:
+        """Videos of which something has come, but not all."""
+        return len(self._begun)
 
-    def saw(self, rows: pa.Table) -> None:
-        """Counts rows of the last stage."""
-        self.start_up_seconds = self.start_up_seconds or self.seconds
-        for stage in self.stage_seconds:
-            self.stage_seconds[stage] += pc.sum(rows[f"{stage}_seconds"]).as_py() or 0.0
+    def add(self, rows: pa.Table) -> Iterator[Whole | Refused]:
+        """Takes in rows; gives each video once, as soon as it is whole or refused. What comes again is left out."""
+        columns = (rows[name].to_pylist() for name in ("index", "clip", "clips", "stage", "message"))
+        for number, (index, clip, clips, stage, message) in enumerate(zip(*columns, strict=True)):
+            if index in self._finished:
+                continue
+            video = self._begun.setdefault(index, _Begun())
+            video.rows[clip] = rows.slice(number, 1)
+            video.clips = clips or video.clips
+            if message or len(video.rows) == video.clips:
+                self._finished.add(index)
+                del self._begun[index]
+                yield Refused(index, stage, message) if message else Whole(index, _whole(video))
 
-    def wrote(self, clips: pa.Table) -> None:
-        """Counts a video that is done."""
-        self.done += 1
-        self.clips += clips.num_rows
-        self.tokens += num_tokens(clips)
-        self.video_seconds += pc.sum(pc.subtract(clips["end_seconds"], clips["start_seconds"])).as_py()
+
+def _whole(video: _Begun) -> pa.Table:
+    rows = pa.concat_tables(video.rows[clip] for clip in range(video.clips)).combine_chunks()
+    every = pa.array([video.clips] * video.clips, TOKENS.field("clips").type)
+    return rows.set_column(STREAM.get_field_index("clips"), TOKENS.field("clips"), every)
 
 
-def num_tokens(clips: pa.Table) -> int:
-    """Visual, motion and camera ids of some clips."""
-    levels = pc.list_flatten(clips["motion_ids"])
-    lists = (clips["visual_ids"], levels, clips["camera_ids"])
-    return sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in lists)
+# pyright: reportAttributeAccessIssue=false
+# (functions of pyarrow.compute are made when it is imported)
+
+
+COMMIT_SECONDS = 30.0
+"""Between two writes of the open shard: a kill costs no more than this, and the videos that were being read."""
 
 
 def encode_corpus(

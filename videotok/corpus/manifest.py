@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from videotok.corpus.schema import INPUTS, TOKENS
+from videotok.corpus.storage import INPUTS, TOKENS
 from videotok.errors import CorpusError
 from videotok.training.prepare import VIDEO_SUFFIXES
 

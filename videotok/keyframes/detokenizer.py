@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotok.keyframes.merger import unpack
-from videotok.keyframes.patches import unpatchify
-from videotok.keyframes.vit import Block, silent
+from videotok.keyframes.selector import unpack
+from videotok.keyframes.vit import Block, silent, unpatchify
 
 
 class KeyframeDetokenizer(nn.Module):

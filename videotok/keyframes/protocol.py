@@ -15,7 +15,7 @@ class KeyframeTokenizerProtocol(Protocol):
 
     `videotok.keyframes.KeyframeTokenizer` (words at the patches that matter) and `videotok.keyframes.VQModelTokenizer`
     (a word at every cell) are two; others are registered under the entry point group `videotok.keyframes`, see
-    `videotok.keyframes.registry`. Encoding must draw nothing at random, and in float64 give the same ids in any batch
+    `videotok.bundle`. Encoding must draw nothing at random, and in float64 give the same ids in any batch
     and on any number of threads.
     """
 

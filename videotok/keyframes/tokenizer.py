@@ -1,4 +1,11 @@
-"""Keyframes to visual words and back: few words for a plain picture, more for a busy one."""
+"""Keyframes to visual words and back: few words for a plain picture, more for a busy one.
+
+Words chosen by what they decode to, not by where the encoder points alone (analysis by synthesis).
+
+The encoder never sees the picture that its words give. Search does: it decodes them, asks which way each word would
+have to move for the picture to come nearer (the gradient of the squared error), moves the vectors a little that way
+and reads the nearest words again. The best words met are kept, so a search never makes a picture worse.
+"""
 
 from dataclasses import dataclass
 
@@ -8,11 +15,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from videotok.keyframes.codebook import Codebook
+from motion_vq.vector_quantizer import Codebook
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
-from videotok.keyframes.merger import Merger, pack
-from videotok.keyframes.search import better_words
-from videotok.keyframes.selector import Selector, Thresholds, keep_above, keep_best
+from videotok.keyframes.selector import Merger, Selector, Thresholds, keep_above, keep_best, pack
 from videotok.keyframes.vit import VisionTransformer
 
 
@@ -241,3 +246,34 @@ class KeyframeTokenizer(ModelMixin, ConfigMixin):
         if not 0 < part <= 1:
             raise ValueError(f"`keep` (={keep}) is the part of all patches to keep: above 0, at most 1")
         return keep_above(scores, self.thresholds(part))
+
+
+STRIDE = 0.016
+"""Length of the first step of a picture's mean word, on the sphere; a vector lies some 0.1 from its word."""
+
+
+def better_words(
+    model: "KeyframeTokenizer", images: Tensor, keep_mask: Tensor, vectors: Tensor, present: Tensor, steps: int
+) -> Tensor:
+    """Words for `images` [B, 3, S, S] after `steps` steps from `vectors` [B, n, code_dim]: ids int64 [B, n].
+
+    Nothing is drawn at random. A step costs about three decodings.
+    """
+    images = images.to(vectors)
+    ids = model.codebook.nearest(vectors)
+    best, least = ids, torch.full((len(images),), torch.inf, device=images.device, dtype=vectors.dtype)
+    for step in range(steps + 1):
+        with torch.set_grad_enabled(step < steps):
+            words = model.codebook(ids).requires_grad_(step < steps)
+            restored = model.detokenizer(words, present, keep_mask)
+            errors = (restored - images).square().mean(dim=(1, 2, 3))
+        nearer = errors.detach() < least
+        best = torch.where(nearer[:, None], ids, best)
+        least = torch.where(nearer, errors.detach(), least)
+        if step < steps:
+            (downhill,) = torch.autograd.grad(errors, words, torch.ones_like(errors))
+            lengths = (downhill.norm(dim=-1) * present).sum(dim=1) / present.sum(dim=1)
+            stride = STRIDE * (1 - 0.5 * step / steps)
+            vectors = F.normalize(vectors - stride * downhill / lengths[:, None, None].clamp(min=1e-30), dim=-1)
+            ids = model.codebook.nearest(vectors)
+    return best

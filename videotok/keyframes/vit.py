@@ -1,11 +1,29 @@
-"""Patches of a picture to features: a plain vision transformer (Dosovitskiy et al., arXiv 2010.11929), pre-norm."""
+"""A picture as a row of square patches, in raster order, and back.
+
+Patches of a picture to features: a plain vision transformer (Dosovitskiy et al., arXiv 2010.11929), pre-norm.
+"""
 
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from videotok.keyframes.patches import patchify
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """[B, C, S, S] -> [B, N, C * patch_size**2]."""
+    batch, channels, size, _ = images.shape
+    side = size // patch_size
+    cells = images.reshape(batch, channels, side, patch_size, side, patch_size)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, side * side, channels * patch_size**2)
+
+
+def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
+    """[B, N, C * patch_size**2] -> [B, C, S, S]; N must be a square number."""
+    batch, count, values = patches.shape
+    side, channels = round(count**0.5), values // patch_size**2
+    cells = patches.reshape(batch, side, side, channels, patch_size, patch_size)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, side * patch_size, side * patch_size)
+
 
 LayerT = TypeVar("LayerT", nn.Linear, nn.Conv2d)
 

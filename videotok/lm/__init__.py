@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from videotok.lm.codebooks import Codebooks
-    from videotok.lm.extension import extend
     from videotok.lm.model import VideoLanguageModel
+    from videotok.lm.tokenizer_extension import Codebooks, extend
 
 __all__ = ["Codebooks", "VideoLanguageModel", "extend"]
 
@@ -13,7 +12,7 @@ __all__ = ["Codebooks", "VideoLanguageModel", "extend"]
 def __getattr__(name: str) -> object:
     # transformers takes seconds to import, and a command line must not wait for it
     if name == "Codebooks":
-        from videotok.lm.codebooks import Codebooks
+        from videotok.lm.tokenizer_extension import Codebooks
 
         return Codebooks
     if name == "VideoLanguageModel":
@@ -21,7 +20,7 @@ def __getattr__(name: str) -> object:
 
         return VideoLanguageModel
     if name == "extend":
-        from videotok.lm.extension import extend
+        from videotok.lm.tokenizer_extension import extend
 
         return extend
     raise AttributeError(f"module 'videotok.lm' has no attribute {name!r}")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from codec import Clip, iter_clips
 from videotok.errors import ModelError, TokensError
+from videotok.image_utils import squashed
 from videotok.keyframes import KeyframeTokenizer
-from videotok.pictures import squashed
-from videotok.published.keyframes import LavitKeyframes
+from videotok.lavit.modeling_keyframes import LavitKeyframes
 from videotok.tokens import VideoTokens
 
 if TYPE_CHECKING:

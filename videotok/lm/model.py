@@ -1,4 +1,7 @@
-"""VideoLanguageModel: a causal language model that reads video, either as ids or as features."""
+"""Features of pictures and motion, as wide as a language model's embeddings.
+
+VideoLanguageModel: a causal language model that reads video, either as ids or as features.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +18,40 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from codec import replacing
 from videotok.errors import ModelError, TokensError
-from videotok.lm.embeddings import embeddings
+from videotok.lm.chat import ChatTemplate, Prompt
 from videotok.lm.packing import IGNORED, Packed
-from videotok.lm.projection import Projection
-from videotok.lm.prompt import ChatTemplate, Prompt
+from videotok.lm.tokenizer_extension import embeddings
 from videotok.tokens import VideoTokens
 from videotok.vocabulary import Vocabulary
+
+
+class Projection(nn.Module):
+    """features [m, dim] -> [m, width]: standardised, Linear, GELU, Linear."""
+
+    mean: Tensor
+    spread: Tensor
+    size: Tensor
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("spread", torch.ones(dim))
+        self.register_buffer("size", torch.ones(()))
+        self.first = nn.Linear(dim, width)
+        self.second = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def start(self, features: Tensor, embeddings: Tensor) -> None:
+        """From data: features [m, dim] become standard, and what comes out as large as embeddings [n, width]."""
+        self.mean.copy_(features.mean(0))
+        self.spread.copy_(features.std(0).clamp(min=1e-4))
+        self.size.copy_(embeddings.float().std() / self(features).std().clamp(min=1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        standard = (features - self.mean) / self.spread
+        return self.second(nn.functional.gelu(self.first(standard))) * self.size
+
 
 FACTS, FEATURES = "videotok.json", "videotok.safetensors"
 """Beside the language model's own files."""
@@ -79,7 +110,7 @@ class VideoLanguageModel(nn.Module):
         Args:
             model: whose embeddings have a row for each id of the vocabulary.
             tokenizer: of its text.
-            vocabulary: the id space (`videotok.lm.extension`).
+            vocabulary: the id space (`videotok.lm.tokenizer_extension`).
             prompt: how conversations are written; the tokenizer's chat template where it has one, else `Prompt()`.
             settings: how videos are encoded.
             features: numbers a feature of each kind that is read instead of its ids' embeddings; None where features

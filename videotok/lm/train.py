@@ -1,6 +1,6 @@
 """Next-token training on packed rows of text and video.
 
-As in `videotok.training.loop`, what a step does depends on the seed and the step alone, so that a run that was killed
+As in `videotok.training.trainer`, what a step does depends on the seed and the step alone, so that a run killed
 and resumed ends where an unbroken one would have.
 """
 
@@ -19,11 +19,10 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from codec import replacing
-from videotok.lm.documents import Document
-from videotok.lm.embeddings import embeddings
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import IGNORED, Packed, first_fit, pack
-from videotok.training.checkpoint import load_checkpoint, save_checkpoint
+from videotok.lm.packing import IGNORED, Document, Packed, first_fit, pack
+from videotok.lm.tokenizer_extension import embeddings
+from videotok.training.trainer import load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)

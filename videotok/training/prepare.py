@@ -13,7 +13,7 @@ import numpy as np
 
 from codec import ClipSpec, MediaError, iter_clips, replacing
 from videotok.footage import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-from videotok.training.cache import FORMAT, Shard, jpeg, write_shard
+from videotok.training.dataset import FORMAT, Shard, jpeg, write_shard
 
 FRAME_SIZE = (256, 144)
 """Width and height that frames of the cache are squashed to."""
