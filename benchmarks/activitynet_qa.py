@@ -23,7 +23,7 @@ from benchmarks.qa.journal import Journal
 from benchmarks.qa.report import report
 from benchmarks.qa.scores import by_type, exact
 from benchmarks.qa.wups import wordnet_similarity, wups
-from codec import MediaError, replacing
+from codec import MediaError, atomic_path
 
 console = Console(stderr=True)
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results = run(questions, who, options, options.out / f"{name}.jsonl")
     if options.judge:
         results |= judged(questions, results, options, options.out / f"{name}-judged.jsonl")
-    with replacing(options.out / f"{name}.json") as temporary:
+    with atomic_path(options.out / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     Console().print(report(results))
     return results
@@ -161,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="folder of a language model (lm), name of the endpoint's model (openai)")
     parser.add_argument("--video-model", help="folder or hub id of other video weights than the shipped ones")
     choices = ("auto", "ids", "features")
-    parser.add_argument("--inputs", choices=choices, default="auto", help="keyframes as which (lm); auto: as taught")
+    parser.add_argument(
+        "--inputs", choices=choices, default="auto", help="keyframes as which (lm); auto: as embedded_tokenizers"
+    )
     parser.add_argument("--instruction", default="", help="put behind each question (lm)")
     parser.add_argument("--url", help="endpoint that speaks OpenAI's chat completions, http://localhost:8000/v1")
     parser.add_argument("--show", choices=("frames", "tokens"), default="frames", help="what an endpoint is shown")

@@ -1,6 +1,6 @@
 """How clips are joined: python -m benchmarks.chaining VIDEOS… --json OUT
 
-Each video is one chain of up to `--clips` whole clips at 256x144, 12 fps, in three ways: two_way (between keyframes),
+Each video is one chain of up to `--clips` whole clips at 256x144, 12 fps, in three ways: bidirectional (between keyframes),
 forward (each clip from its own keyframe alone), constrained (forward, and each clip begins from the last frame before
 it, taken back to noise at 0.85: Video-LaVIT's explicit noise constraint).
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import Clip, ClipSpec, MediaError, iter_clips, replacing
+from codec import Clip, ClipSpec, MediaError, atomic_path, iter_clips
 from unet3d import decode_chain
 from videotok.evaluation import psnr
 from videotok.image_utils import pixels, tensor
@@ -29,9 +29,9 @@ from videotok.pipeline import VideoTokenizer
 
 SIZE = (256, 144)
 WAYS = {
-    "two_way": {"two_way": True},
-    "forward": {"two_way": False},
-    "constrained": {"two_way": False, "noise_rate": 0.85},
+    "bidirectional": {"bidirectional": True},
+    "forward": {"bidirectional": False},
+    "constrained": {"bidirectional": False, "noise_rate": 0.85},
 }
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     for way in args.ways:
         print_mean(way, [row for row in rows if row["way"] == way])
     if args.json:
-        with replacing(args.json) as temporary:
+        with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -89,7 +89,7 @@ class Joints:
 
 def chained(model: VideoTokenizer, args: argparse.Namespace, path: Path, way: str) -> dict | None:
     """One row, or None where there is nothing to join."""
-    levels = model.default_motion_levels if args.levels is None else args.levels
+    levels = model.default_motion_quantizers if args.levels is None else args.levels
     truths: list[np.ndarray] = []
 
     def read() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

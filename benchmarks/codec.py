@@ -31,7 +31,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from benchmarks.footage import footage
-from codec import ClipSpec, iter_clips, probe, replacing
+from codec import ClipSpec, atomic_path, iter_clips, probe
 
 SPEC = ClipSpec()
 
@@ -190,7 +190,7 @@ def main() -> None:
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        with replacing(arguments.json) as place:
+        with atomic_path(arguments.json) as place:
             place.write_text(json.dumps(rows, indent=2) + "\n")
 
 

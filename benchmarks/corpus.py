@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import ClipSpec, replacing
+from codec import ClipSpec, atomic_path
 from videotok.corpus.decoder import Decoder, Part
 
 SAMPLE_SECONDS = 1.0
@@ -46,7 +46,7 @@ def main() -> None:
         if row["what"] == "corpus" and rows[0]["what"] == "corpus":
             print(f"{row['cores']} cores: {row['videos_per_second'] / rows[0]['videos_per_second']:.2f} x")
     if arguments.json:
-        with replacing(arguments.json) as temporary:
+        with atomic_path(arguments.json) as temporary:
             temporary.write_text(json.dumps({"videos": len(videos), "rows": rows}, indent=2) + "\n")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from codec import replacing
+from codec import atomic_path
 from videotok.corpus.search import Codes, Index
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
 
@@ -36,7 +36,7 @@ def main() -> None:
         for name, (share, chance) in figures.items():
             print(f"{kind:<7} {name:<32} {share:.3f}   by chance {chance:.3f}")
     if arguments.json:
-        with replacing(arguments.json) as temporary:
+        with atomic_path(arguments.json) as temporary:
             temporary.write_text(json.dumps({"clips": rows.num_rows, "figures": found}, indent=2) + "\n")
 
 

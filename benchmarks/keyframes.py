@@ -32,7 +32,7 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from codec import iter_clips, replacing
+from codec import atomic_path, iter_clips
 from motion_vq.vector_quantizer import codebook_use
 from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes.train import psnr
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes += [intra_bytes(image) for image in images]
     show(rows, counts, sizes, codebook_use(torch.cat(ids), model.codebook_size))
     if options.json:
-        with replacing(options.json) as temporary:
+        with atomic_path(options.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 

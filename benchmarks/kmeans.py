@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec import replacing
+from codec import atomic_path
 from motion_vq.attention import fold, unfold
 from motion_vq.global_motion import compand, expand, to_fractions, to_pixels
 from motion_vq.vector_quantizer import k_means, nearest
@@ -55,7 +55,7 @@ class KMeansCodes:
     def save(self, path: Path) -> None:
         """Writes them in half precision, beside the place and renamed into it."""
         arrays = {f"level_{number}": book.half().contiguous() for number, book in enumerate(self.codebooks)}
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             save_file(arrays, temporary)
 
     def coded(self, vectors: Tensor, levels: int) -> Tensor:

@@ -25,11 +25,11 @@ from benchmarks.footage import footage
 from codec import Clip, ClipSpec, MotionField, VectorShares, VideoWriter, iter_clips, probe
 from codec.container import opened
 from codec.decoder import SourceFrame, read_frames
-from codec.frame_schedule import Beat
+from codec.frame_schedule import FrameSchedule
 from codec.motion_composition import MovedFrame
 from codec.motion_fields import compose, fill
-from codec.motion_vectors import lattice_of, on_grid
-from codec.resample import Clock, fine_grid
+from codec.motion_vectors import lattice_to_grid, vectors_to_lattice
+from codec.resample import Resampler, fine_grid
 
 WIDTH, HEIGHT = 256, 144
 LAST = 22
@@ -42,10 +42,10 @@ def naive_steps(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterato
         vectors, share = np.zeros((*grid, 2), np.float32), np.zeros(grid, np.float32)
         if frame.vectors is not None:
             width, height = frame.picture.width, frame.picture.height
-            lattice, known = lattice_of(frame.vectors, width, height)
+            lattice, known = vectors_to_lattice(frame.vectors, width, height)
             both = known.sum(0, dtype=np.float32)[..., None]
             signed = (lattice[0] * known[0][..., None] - lattice[1] * known[1][..., None]) / np.maximum(both, 1)
-            vectors, share = on_grid(signed.astype(np.float32), known[0] | known[1], width, height, grid)
+            vectors, share = lattice_to_grid(signed.astype(np.float32), known[0] | known[1], width, height, grid)
         yield MovedFrame(frame, fill(vectors, share >= 0.25), share >= 0.5)
 
 
@@ -53,7 +53,11 @@ def naive_fields(path: Path, spec: ClipSpec, seconds: float) -> list[MotionField
     """Fields of whole clips."""
     with opened(path) as (container, stream):
         frames = read_frames(container, stream, with_vectors=True)
-        ticks = list(Clock(spec, Beat(spec.fps, duration_seconds=seconds)).ticks(naive_steps(frames, fine_grid(spec))))
+        ticks = list(
+            Resampler(spec, FrameSchedule(spec.fps, duration_seconds=seconds)).ticks(
+                naive_steps(frames, fine_grid(spec))
+            )
+        )
     groups = [ticks[start : start + spec.frames] for start in range(0, len(ticks) - spec.frames + 1, spec.frames)]
     return [
         MotionField(np.stack([tick.vectors for tick in group]), np.stack([tick.valid for tick in group]))

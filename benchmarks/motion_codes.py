@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.kmeans import KMeansCodes, fields, sample
-from codec import replacing
+from codec import atomic_path
 from motion_vq import MotionTokenizer, MotionTokens
 from motion_vq.global_motion import to_pixels
-from unet3d.warping import compose, two_way, warp
+from unet3d.warping import bidirectional, compose, warp
 from videotok.evaluation import Ends, psnr, still_rungs
 from videotok.image_utils import pixels, tensor
 from videotok.training.dataset import Cache, Row
@@ -44,7 +44,7 @@ def main() -> None:
     print_table(rows)
     print_fields(model, Cache(args.test).clips(), args.levels)
     if args.json:
-        with replacing(args.json) as temporary:
+        with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -66,17 +66,17 @@ def measure(
 
     rows = [score(rung, frames) for rung, frames in still_rungs(ends, len(truth)).items()]
     tried: list[tuple[str, int | None, int | None, Tensor]] = [("_raw", None, None, vectors)]
-    if model.num_camera_ids:
-        tried.append(("_camera", 0, model.num_camera_ids, model.decode(tokens.first_levels(0))))
+    if model.num_global_motion_ids:
+        tried.append(("_camera", 0, model.num_global_motion_ids, model.decode(tokens.first_quantizers(0))))
     for number in levels:
-        coarse = tokens.first_levels(number)
+        coarse = tokens.first_quantizers(number)
         tried.append(("", number, coarse.tokens_per_clip, model.decode(coarse)))
         tried.append(("_kmeans", number, baseline.ids(vectors, number), baseline.coded(vectors, number)))
     for suffix, number, ids, field in tried:
         rows.append(score(f"warp{suffix}", pixels(warp(ends.keyframe, compose(field[:1]))), number, ids))
         if next_keyframe is not None:
-            both = two_way(ends.keyframe, field[:1], next_keyframe, field[1:])
-            rows.append(score(f"two_way{suffix}", pixels(both.pictures), number, ids))
+            both = bidirectional(ends.keyframe, field[:1], next_keyframe, field[1:])
+            rows.append(score(f"bidirectional{suffix}", pixels(both.pictures), number, ids))
     return rows
 
 
@@ -98,11 +98,13 @@ def print_fields(model: MotionTokenizer, rows: list[Row], levels: list[int]) -> 
     parts = [
         model.encode(part, there, max(levels)) for part, there in zip(vectors.split(16), valid.split(16), strict=True)
     ]
-    tokens = MotionTokens(torch.cat([part.ids for part in parts]), torch.cat([part.camera_ids for part in parts]))
+    tokens = MotionTokens(
+        torch.cat([part.ids for part in parts]), torch.cat([part.global_motion_ids for part in parts])
+    )
     print(f"{'levels':>6}{'error a step px':>17}{'error to keyframe px':>22}{'still cells':>13}{'words used':>12}")
     print(f"{'raw':>6}{0:>17}{0:>22}{_still(vectors):>13.0%}")
     for number in levels:
-        decoded = model.decode(tokens.first_levels(number))
+        decoded = model.decode(tokens.first_quantizers(number))
         step = to_pixels(decoded - vectors).norm(dim=-1).mean()
         path = to_pixels(compose(decoded) - compose(vectors)).norm(dim=-1).mean()
         used = len(tokens.ids[:, number - 1].unique()) / model.codebook_size

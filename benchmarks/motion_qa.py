@@ -19,9 +19,9 @@ from rich.table import Table
 
 from benchmarks.motion_questions.clips import Material, asked
 from benchmarks.motion_questions.coded import Coded, balanced, coded
-from benchmarks.motion_questions.readers import FORMS, answered, taught
+from benchmarks.motion_questions.readers import FORMS, answered, embedded_tokenizers
 from benchmarks.motion_questions.scenes import ANSWERS
-from codec import replacing
+from codec import atomic_path
 from videotok.lm.model import VideoLanguageModel
 from videotok.pipeline import VideoTokenizer
 
@@ -57,7 +57,7 @@ def main() -> None:
     }
     rows: dict[str, Any] = {}
     for form in options.forms:
-        model = taught(
+        model = embedded_tokenizers(
             form,
             tokenizer,
             videos["train"],
@@ -69,7 +69,7 @@ def main() -> None:
         )
         rows[form] = ruled(form, model, videos["test"])
         options.out.mkdir(parents=True, exist_ok=True)
-        with replacing(options.out / "motion_qa.json") as temporary:
+        with atomic_path(options.out / "motion_qa.json") as temporary:
             temporary.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
         Console().print(table(rows))
 

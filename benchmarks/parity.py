@@ -29,7 +29,7 @@ from benchmarks.parity_reference import (
     their_motion,
     their_video,
 )
-from codec import replacing
+from codec import atomic_path
 
 Config = Mapping[str, Any]
 Ours = Callable[[Config], dict[str, Tensor]]
@@ -102,7 +102,7 @@ def main() -> None:
             if depth == "reduced":
                 stored |= {f"{name}.{key}": value for key, value in expected.items()}
             if arguments.json:
-                with replacing(arguments.json) as temporary:
+                with atomic_path(arguments.json) as temporary:
                     temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if arguments.write:
         save_file({name: cases.thinned(value) for name, value in stored.items()}, arguments.write)

@@ -115,7 +115,7 @@ def our_motion(config: Mapping[str, Any]) -> dict[str, Tensor]:
     pixels = torch.tensor(config["unit_pixels"]) / torch.tensor((256.0, 144.0))
     vectors = motion_input(config).permute(0, 2, 3, 4, 1) * pixels
     tokens = model.encode(vectors, torch.ones(vectors.shape[:4], dtype=torch.bool))
-    field = model.decode(MotionTokens(tokens.ids, tokens.camera_ids)) / pixels
+    field = model.decode(MotionTokens(tokens.ids, tokens.global_motion_ids)) / pixels
     return {"ids": tokens.ids.flatten(), "field": field.permute(0, 4, 1, 2, 3)}
 
 

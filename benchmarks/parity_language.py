@@ -73,7 +73,7 @@ def _tokens(ids: list[Tensor], mask: Tensor) -> VideoTokens:
         visual_offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         keep_mask=mask.numpy(),
         motion_ids=motion_ids()[:, None].numpy().astype(np.int32),
-        camera_ids=np.zeros((2, 0), np.int32),
+        global_motion_ids=np.zeros((2, 0), np.int32),
         num_frames=np.full(2, 24, np.int32),
         pts_seconds=np.arange(2) * 4.0,
         damaged=np.zeros(2, bool),

@@ -24,7 +24,7 @@ from diffusers.hooks import apply_group_offloading
 from torch import Tensor
 
 from benchmarks.parity_cases import SCHEDULER, drawn, weights
-from codec import replacing
+from codec import atomic_path
 from unet3d import LatentDetokenizer
 from videotok.bundle import Bundle
 from videotok.lavit.conversion import write_part
@@ -189,7 +189,7 @@ def main() -> None:
         row = rows[-1]
         print(f"{way:62} peak {row['peak_gib']:5.2f} own {row['own_gib']:5.2f} GiB {row['seconds']:6.1f} s", flush=True)
         if arguments.json:
-            with replacing(arguments.json) as temporary:
+            with atomic_path(arguments.json) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.footage import add_footage_arguments, footage
 from benchmarks.kmeans import KMeansCodes
-from codec import Clip, MediaError, replacing
+from codec import Clip, MediaError, atomic_path
 from videotok.evaluation import (
     Ends,
     Rung,
@@ -65,7 +65,7 @@ def main() -> None:
     print_videos(rows)
     print_table(rows)
     if args.json:
-        with replacing(args.json) as temporary:
+        with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -109,15 +109,15 @@ def kmeans_rungs(
             if one is not None
         ]
         rungs = dict(warp_rungs(ends, coded[0], coded[1] if following else None))
-        yield Rung("kmeans", number, rungs.get("two_way", rungs["warp"]), time.monotonic() - began)
+        yield Rung("kmeans", number, rungs.get("bidirectional", rungs["warp"]), time.monotonic() - began)
 
 
 def _ids(model: VideoTokenizer, rung: Rung) -> int | None:
     """Motion ids of a clip that a rung is rebuilt from."""
     if rung.levels is None:
         return None
-    own = 0 if rung.name == "kmeans" else model.motion.num_camera_ids
-    return own + rung.levels * model.motion.tokens_per_level
+    own = 0 if rung.name == "kmeans" else model.motion.num_global_motion_ids
+    return own + rung.levels * model.motion.tokens_per_quantizer
 
 
 def summary(rows: list[dict]) -> str:
@@ -132,7 +132,7 @@ def summary(rows: list[dict]) -> str:
 
 def print_videos(rows: list[dict]) -> None:
     """A Markdown table, one line a video: PSNR over all its clips, at the last number of levels measured."""
-    rungs = ("hold", "warp", "two_way", "detokenized")
+    rungs = ("hold", "warp", "bidirectional", "detokenized")
     levels = [row["levels"] for row in rows if row["rung"] == "warp"][-1:]
     print(f"\n| video | clips | tokens/s | {' | '.join(rungs)} |\n|---|---|---|{'---|' * len(rungs)}")
     means = defaultdict(list)
@@ -142,7 +142,9 @@ def print_videos(rows: list[dict]) -> None:
         for rung in rungs:
             # a last clip has no two-way warp: what it can be rebuilt from is the forward one
             figures = [
-                row["psnr"] for row in mine if row["rung"] == ("warp" if rung == "two_way" and row["last"] else rung)
+                row["psnr"]
+                for row in mine
+                if row["rung"] == ("warp" if rung == "bidirectional" and row["last"] else rung)
             ]
             cells.append(f"{np.mean(figures):.2f}" if figures else "")
             means[rung] += figures

@@ -1,9 +1,9 @@
-"""What saying only what is new saves, and what it costs: `python -m benchmarks.visual_delta VIDEOS… --json OUT`.
+"""What saying only what is new saves, and what it costs: `python -m benchmarks.predict_keyframes VIDEOS… --json OUT`.
 
 The first keyframes of each video go through their tokens and back in two ways, at the model's own rate or within
 `--visual-tokens`:
 
-    independent   every keyframe by itself (`encode --no-visual-delta`)
+    independent   every keyframe by itself (`encode --no-predict-keyframes`)
     delta         only what the clip before does not explain, the default
 
 Rows of the JSON: {video, mode, visual_tokens (the budget; null: the model's rate), keyframes, tokens, seconds,
@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import iter_clips, replacing
+from codec import atomic_path, iter_clips
 from videotok import VideoTokenizer
 from videotok.image_utils import squashed
-from videotok.keyframe_prediction import KeyframeChain, moved_on, redrawn
+from videotok.keyframe_prediction import PredictiveKeyframeEncoder, decode_predicted_keyframe, predict_keyframe
 from videotok.keyframes.train import psnr
 
 MODES = {"independent": False, "delta": True}
@@ -54,7 +54,7 @@ def read(model: VideoTokenizer, video: Path, most: int) -> Keyframes:
     spec, squares, vectors, seconds, damaged = model.spec(), [], [], 0.0, []
     for clip in iter_clips(video, spec, max_clips=most):
         squares.append(squashed(clip.keyframe, model.keyframe_encoder.image_size))
-        coded = model.motion_tokens([clip.motion], model.default_motion_levels)
+        coded = model.motion_tokens([clip.motion], model.default_motion_quantizers)
         vectors.append(model.motion_encoder.decode(coded))
         seconds += float(clip.num_frames / spec.fps)
         damaged.append(clip.damaged)
@@ -63,19 +63,17 @@ def read(model: VideoTokenizer, video: Path, most: int) -> Keyframes:
 
 def measured(model: VideoTokenizer, video: Keyframes, budget: int | None, delta: bool) -> tuple[dict[str, Any], Tensor]:
     """A row, and the PSNR of each keyframe."""
-    chain = KeyframeChain(model.keyframe_encoder, visual_tokens=budget, delta=delta)
+    chain = PredictiveKeyframeEncoder(model.keyframe_encoder, visual_tokens=budget, delta=delta)
     began = time.perf_counter()
     told = chain.push(video.squares, video.vectors, video.damaged) + chain.finish()
     took = time.perf_counter() - began
     drawn: list[Tensor] = []
     for index, keyframe in enumerate(told):
-        ids, kept, carried = (
-            torch.from_numpy(part) for part in (keyframe.ids, keyframe.keep_mask, keyframe.carry_mask)
-        )
+        ids, kept, carried = (torch.from_numpy(part) for part in (keyframe.ids, keyframe.keep_mask, keyframe.skip_mask))
         if carried.any():
             steps = video.vectors.float()[index - 1 : index + 1]
-            guess = moved_on(drawn[-1], steps[:1], steps[1:])
-            drawn.append(redrawn(model.keyframes, ids, kept, carried, guess))
+            guess = predict_keyframe(drawn[-1], steps[:1], steps[1:])
+            drawn.append(decode_predicted_keyframe(model.keyframes, ids, kept, carried, guess))
         else:
             drawn.append(model.keyframes.decode([ids], kept[None]))
     quality = psnr(torch.cat(drawn), video.squares)
@@ -86,14 +84,16 @@ def measured(model: VideoTokenizer, video: Keyframes, budget: int | None, delta:
         "seconds": video.seconds,
         "tokens_per_second": tokens / video.seconds,
         "psnr": float(quality.mean()),
-        "carried": float(np.mean([keyframe.carry_mask.mean() for keyframe in told])),
-        "independent_keyframes": sum(not keyframe.carry_mask.any() for keyframe in told),
+        "carried": float(np.mean([keyframe.skip_mask.mean() for keyframe in told])),
+        "independent_keyframes": sum(not keyframe.skip_mask.any() for keyframe in told),
         "encode_seconds": took / len(told),
     }, quality
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.visual_delta", description="What carrying keyframes on is worth.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.predict_keyframes", description="What carrying keyframes on is worth."
+    )
     add_footage_arguments(parser)
     parser.add_argument("--model", help="folder or hub id of the weights; default: the ones that ship")
     parser.add_argument("--max-clips", type=int, default=8, help="keyframes a video (default 8)")
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             about = {"video": path.name, "mode": mode, "visual_tokens": options.visual_tokens}
             rows.append(about | row | {"worst_psnr": float((quality - alone).min())})
             if options.json:
-                with replacing(options.json) as temporary:
+                with atomic_path(options.json) as temporary:
                     temporary.write_text(json.dumps(rows, indent=1) + "\n")
     show(rows)
 

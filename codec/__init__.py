@@ -1,8 +1,8 @@
 """Video files in, clips out: keyframes and motion fields from the stream's own vectors."""
 
-from codec.atomic_files import replacing
+from codec.atomic_files import atomic_path
 from codec.clips import iter_clips
-from codec.diagnostics import Check, examine
+from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
 from codec.subprocess_reader import iter_clips_isolated, probe_isolated
@@ -20,10 +20,10 @@ __all__ = [
     "MotionSource",
     "VectorShares",
     "VideoWriter",
-    "examine",
+    "atomic_path",
     "iter_clips",
     "iter_clips_isolated",
     "probe",
     "probe_isolated",
-    "replacing",
+    "run_diagnostics",
 ]

@@ -10,7 +10,7 @@ from codec.errors import MediaError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same suffix); renames it to `path` on success, removes it on any failure.
 
     Raises:

@@ -22,13 +22,13 @@ from av.video.stream import VideoStream
 from codec.container import NATIVE_CODECS, opened
 from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError
-from codec.frame_schedule import Beat
+from codec.frame_schedule import FrameSchedule
 from codec.motion_composition import MovedFrame, motion_of
-from codec.mvextractor_backend import peer_frames
+from codec.mvextractor_backend import read_frames_mvextractor
 from codec.parallel_decoder import PartedDecoder
 from codec.probe import displayed_size, has_native_vectors, quarter_turns
 from codec.reencode import with_motion, with_mpeg4
-from codec.resample import Clock, Tick, fine_grid
+from codec.resample import ResampledFrame, Resampler, fine_grid
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 
 EXACT_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -59,7 +59,7 @@ class Painter:
 
 
 @dataclass(frozen=True)
-class Cutter:
+class ClipAssembler:
     """Makes clips as `iter_clips` was asked to."""
 
     spec: ClipSpec
@@ -68,7 +68,7 @@ class Cutter:
     split_at_cuts: bool = False
     keyframes: bool = True
 
-    def clips(self, ticks: Iterator[Tick], stream: VideoStream, source: MotionSource) -> Iterator[Clip]:
+    def clips(self, ticks: Iterator[ResampledFrame], stream: VideoStream, source: MotionSource) -> Iterator[Clip]:
         """Clips of `spec.frames` ticks; the last one, and one before a cut, may be shorter."""
         paint, paint_frames = Painter(stream), Painter(stream, self.frame_size)
         is_first = True
@@ -102,7 +102,7 @@ class Cutter:
             first = following or next(ticks, None)
 
 
-def _field(group: list[Tick], spec: ClipSpec, is_first: bool) -> MotionField:
+def _field(group: list[ResampledFrame], spec: ClipSpec, is_first: bool) -> MotionField:
     vectors = np.zeros((spec.frames, *spec.grid, 2), np.float32)
     valid = np.zeros((spec.frames, *spec.grid), bool)
     for step, tick in enumerate(group):
@@ -170,14 +170,16 @@ def iter_clips(
     if frames and not keyframes:
         raise MediaError("frames without keyframes: the loop filter cannot be left out; ask for both, or for neither")
     beginning = start_seconds, duration_seconds
-    cutter = Cutter(spec, frames, frame_size, split_at_cuts, keyframes)
+    cutter = ClipAssembler(spec, frames, frame_size, split_at_cuts, keyframes)
     with opened(path) as (container, stream):
-        beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds) if backend == "av" else None)
+        beat = FrameSchedule(
+            spec.fps, *beginning, _sought(container, stream, start_seconds) if backend == "av" else None
+        )
         native = None
         if motion_source in ("auto", "native") and stream.codec_context.name in NATIVE_CODECS:
             native = _native(path, container, stream, beat, keyframes, backend, decoders if start_seconds <= 1 else 1)
         if native is not None:
-            with closing(Clock(spec, beat).ticks(motion_of(native, fine_grid(spec)))) as ticks:
+            with closing(Resampler(spec, beat).ticks(motion_of(native, fine_grid(spec)))) as ticks:
                 yield from _some(cutter.clips(ticks, stream, "native"), max_clips, path, start_seconds)
             return
         if motion_source == "native":
@@ -187,9 +189,9 @@ def iter_clips(
                 f"{path}: {why} video has no usable motion vectors; choose motion source `reencode` or `auto`"
             )
     with opened(path) as (container, stream):
-        beat = Beat(spec.fps, *beginning, _sought(container, stream, start_seconds))
+        beat = FrameSchedule(spec.fps, *beginning, _sought(container, stream, start_seconds))
         read = read_frames(container, stream, with_vectors=False, threads="AUTO")
-        ticks = Clock(spec, beat).ticks(_unmoved(read, spec))
+        ticks = Resampler(spec, beat).ticks(_unmoved(read, spec))
         made = "mpeg4" if motion_source == "mpeg4" else "reencode"
         with closing(with_mpeg4(ticks, spec) if made == "mpeg4" else with_motion(ticks, spec)) as ticks:
             yield from _some(cutter.clips(ticks, stream, made), max_clips, path, start_seconds)
@@ -210,7 +212,7 @@ def _native(
     path: str | Path,
     container: InputContainer,
     stream: VideoStream,
-    beat: Beat,
+    beat: FrameSchedule,
     keyframes: bool,
     backend: Backend,
     decoders: int,
@@ -220,7 +222,7 @@ def _native(
         parted = PartedDecoder(path, stream, beat, keyframes, decoders).pictures() if decoders > 1 else None
         read = read_frames(container, stream, with_vectors=True, beat=beat, loop_filter=keyframes, pictures=parted)
     else:
-        read = peer_frames(path, container, stream)
+        read = read_frames_mvextractor(path, container, stream)
     first = next(read, None)
     if first is None:
         raise MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")

@@ -97,7 +97,7 @@ REORDERED = 16
 
 
 @dataclass(frozen=True)
-class Sent:
+class DemuxedPacket:
     """One packet, or the end."""
 
     packet: av.Packet | None
@@ -109,7 +109,7 @@ class Sent:
     """The file cannot be read on from here."""
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Sent]:
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[DemuxedPacket]:
     """Packets of `stream` from where `container` stands, and the end."""
     waiting: deque[av.Packet] = deque()
     around: deque[int | None] = deque(maxlen=2 * REORDERED + 1)
@@ -122,12 +122,12 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Sent]
                     waiting.append(packet)
                     around.append(packet.pts)
             except StopIteration:
-                end = Sent(None, None)
+                end = DemuxedPacket(None, None)
             except (FFmpegError, OSError):
-                end = Sent(None, None, is_cut_off=True)
+                end = DemuxedPacket(None, None, is_cut_off=True)
         if waiting and (end is not None or len(waiting) > REORDERED):
             packet = waiting.popleft()
-            yield Sent(packet, _following(packet.pts, around))
+            yield DemuxedPacket(packet, _following(packet.pts, around))
     yield end
 
 

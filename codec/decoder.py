@@ -17,8 +17,8 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from codec.container import Sent, duration_of, frame_interval, packets_of
-from codec.frame_schedule import Beat
+from codec.container import DemuxedPacket, duration_of, frame_interval, packets_of
+from codec.frame_schedule import FrameSchedule
 from codec.reference_lists import Picture, ReferenceLists
 
 CUT_SHORT_SECONDS = 0.5
@@ -45,8 +45,8 @@ def decoded(
     with_vectors: bool,
     threads: str,
     loop_filter: bool,
-    may_show: Callable[[Sent], bool],
-    packets: Iterator[Sent] | None = None,
+    may_show: Callable[[DemuxedPacket], bool],
+    packets: Iterator[DemuxedPacket] | None = None,
 ) -> Iterator[Decoded]:
     """Decodes `stream` from where `container` stands.
 
@@ -143,7 +143,7 @@ def read_frames(
     *,
     with_vectors: bool,
     threads: str = "SLICE",
-    beat: Beat | None = None,
+    beat: FrameSchedule | None = None,
     loop_filter: bool = True,
     pictures: Iterator[Decoded] | None = None,
 ) -> Iterator[SourceFrame]:
@@ -165,7 +165,7 @@ def read_frames(
     held: SourceFrame | None = None
     shift = 0.0
 
-    def may_show(sent: Sent) -> bool:
+    def may_show(sent: DemuxedPacket) -> bool:
         pts = sent.packet.pts if sent.packet is not None else None
         if beat is None or shift or pts is None or sent.next_pts is None:
             return True

@@ -32,7 +32,7 @@ class Check:
     """What to do where it is not well; empty where it is."""
 
 
-def examine() -> list[Check]:
+def run_diagnostics() -> list[Check]:
     """Looks at everything this room stands on. Takes a second or two and writes nothing to disk."""
     return [_checked(name, check) for name, check in CHECKS.items()]
 

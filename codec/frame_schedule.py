@@ -10,7 +10,7 @@ DOUBT = 1e-6
 """Seconds by which two sums of the same times may differ."""
 
 
-class Beat:
+class FrameSchedule:
     """Times `origin` + `start_seconds` + k / fps.
 
     Args:

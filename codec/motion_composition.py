@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 
 from codec.decoder import SourceFrame
 from codec.motion_fields import PictureFlow, fill, sample, turned
-from codec.motion_vectors import NOTHING, FrameLinks, Link, links_of
+from codec.motion_vectors import NOTHING, FrameReferences, Link, reference_motion_of
 from codec.probe import quarter_turns
 from codec.types import NO_VECTORS, VectorShares
 
@@ -133,7 +133,7 @@ class Step:
     cut: bool = False
 
 
-class MotionChain:
+class MotionComposer:
     """Follows frames in display order; `grid` is that of the coded picture, before rotation."""
 
     def __init__(self, grid: tuple[int, int]) -> None:
@@ -143,7 +143,7 @@ class MotionChain:
         self._last_links = NOTHING
         self._back: OrderedDict[int, Trail] = OrderedDict()
         """The way from the last frame to each frame before it that may still be pointed to."""
-        self._links: dict[int, FrameLinks] = {}
+        self._links: dict[int, FrameReferences] = {}
         self._times: dict[int, float] = {}
         self._velocity = np.zeros((*grid, 2), np.float32)
         """Fractions of the frame a second, from the step before."""
@@ -215,7 +215,7 @@ class MotionChain:
         ways[frame.index] = None
         if frame.index not in self._links:
             lists = self._lists(frame)
-            self._links[frame.index] = links_of(frame, lists, self._times, self._expected(lists, ways))
+            self._links[frame.index] = reference_motion_of(frame, lists, self._times, self._expected(lists, ways))
         usual = Usual(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
         evidence: list[Evidence] = []
         for link in self._links[frame.index].links:
@@ -298,7 +298,7 @@ class MotionChain:
 def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
     """Frames in display order, each with its motion since the frame before on a grid of (h, w) cells."""
     ahead: deque[SourceFrame] = deque()
-    chain: MotionChain | None = None
+    chain: MotionComposer | None = None
     source = iter(frames)
     following = next(source, None)
     while ahead or following is not None:
@@ -307,7 +307,7 @@ def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[
             following = next(source, None)
         frame = ahead.popleft()
         turns = quarter_turns(frame.picture)
-        chain = chain or MotionChain((grid[1], grid[0]) if turns % 2 else grid)
+        chain = chain or MotionComposer((grid[1], grid[0]) if turns % 2 else grid)
         while following is not None and len(ahead) < LOOKAHEAD and chain.waits_for(frame, ahead):
             ahead.append(following)
             following = next(source, None)

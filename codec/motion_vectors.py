@@ -20,7 +20,7 @@ WHOLE = 16
 """Pixels a side of the largest block."""
 
 
-def lattice_of(records: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def vectors_to_lattice(records: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of a frame of `width` x `height` pixels, block by block on a lattice.
 
     Args:
@@ -74,7 +74,7 @@ def _doubled(blocks: np.ndarray) -> np.ndarray:
     return cells.reshape(which, 2 * rows, 2 * columns)
 
 
-def on_grid(
+def lattice_to_grid(
     vectors: np.ndarray, known: np.ndarray, width: int, height: int, grid: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Area-weighted pooling of a lattice to the grid.
@@ -136,7 +136,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class FrameLinks:
+class FrameReferences:
     """All that a frame says."""
 
     links: list[Link]
@@ -144,12 +144,12 @@ class FrameLinks:
     """Of the frame's area."""
 
 
-NOTHING = FrameLinks([], NO_VECTORS)
+NOTHING = FrameReferences([], NO_VECTORS)
 
 
-def links_of(
+def reference_motion_of(
     frame: SourceFrame, lists: Sequence[Sequence[int]], times: Mapping[int, float], velocity: np.ndarray
-) -> FrameLinks:
+) -> FrameReferences:
     """Pools a frame's blocks to a grid, one link for each frame pointed to.
 
     A picture coded in fields, in a stream that began without, has none: its vectors are not between frames.
@@ -164,7 +164,7 @@ def links_of(
     if frame.vectors is None or not len(frame.vectors) or (frame.headers and frame.headers.is_interlaced):
         return NOTHING
     width, height, grid = frame.picture.width, frame.picture.height, velocity.shape[:2]
-    vectors, known = lattice_of(frame.vectors, width, height)
+    vectors, known = vectors_to_lattice(frame.vectors, width, height)
     # MPEG-4 does not export the vectors of direct blocks, which are those of the P frame in proportion
     direct = np.asarray(known.all(0) & ~vectors.any((0, -1))) if frame.headers is None else None
     found: list[Link] = []
@@ -184,15 +184,17 @@ def links_of(
         sure |= known[which] & is_only & (True if direct is None else ~direct)
         inferred |= known[which]
         if len(candidates) == 1:
-            found.append(Link(candidates[0], *on_grid(vectors[which], known[which], width, height, grid), is_only))
+            found.append(
+                Link(candidates[0], *lattice_to_grid(vectors[which], known[which], width, height, grid), is_only)
+            )
             continue
         meant = likely_reference(vectors[which], expected, spans, FIRST_IS_LIKELY[0] + FIRST_IS_LIKELY[1] * width)
         for number, place in enumerate(candidates):
             here = known[which] & (meant == number)
             if here.any():
-                found.append(Link(place, *on_grid(vectors[which], here, width, height, grid), False))
+                found.append(Link(place, *lattice_to_grid(vectors[which], here, width, height, grid), False))
     exact, either = float(np.mean(sure)), float(np.mean(np.logical_or(sure, inferred)))
-    return FrameLinks(found, VectorShares(exact, either - exact, 1 - either))
+    return FrameReferences(found, VectorShares(exact, either - exact, 1 - either))
 
 
 def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray, forgiven: float) -> np.ndarray:

@@ -19,7 +19,7 @@ COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "
 """Of the extractor's table of vectors."""
 
 
-def peer_frames(path: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[SourceFrame]:
+def read_frames_mvextractor(path: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[SourceFrame]:
     """Frames in display order, from the file's beginning; pictures come as the extractor gives them, not turned.
 
     Args:

@@ -12,9 +12,9 @@ from typing import cast
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from codec.container import Sent, opened, packets_of
+from codec.container import DemuxedPacket, opened, packets_of
 from codec.decoder import LONGEST_PAUSE_SECONDS, Decoded, decoded
-from codec.frame_schedule import Beat
+from codec.frame_schedule import FrameSchedule
 from codec.h264 import IDR_SLICE, length_prefix_size, nal_units
 
 SWITCH_SECONDS = 1e-4
@@ -45,7 +45,9 @@ class PartedDecoder:
         decoders: threads.
     """
 
-    def __init__(self, path: str | Path, stream: VideoStream, beat: Beat, loop_filter: bool, decoders: int) -> None:
+    def __init__(
+        self, path: str | Path, stream: VideoStream, beat: FrameSchedule, loop_filter: bool, decoders: int
+    ) -> None:
         self._path, self._beat, self._loop_filter = path, beat, loop_filter
         self._begins = _begins(stream)
         size = max(1, stream.codec_context.width * stream.codec_context.height * 2)
@@ -103,7 +105,7 @@ class PartedDecoder:
     def _decode(self, container: InputContainer, stream: VideoStream, number: int) -> None:
         base = float(stream.time_base or 0)
 
-        def may_show(sent: Sent) -> bool:
+        def may_show(sent: DemuxedPacket) -> bool:
             if sent.packet is None or sent.packet.pts is None or sent.next_pts is None:
                 return True
             return self._beat.may_show(sent.packet.pts * base, sent.next_pts * base)
@@ -145,12 +147,14 @@ class PartedDecoder:
 class _Part:
     """Packets of one part."""
 
-    def __init__(self, source: Iterator[Sent], begins: list[int], number: int, extradata: bytes | None) -> None:
+    def __init__(
+        self, source: Iterator[DemuxedPacket], begins: list[int], number: int, extradata: bytes | None
+    ) -> None:
         self._source, self._begins, self._number = source, begins, number
         self._prefix = length_prefix_size(extradata)
         self.is_cut_off = False
 
-    def packets(self) -> Iterator[Sent]:
+    def packets(self) -> Iterator[DemuxedPacket]:
         """From the part's beginning to the next, or none where it has no IDR picture: then the part before goes on."""
         inside = not self._number
         for sent in self._source:
@@ -160,13 +164,13 @@ class _Part:
                     return
                 inside = True
             elif inside and dts in self._begins[self._number + 1 :] and self._is_fresh(sent):
-                yield Sent(None, None)
+                yield DemuxedPacket(None, None)
                 return
             if inside:
                 self.is_cut_off |= sent.is_cut_off
                 yield sent
 
-    def _is_fresh(self, sent: Sent) -> bool:
+    def _is_fresh(self, sent: DemuxedPacket) -> bool:
         units = nal_units(bytes(sent.packet), self._prefix) if sent.packet is not None else ()
         return any(unit and unit[0] & 0x1F == IDR_SLICE for unit in units)
 

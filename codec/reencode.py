@@ -31,7 +31,7 @@ from codec.errors import MediaError
 from codec.motion_composition import motion_of
 from codec.motion_fields import pooled, turned
 from codec.probe import quarter_turns
-from codec.resample import FINER, Tick, fine_grid
+from codec.resample import FINER, ResampledFrame, fine_grid
 from codec.types import ClipSpec
 
 LONG_SIDE = 640
@@ -54,9 +54,9 @@ PROBING = {"fpsprobesize": "0", "probesize": "65536"}
 """What the stream holds is known: no need to read far ahead before it begins."""
 
 
-def with_motion(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator[Tick, None, None]:
+def with_motion(ticks: Generator[ResampledFrame, None, None], spec: ClipSpec) -> Generator[ResampledFrame, None, None]:
     """Ticks, each with the motion that x264 finds between its picture and the one before."""
-    waiting: deque[Tick] = deque()
+    waiting: deque[ResampledFrame] = deque()
 
     def pictures() -> Iterator[av.VideoFrame]:
         for tick in ticks:
@@ -188,12 +188,12 @@ MPEG4: dict[str, Any] = {
 class Step:
     """A tick and the motion that the encoder found, or None at an I frame."""
 
-    tick: Tick
+    tick: ResampledFrame
     vectors: np.ndarray | None
     known: np.ndarray
 
 
-def with_mpeg4(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Generator[Tick, None, None]:
+def with_mpeg4(ticks: Generator[ResampledFrame, None, None], spec: ClipSpec) -> Generator[ResampledFrame, None, None]:
     """Ticks, each with the motion between its picture and the one before; held back by one."""
     last: Step | None = None
     held: Step | None = None
@@ -221,12 +221,12 @@ def _between(step: Step, before: Step | None, after: Step | None) -> Step:
     return replace(step, vectors=total / 2)
 
 
-def _moved(step: Step) -> Tick:
+def _moved(step: Step) -> ResampledFrame:
     return replace(step.tick, vectors=step.vectors, valid=step.known)
 
 
-def _steps(ticks: Generator[Tick, None, None], spec: ClipSpec) -> Iterator[Step]:
-    waiting: deque[Tick] = deque()
+def _steps(ticks: Generator[ResampledFrame, None, None], spec: ClipSpec) -> Iterator[Step]:
+    waiting: deque[ResampledFrame] = deque()
 
     def pictures() -> Iterator[av.VideoFrame]:
         for tick in ticks:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
-from codec.frame_schedule import TOLERANCE, Beat
+from codec.frame_schedule import TOLERANCE, FrameSchedule
 from codec.motion_composition import MovedFrame
 from codec.motion_fields import compose, pooled
 from codec.types import ClipSpec, VectorShares
@@ -16,7 +16,7 @@ FINER = 2
 
 
 @dataclass(frozen=True)
-class Tick:
+class ResampledFrame:
     """One frame on the clips' clock."""
 
     picture: av.VideoFrame | None
@@ -39,19 +39,19 @@ def fine_grid(spec: ClipSpec) -> tuple[int, int]:
     return spec.grid[0] * FINER, spec.grid[1] * FINER
 
 
-class Clock:
+class Resampler:
     """Ticks at the times of `beat`, each showing the last frame that is not after it, moved since the tick before over
     all frames between, on the grid of `spec`."""
 
-    def __init__(self, spec: ClipSpec, beat: Beat) -> None:
+    def __init__(self, spec: ClipSpec, beat: FrameSchedule) -> None:
         self._spec, self._beat = spec, beat
         self._number = beat.first
         self._shown: MovedFrame | None = None
         self._forget()
 
-    def ticks(self, moved: Iterable[MovedFrame]) -> Generator[Tick, None, None]:
+    def ticks(self, moved: Iterable[MovedFrame]) -> Generator[ResampledFrame, None, None]:
         """Puts frames, in display order, on the clock."""
-        held: Tick | None = None
+        held: ResampledFrame | None = None
         for tick in self._ticks(moved):
             if held is not None:
                 yield held
@@ -60,7 +60,7 @@ class Clock:
             # what was lost after the last tick is missing from it
             yield replace(held, damaged=held.damaged or self._damaged)
 
-    def _ticks(self, moved: Iterable[MovedFrame]) -> Iterator[Tick]:
+    def _ticks(self, moved: Iterable[MovedFrame]) -> Iterator[ResampledFrame]:
         for item in moved:
             self._beat.begin(item.frame.pts_seconds)
             yield from self._until(item.frame.pts_seconds - TOLERANCE)
@@ -78,7 +78,7 @@ class Clock:
             end = last.pts_seconds + last.duration_seconds - self._beat.step_seconds / 2 + TOLERANCE
             yield from self._until(max(end, self._beat.time(0) + TOLERANCE) if self._beat.first == 0 else end)
 
-    def _until(self, seconds: float) -> Iterator[Tick]:
+    def _until(self, seconds: float) -> Iterator[ResampledFrame]:
         """Ticks before `seconds`, all of which show the frame now on screen."""
         if self._shown is None:
             return
@@ -88,7 +88,7 @@ class Clock:
                 vectors, valid = np.zeros_like(vectors), np.zeros_like(valid)
             if self._number >= 0:
                 picture, shares = self._shown.frame.picture, tuple(self._shares)
-                yield Tick(picture, time, vectors, valid, self._damaged, shares, self._cut)
+                yield ResampledFrame(picture, time, vectors, valid, self._damaged, shares, self._cut)
             self._forget()
             self._number += 1
 

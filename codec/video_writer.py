@@ -11,7 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from codec.atomic_files import replacing
+from codec.atomic_files import atomic_path
 from codec.errors import MediaError
 
 REPRODUCIBLE = {"threads": "1", "x264-params": "mbtree=0"}
@@ -67,7 +67,7 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         self._cleanup = ExitStack()
         with ExitStack() as opening:  # undone as a whole when any step of it fails
-            temporary = opening.enter_context(replacing(self.path))
+            temporary = opening.enter_context(atomic_path(self.path))
             faststart = {"movflags": "+faststart"} if self.path.suffix.lower() in FASTSTART_SUFFIXES else {}
             try:
                 self._container = av.open(str(temporary), "w", container_options=faststart)
@@ -139,5 +139,5 @@ class VideoWriter:
         with self._cleanup as cleanup:
             if kind is None:
                 self._encode(None)
-            else:  # hands the error to `replacing`, which removes the half file
+            else:  # hands the error to `atomic_path`, which removes the half file
                 cleanup.__exit__(kind, error, traceback)

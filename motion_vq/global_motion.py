@@ -47,7 +47,7 @@ def expand(values: Tensor, unit: float) -> Tensor:
     return values.sign() * unit * torch.expm1(values.abs())
 
 
-class CameraCode:
+class GlobalMotionCodec:
     """Fits, codes and renders camera motion.
 
     `terms`: temporal coefficients of each translation, of each slope in x and of each slope in y. `codebook_size`:
@@ -80,11 +80,13 @@ class CameraCode:
         steps = torch.round(compand(coefficients, _UNIT_PIXELS) / self.step)
         return (steps.clamp(-self.half, self.half) + self.half).long().flatten(1)
 
-    def decode(self, camera_ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def decode(self, global_motion_ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """int64 [B, num_ids] -> vectors [B, T, h, w, 2] in fractions of the frame."""
         if self.num_ids == 0:
-            return torch.zeros(len(camera_ids), self.num_steps, *self.grid, 2, dtype=dtype, device=camera_ids.device)
-        steps = camera_ids.to(dtype).clamp(max=2 * self.half) - self.half
+            return torch.zeros(
+                len(global_motion_ids), self.num_steps, *self.grid, 2, dtype=dtype, device=global_motion_ids.device
+            )
+        steps = global_motion_ids.to(dtype).clamp(max=2 * self.half) - self.half
         coefficients = expand(steps * self.step, _UNIT_PIXELS).unflatten(1, (-1, 2))
         space, time = self._basis(coefficients)
         return to_fractions(torch.einsum("bkc,kt,kn->btnc", coefficients, time, space).unflatten(2, self.grid))

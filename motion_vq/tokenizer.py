@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from motion_vq.attention import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
-from motion_vq.global_motion import CameraCode, compand, expand, to_fractions, to_pixels
+from motion_vq.global_motion import GlobalMotionCodec, compand, expand, to_fractions, to_pixels
+from motion_vq.model_base import VideotokModel
 from motion_vq.vector_quantizer import Quantized, ResidualQuantizer
 
 
@@ -24,16 +24,16 @@ class MotionTokens:
     """Motion of a batch of clips as plain integers from 0; nested: the first n levels are a valid coarser code."""
 
     ids: Tensor
-    """int64 [B, levels, tokens_per_level], values 0..codebook_size - 1."""
-    camera_ids: Tensor
-    """int64 [B, num_camera_ids], values 0..camera_codebook_size - 1, one DCT coefficient of the camera's motion each;
+    """int64 [B, levels, tokens_per_quantizer], values 0..codebook_size - 1."""
+    global_motion_ids: Tensor
+    """int64 [B, num_global_motion_ids], values 0..global_motion_codebook_size - 1, one DCT coefficient of the camera's motion each;
     the middle value stands for a still camera. [B, 0] where the tokenizer does not code the camera by itself."""
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 3 or self.camera_ids.ndim != 2 or len(self.ids) != len(self.camera_ids):
+        if self.ids.ndim != 3 or self.global_motion_ids.ndim != 2 or len(self.ids) != len(self.global_motion_ids):
             raise ValueError(
-                "`ids` must be [B, levels, tokens] and `camera_ids` [B, K] of the same clips, "
-                f"got {tuple(self.ids.shape)} and {tuple(self.camera_ids.shape)}"
+                "`ids` must be [B, levels, tokens] and `global_motion_ids` [B, K] of the same clips, "
+                f"got {tuple(self.ids.shape)} and {tuple(self.global_motion_ids.shape)}"
             )
 
     def __len__(self) -> int:
@@ -41,36 +41,36 @@ class MotionTokens:
 
     def __repr__(self) -> str:
         clips, levels, tokens = self.ids.shape
-        return f"MotionTokens(clips={clips}, levels={levels}x{tokens}, camera_ids={self.camera_ids.shape[1]})"
+        return f"MotionTokens(clips={clips}, levels={levels}x{tokens}, global_motion_ids={self.global_motion_ids.shape[1]})"
 
     @property
-    def num_levels(self) -> int:
+    def num_quantizers(self) -> int:
         """Residual levels held; 0 leaves the camera alone."""
         return self.ids.shape[1]
 
     @property
     def tokens_per_clip(self) -> int:
         """Ids of one clip, the camera's included."""
-        return self.ids.shape[1] * self.ids.shape[2] + self.camera_ids.shape[1]
+        return self.ids.shape[1] * self.ids.shape[2] + self.global_motion_ids.shape[1]
 
-    def first_levels(self, num_levels: int) -> "MotionTokens":
-        """The same motion, coarser: the camera's ids and the first `num_levels` levels (0 = the camera alone).
+    def first_quantizers(self, num_quantizers: int) -> "MotionTokens":
+        """The same motion, coarser: the camera's ids and the first `num_quantizers` levels (0 = the camera alone).
 
         Raises:
             ValueError: more levels asked for than there are.
         """
-        if not 0 <= num_levels <= self.num_levels:
+        if not 0 <= num_quantizers <= self.num_quantizers:
             raise ValueError(
-                f"`num_levels` (={num_levels}) must be 0 to {self.num_levels}, the levels these tokens hold; "
+                f"`num_quantizers` (={num_quantizers}) must be 0 to {self.num_quantizers}, the levels these tokens hold; "
                 "encode again with more levels for a finer motion"
             )
-        return MotionTokens(self.ids[:, :num_levels], self.camera_ids)
+        return MotionTokens(self.ids[:, :num_quantizers], self.global_motion_ids)
 
 
-class MotionTokenizer(ModelMixin, ConfigMixin):
+class MotionTokenizer(VideotokModel):
     """Codes the motion of a clip.
 
-        vectors, valid ── camera fit ──► camera_ids ──► camera motion ─┐
+        vectors, valid ── camera fit ──► global_motion_ids ──► camera motion ─┐
               │                                                        │
               └────────────── minus ◄──────────────────────────────────┤
                                 │ local motion, companded              │
@@ -92,10 +92,10 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `layers`; decoder_* likewise.
         num_heads: attention heads; must divide the width of every stage that has blocks.
         code_dim, codebook_size: of each codebook.
-        num_levels: levels trained. `default_levels`: levels written when nobody asks.
+        num_quantizers: levels trained. `default_num_quantizers`: levels written when nobody asks.
         num_stages: codebooks; more than levels lets hard patches have more ids than easy ones (see `quantizer`).
         normalized_codebook: codes on the unit sphere, as published.
-        camera_terms, camera_codebook_size: of the camera's own ids, see `camera`; (0, 0, 0) = no such ids.
+        global_motion_terms, global_motion_codebook_size: of the camera's own ids, see `camera`; (0, 0, 0) = no such ids.
         unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y; negative
             where they count motion the other way round.
         companded: networks see the signed logarithm of vectors in units, not multiples of it.
@@ -103,6 +103,13 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         valid_channel: the encoder also sees which cells have a vector.
         keyframe_step: the motion into the keyframe is coded too; the published weights know none, there it counts as 0.
     """
+
+    renamed_options = {
+        "camera_terms": "global_motion_terms",
+        "camera_codebook_size": "global_motion_codebook_size",
+        "num_levels": "num_quantizers",
+        "default_levels": "default_num_quantizers",
+    }
 
     @register_to_config
     def __init__(
@@ -119,12 +126,12 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         num_heads: int = 4,
         code_dim: int = 32,
         codebook_size: int = 1024,
-        num_levels: int = 4,
+        num_quantizers: int = 4,
         num_stages: int = 10,
-        default_levels: int = 2,
+        default_num_quantizers: int = 2,
         normalized_codebook: bool = False,
-        camera_terms: tuple[int, int, int] = (8, 2, 2),
-        camera_codebook_size: int = 256,
+        global_motion_terms: tuple[int, int, int] = (8, 2, 2),
+        global_motion_codebook_size: int = 256,
         unit_pixels: tuple[float, float] = (0.5, 0.5),
         companded: bool = True,
         linear_path: bool = True,
@@ -144,14 +151,19 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
                 f"patch times strides {place} must divide a field of {num_steps} steps of {grid[0]}x{grid[1]} cells"
             )
         self.code_grid = (num_steps // place[0], grid[0] // place[1], grid[1] // place[2])
-        self.camera = CameraCode(num_steps, self.grid, tuple(camera_terms), camera_codebook_size)  # type: ignore[arg-type]
+        self.camera = GlobalMotionCodec(num_steps, self.grid, tuple(global_motion_terms), global_motion_codebook_size)  # type: ignore[arg-type]
         cells = math.prod(patch)
         size = (num_steps // patch[0], grid[0] // patch[1], grid[1] // patch[2])
         channels = cells * (3 if valid_channel else 2)
         self.encoder = Encoder(channels, size, encoder_widths, encoder_depths, encoder_strides, num_heads)
         self.encode_task_layer = tanh_head(encoder_widths[-1], code_dim)
         self.quantize = ResidualQuantizer(
-            code_dim, codebook_size, self.tokens_per_level, num_levels, num_stages, normalized=normalized_codebook
+            code_dim,
+            codebook_size,
+            self.tokens_per_quantizer,
+            num_quantizers,
+            num_stages,
+            normalized=normalized_codebook,
         )
         self.decoder = Decoder(code_dim, self.code_grid, decoder_widths, decoder_depths, decoder_strides, num_heads)
         self.decode_task_layer = tanh_head(decoder_widths[-1], 2 * cells)
@@ -167,14 +179,14 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
                 silence(head[2])  # type: ignore[arg-type]
 
     @property
-    def num_levels(self) -> int:
+    def num_quantizers(self) -> int:
         """Levels trained, the most that `encode` can give."""
-        return self.config["num_levels"]
+        return self.config["num_quantizers"]
 
     @property
-    def default_levels(self) -> int:
+    def default_num_quantizers(self) -> int:
         """Levels given when nobody asks for a number."""
-        return self.config["default_levels"]
+        return self.config["default_num_quantizers"]
 
     @property
     def codebook_size(self) -> int:
@@ -182,40 +194,44 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         return self.config["codebook_size"]
 
     @property
-    def tokens_per_level(self) -> int:
+    def tokens_per_quantizer(self) -> int:
         """Ids of a level: 135 for 24 steps of 20x36."""
         steps, height, width = self.code_grid
         return steps * height * width
 
     @property
-    def num_camera_ids(self) -> int:
+    def num_global_motion_ids(self) -> int:
         """Ids of a clip that say what the camera does."""
         return self.camera.num_ids
 
     @property
-    def camera_codebook_size(self) -> int:
+    def global_motion_codebook_size(self) -> int:
         """Values of a camera id."""
         return self.camera.codebook_size
 
     @torch.no_grad()
-    def encode(self, vectors: Tensor, valid: Tensor, num_levels: int | None = None) -> MotionTokens:
+    def encode(self, vectors: Tensor, valid: Tensor, num_quantizers: int | None = None) -> MotionTokens:
         """Vectors [B, T, h, w, 2] in fractions of the frame and valid bool [B, T, h, w] -> ids.
 
         Raises:
             ValueError: a field of another size than the model's, or more levels than it has.
         """
         self._check_field(vectors, valid)
-        levels = self.default_levels if num_levels is None else num_levels
-        if not 0 <= levels <= self.num_levels:
-            raise ValueError(f"`num_levels` (={levels}) must be 0 to {self.num_levels}, the levels these weights have")
+        levels = self.default_num_quantizers if num_quantizers is None else num_quantizers
+        if not 0 <= levels <= self.num_quantizers:
+            raise ValueError(
+                f"`num_quantizers` (={levels}) must be 0 to {self.num_quantizers}, the levels these weights have"
+            )
         vectors = vectors.to(self.dtype)
         if not self.config["keyframe_step"]:
             vectors = torch.cat([torch.zeros_like(vectors[:, :1]), vectors[:, 1:]], 1)
-        camera_ids = self.camera.encode(vectors, valid)
+        global_motion_ids = self.camera.encode(vectors, valid)
         if levels == 0:
-            return MotionTokens(camera_ids.new_zeros(len(vectors), 0, self.tokens_per_level), camera_ids)
-        camera = self.camera.decode(camera_ids, self.dtype)
-        return MotionTokens(self.quantize.encode(self.latents(vectors, camera, valid), levels), camera_ids)
+            return MotionTokens(
+                global_motion_ids.new_zeros(len(vectors), 0, self.tokens_per_quantizer), global_motion_ids
+            )
+        camera = self.camera.decode(global_motion_ids, self.dtype)
+        return MotionTokens(self.quantize.encode(self.latents(vectors, camera, valid), levels), global_motion_ids)
 
     @torch.no_grad()
     def decode(self, tokens: MotionTokens) -> Tensor:
@@ -225,19 +241,19 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
             ValueError: ids of another shape or out of range.
         """
         self._check_tokens(tokens)
-        camera = self.camera.decode(tokens.camera_ids, self.dtype)
-        if tokens.num_levels == 0:
+        camera = self.camera.decode(tokens.global_motion_ids, self.dtype)
+        if tokens.num_quantizers == 0:
             return camera.float()
         return (camera + self.local_motion(self.quantize.decode(tokens.ids, self.dtype))).float()
 
-    def forward(self, vectors: Tensor, valid: Tensor, num_levels: int) -> tuple[Tensor, Quantized]:
+    def forward(self, vectors: Tensor, valid: Tensor, num_quantizers: int) -> tuple[Tensor, Quantized]:
         """One training pass: (decoded vectors [B, T, h, w, 2], what the quantizer did)."""
         camera = self.camera.decode(self.camera.encode(vectors, valid), vectors.dtype)
-        quantized = self.quantize(self.latents(vectors, camera, valid), num_levels)
+        quantized = self.quantize(self.latents(vectors, camera, valid), num_quantizers)
         return camera + self.local_motion(quantized.latents), quantized
 
     def latents(self, vectors: Tensor, camera: Tensor, valid: Tensor) -> Tensor:
-        """What the quantizer sees: [B, tokens_per_level, code_dim]."""
+        """What the quantizer sees: [B, tokens_per_quantizer, code_dim]."""
         local = self.scaled(vectors - camera)
         channels = torch.cat([local, valid[..., None].to(local.dtype)], -1) if self.config["valid_channel"] else local
         latents = self.encode_task_layer(self.encoder(fold(channels, self.patch)))
@@ -246,7 +262,7 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
         return latents.flatten(1, 3)
 
     def local_motion(self, latents: Tensor) -> Tensor:
-        """Latents [B, tokens_per_level, code_dim] -> vectors [B, T, h, w, 2] without the camera's motion."""
+        """Latents [B, tokens_per_quantizer, code_dim] -> vectors [B, T, h, w, 2] without the camera's motion."""
         latents = latents.unflatten(1, self.code_grid)
         patches = self.decode_task_layer(self.decoder(latents))
         if self.config["linear_path"]:
@@ -272,19 +288,19 @@ class MotionTokenizer(ModelMixin, ConfigMixin):
 
     def _check_tokens(self, tokens: MotionTokens) -> None:
         levels, size = tokens.ids.shape[1:]
-        if levels > self.num_levels or size != self.tokens_per_level:
+        if levels > self.num_quantizers or size != self.tokens_per_quantizer:
             raise ValueError(
-                f"`ids` must be [B, 0 to {self.num_levels}, {self.tokens_per_level}] for these weights, "
+                f"`ids` must be [B, 0 to {self.num_quantizers}, {self.tokens_per_quantizer}] for these weights, "
                 f"got {list(tokens.ids.shape)}; decode with the weights that encoded"
             )
-        if tokens.camera_ids.shape[1] != self.num_camera_ids:
+        if tokens.global_motion_ids.shape[1] != self.num_global_motion_ids:
             raise ValueError(
-                f"`camera_ids` must be [B, {self.num_camera_ids}] for these weights, "
-                f"got {list(tokens.camera_ids.shape)}; decode with the weights that encoded"
+                f"`global_motion_ids` must be [B, {self.num_global_motion_ids}] for these weights, "
+                f"got {list(tokens.global_motion_ids.shape)}; decode with the weights that encoded"
             )
         for name, ids, size in (
             ("ids", tokens.ids, self.codebook_size),
-            ("camera_ids", tokens.camera_ids, self.camera_codebook_size),
+            ("global_motion_ids", tokens.global_motion_ids, self.global_motion_codebook_size),
         ):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
                 raise ValueError(f"`{name}` must be 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}")
@@ -304,11 +320,11 @@ PUBLISHED_CONFIG: dict[str, Any] = {
     "decoder_depths": (0, 3, 3, 3, 3),
     "decoder_strides": ((2, 2, 2), (2, 1, 1), (2, 1, 1), (1, 2, 2)),
     "num_heads": 8,
-    "num_levels": 1,
+    "num_quantizers": 1,
     "num_stages": 1,
-    "default_levels": 1,
+    "default_num_quantizers": 1,
     "normalized_codebook": True,
-    "camera_terms": (0, 0, 0),
+    "global_motion_terms": (0, 0, 0),
     # its vectors point from the last frame to this one, ours back: the sign; 256 and 144 times its deviations / 10
     "unit_pixels": (-2.54387968, -1.62759744),
     "companded": False,

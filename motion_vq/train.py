@@ -94,7 +94,7 @@ class MotionTraining:
     def loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Loss [] of a batch at a random number of levels."""
         del progress
-        levels = int(torch.randint(1, self.model.num_levels + 1, ()))
+        levels = int(torch.randint(1, self.model.num_quantizers + 1, ()))
         vectors, valid = batch["vectors"], batch["valid"]
         decoded, quantized = self.model(vectors, valid, levels)
         paths = path_loss(decoded.float(), vectors, valid).mean()
@@ -114,20 +114,20 @@ class MotionTraining:
         levels, "error_pixels" the mean end-point error of displacements to the keyframe, "use" the share of the
         codebook used.
         """
-        losses: dict[int, list[float]] = {0: []} | {n: [] for n in range(1, self.model.num_levels + 1)}
+        losses: dict[int, list[float]] = {0: []} | {n: [] for n in range(1, self.model.num_quantizers + 1)}
         errors, used = [], []
         for batch in batches:
-            tokens = self.model.encode(batch["vectors"], batch["valid"], self.model.num_levels)
+            tokens = self.model.encode(batch["vectors"], batch["valid"], self.model.num_quantizers)
             used.append(tokens.ids.flatten())
             for levels, found in losses.items():
-                decoded = self.model.decode(tokens.first_levels(levels))
+                decoded = self.model.decode(tokens.first_quantizers(levels))
                 found += path_loss(decoded, batch["vectors"], batch["valid"]).tolist()
-                if levels == self.model.default_levels:
+                if levels == self.model.default_num_quantizers:
                     sums = (decoded - batch["vectors"])[:, 1:].cumsum(1)
                     errors += to_pixels(sums).norm(dim=-1).mean((1, 2, 3)).tolist()
         paths = {levels: float(np.mean(found)) for levels, found in losses.items()}
         return {
-            "psnr": -10 * float(np.log10(paths[self.model.default_levels])),
+            "psnr": -10 * float(np.log10(paths[self.model.default_num_quantizers])),
             **{f"paths_{levels}": value for levels, value in paths.items()},
             "error_pixels": float(np.mean(errors)),
             "use": len(torch.cat(used).unique()) / self.model.codebook_size,

@@ -15,7 +15,7 @@ handed out by difficulty: stage s of a patch has the priority
 
     difficulty[first id of the patch] - stage_cost * (s - 2)
 
-and level l takes the next `tokens_per_level` (patch, stage) pairs in the order of priority. The decoder knows the first
+and level l takes the next `tokens_per_quantizer` (patch, stage) pairs in the order of priority. The decoder knows the first
 ids and so the same order; nothing else is sent, and the first n levels of a code are a code. This is the reverse
 water-filling of transform coding (Cover & Thomas, ch. 10), driven by the residual variance that each first id leaves.
 """
@@ -37,19 +37,19 @@ def nearest(points: Tensor, codebook: Tensor) -> Tensor:
     return torch.cat([(lengths - chunk @ codebook.T).argmin(-1) for chunk in points.split(_CHUNK)])
 
 
-def k_means(points: Tensor, num_words: int, most_points: int = 65536) -> Tensor:
-    """Words [num_words, D] of points [N, D], by Lloyd's rounds from points drawn by torch's global generator.
+def k_means(points: Tensor, num_codes: int, most_points: int = 65536) -> Tensor:
+    """Words [num_codes, D] of points [N, D], by Lloyd's rounds from points drawn by torch's global generator.
 
     A word that lost all its points starts again at a point that is far from its own word; with fewer points than words
     the rest are points with a little noise. No two words are the same: a tie would leave the choice to rounding.
     """
     points = points[torch.randperm(len(points))[:most_points]]
     spread = points.std() * 1e-2 + 1e-6
-    words = points[torch.arange(num_words) % len(points)]
+    words = points[torch.arange(num_codes) % len(points)]
     words = words + torch.randn_like(words) * spread
     for _ in range(_ROUNDS):
         ids = nearest(points, words)
-        counts = torch.bincount(ids, minlength=num_words)
+        counts = torch.bincount(ids, minlength=num_codes)
         sums = torch.zeros_like(words).index_add_(0, ids, points)
         empty = (counts == 0).nonzero().flatten()
         words = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], words)
@@ -163,9 +163,9 @@ class Quantized(NamedTuple):
 
 
 class ResidualQuantizer(nn.Module):
-    """Latents [B, P, D] <-> ids [B, levels, P]; P = `tokens_per_level`.
+    """Latents [B, P, D] <-> ids [B, levels, P]; P = `tokens_per_quantizer`.
 
-    `num_stages` codebooks; more than `num_levels` let one patch have more ids than there are levels. `normalized`:
+    `num_stages` codebooks; more than `num_quantizers` let one patch have more ids than there are levels. `normalized`:
     codes and latents on the unit sphere (one level only: a residual has no unit length).
     """
 
@@ -176,21 +176,29 @@ class ResidualQuantizer(nn.Module):
         self,
         dim: int,
         codebook_size: int,
-        tokens_per_level: int,
-        num_levels: int,
+        tokens_per_quantizer: int,
+        num_quantizers: int,
         num_stages: int,
         *,
         normalized: bool = False,
         ema_decay: float = 0.99,
     ) -> None:
         super().__init__()
-        if not 1 <= num_levels <= num_stages:
-            raise ValueError(f"`num_stages` (={num_stages}) must be at least `num_levels` (={num_levels}), and that 1")
+        if not 1 <= num_quantizers <= num_stages:
+            raise ValueError(
+                f"`num_stages` (={num_stages}) must be at least `num_quantizers` (={num_quantizers}), and that 1"
+            )
         if normalized and num_stages > 1:
-            raise ValueError(f"`normalized` codebooks have one level and one stage, got {num_levels} and {num_stages}")
-        self.tokens_per_level, self.num_levels, self.num_stages = tokens_per_level, num_levels, num_stages
+            raise ValueError(
+                f"`normalized` codebooks have one level and one stage, got {num_quantizers} and {num_stages}"
+            )
+        self.tokens_per_quantizer, self.num_quantizers, self.num_stages = (
+            tokens_per_quantizer,
+            num_quantizers,
+            num_stages,
+        )
         self.codebook_size, self.normalized = codebook_size, normalized
-        self.adaptive = num_stages > num_levels
+        self.adaptive = num_stages > num_quantizers
         self.stage_cost = _PER_OCTAVE // 2
         self.stages = nn.ModuleList(
             VectorQuantize(
@@ -213,15 +221,15 @@ class ResidualQuantizer(nn.Module):
         """Whether the codebooks come from data."""
         return bool(self.stages[0]._codebook.initted)  # type: ignore[union-attr]
 
-    def forward(self, latents: Tensor, num_levels: int) -> Quantized:
-        """Quantizes with `num_levels` levels and, in training mode, moves the codebooks towards what they code."""
+    def forward(self, latents: Tensor, num_quantizers: int) -> Quantized:
+        """Quantizes with `num_quantizers` levels and, in training mode, moves the codebooks towards what they code."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             target = F.normalize(latents, dim=-1) if self.normalized else latents
             codes, first_ids, _ = self.stages[0](target.detach())
             if self.adaptive and self.training:
                 self._learn_difficulty(first_ids, (target.detach() - codes).square().mean(-1))
-            counts = self.stage_counts(first_ids, num_levels)
+            counts = self.stage_counts(first_ids, num_quantizers)
             for number in range(1, int(counts.max())):
                 chosen = counts > number
                 residual = target.detach()[chosen] - codes[chosen]
@@ -231,48 +239,48 @@ class ResidualQuantizer(nn.Module):
             commitment = F.mse_loss(target, codes)
             return Quantized(target + (codes - target).detach(), commitment)
 
-    def encode(self, latents: Tensor, num_levels: int) -> Tensor:
-        """Latents [B, P, D] -> int64 ids [B, num_levels, P]; in the latents' own dtype, nearest code first to last."""
+    def encode(self, latents: Tensor, num_quantizers: int) -> Tensor:
+        """Latents [B, P, D] -> int64 ids [B, num_quantizers, P]; in the latents' own dtype, nearest code first to last."""
         residual = F.normalize(latents, dim=-1) if self.normalized else latents
         found = []
-        for number in range(self.num_stages if self.adaptive else num_levels):
+        for number in range(self.num_stages if self.adaptive else num_quantizers):
             codebook = self._codebook(number, residual.dtype)
             ids = nearest(residual.flatten(0, 1), codebook).view(residual.shape[:2])
             residual = residual - codebook[ids]
             found.append(ids)
         stages = torch.stack(found, -1)
-        patches, numbers = self._layout(stages[..., 0], num_levels)
+        patches, numbers = self._layout(stages[..., 0], num_quantizers)
         return stages.flatten(1).gather(1, (patches * stages.shape[2] + numbers).flatten(1)).view_as(patches)
 
     def decode(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Ids [B, levels, P] -> latents [B, P, D]; no level at all gives zeros."""
         codebooks = torch.stack([self._codebook(number, dtype) for number in range(self.num_stages)])
-        latents = codebooks.new_zeros(len(ids), self.tokens_per_level, codebooks.shape[-1])
+        latents = codebooks.new_zeros(len(ids), self.tokens_per_quantizer, codebooks.shape[-1])
         if ids.shape[1] == 0:
             return latents
         patches, numbers = self._layout(ids[:, 0], ids.shape[1])
         codes = codebooks[numbers, ids].flatten(1, 2)
         return latents.scatter_add(1, patches.flatten(1)[..., None].expand_as(codes), codes)
 
-    def stage_counts(self, first_ids: Tensor, num_levels: int) -> Tensor:
-        """How many ids each patch has among `num_levels` levels: int64 [B, P] for first ids [B, P]."""
-        patches, _ = self._layout(first_ids, num_levels)
+    def stage_counts(self, first_ids: Tensor, num_quantizers: int) -> Tensor:
+        """How many ids each patch has among `num_quantizers` levels: int64 [B, P] for first ids [B, P]."""
+        patches, _ = self._layout(first_ids, num_quantizers)
         ones = torch.ones_like(patches).flatten(1)
         return torch.zeros_like(first_ids).scatter_add(1, patches.flatten(1), ones)
 
-    def _layout(self, first_ids: Tensor, num_levels: int) -> tuple[Tensor, Tensor]:
-        """Which patch, and which stage of it, each place of each level codes: two int64 [B, num_levels, P]."""
-        size, device = self.tokens_per_level, first_ids.device
+    def _layout(self, first_ids: Tensor, num_quantizers: int) -> tuple[Tensor, Tensor]:
+        """Which patch, and which stage of it, each place of each level codes: two int64 [B, num_quantizers, P]."""
+        size, device = self.tokens_per_quantizer, first_ids.device
         place = torch.arange(size, device=device).expand(len(first_ids), 1, size)
         if not self.adaptive:
-            level = torch.arange(num_levels, device=device)[:, None]
-            return place.expand(-1, num_levels, -1), level.expand(len(first_ids), -1, size)
+            level = torch.arange(num_quantizers, device=device)[:, None]
+            return place.expand(-1, num_quantizers, -1), level.expand(len(first_ids), -1, size)
         later = self.num_stages - 1
         stage = torch.arange(later, device=device)
         priority = self.difficulty[first_ids].long()[..., None] - self.stage_cost * stage
         # a stable sort: equal priorities in the order of patches; a patch's stages fall, so they stay in their order
-        order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : size * (num_levels - 1)]
-        pairs = order.view(len(first_ids), num_levels - 1, size).sort(-1).values
+        order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : size * (num_quantizers - 1)]
+        pairs = order.view(len(first_ids), num_quantizers - 1, size).sort(-1).values
         patches = torch.cat([place, pairs // later], 1)
         return patches, torch.cat([torch.zeros_like(place), pairs % later + 1], 1)
 
@@ -292,7 +300,7 @@ class ResidualQuantizer(nn.Module):
                 first_ids = ids.view_as(counts)
                 if self.adaptive:
                     self._learn_difficulty(first_ids, residual.square().mean(-1))
-                counts = self.stage_counts(first_ids, self.num_levels)
+                counts = self.stage_counts(first_ids, self.num_quantizers)
             chosen = counts > number + 1
             if not chosen.any():
                 break

@@ -69,9 +69,9 @@ def make_bundle(folder: Path, seed: int) -> Path:
         num_heads=2,
         code_dim=8,
         codebook_size=32,
-        num_levels=3,
+        num_quantizers=3,
         num_stages=4,
-        default_levels=2,
+        default_num_quantizers=2,
     )
     detokenizer = VideoDetokenizer(
         block_out_channels=(32, 32),

@@ -16,11 +16,11 @@ TINY = {
     "num_heads": 2,
     "code_dim": 8,
     "codebook_size": 32,
-    "num_levels": 3,
+    "num_quantizers": 3,
     "num_stages": 5,
-    "default_levels": 2,
-    "camera_terms": (3, 1, 1),
-    "camera_codebook_size": 64,
+    "default_num_quantizers": 2,
+    "global_motion_terms": (3, 1, 1),
+    "global_motion_codebook_size": 64,
 }
 
 

@@ -30,18 +30,18 @@ def outputs(clip_mp4: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
 def test_every_rung_of_every_clip_has_its_row(outputs):
     _, rows, _ = outputs
     first = [(row["rung"], row["levels"]) for row in rows if row["clip"] == 0]
-    coded = [(rung, levels) for levels in (1, 2) for rung in ("warp", "two_way", "detokenized")]
-    still = [("hold", None), ("crossfade", None), ("warp_raw", None), ("two_way_raw", None)]
+    coded = [(rung, levels) for levels in (1, 2) for rung in ("warp", "bidirectional", "detokenized")]
+    still = [("hold", None), ("crossfade", None), ("warp_raw", None), ("bidirectional_raw", None)]
     assert sorted(first, key=str) == sorted([*still, *coded, ("tokens", 2)], key=str)
-    assert not any("two_way" in row["rung"] for row in rows if row["clip"] == 1)
+    assert not any("bidirectional" in row["rung"] for row in rows if row["clip"] == 1)
     means = {row["rung"]: row["psnr"] for row in rows if row["clip"] == 0}
-    assert means["hold"] < means["warp_raw"] < means["two_way_raw"]
+    assert means["hold"] < means["warp_raw"] < means["bidirectional_raw"]
     assert means["tokens"] < means["detokenized"]
 
 
 def test_the_page_shows_the_figures_of_its_rows(outputs):
     page, rows, broken = outputs
-    (raw,) = (row for row in rows if row["clip"] == 0 and row["rung"] == "two_way_raw")
+    (raw,) = (row for row in rows if row["clip"] == 0 and row["rung"] == "bidirectional_raw")
     assert f"<td>{raw['psnr']:.2f}</td><td>{raw['ssim']:.3f}</td>" in page.replace("\n", "")
     assert broken in page
     assert page.count("<svg") == 2

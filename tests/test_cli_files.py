@@ -29,7 +29,7 @@ def encoded(folder, tiny_model):
 
 
 def test_encode_says_what_it_made(folder, tiny_model, capsys):
-    assert main(["encode", "clip.mp4", "--no-visual-delta", "--model", str(tiny_model)]) == 0
+    assert main(["encode", "clip.mp4", "--no-predict-keyframes", "--model", str(tiny_model)]) == 0
     tokens = VideoTokens.load("clip.vtok")
     counts = tokens.visual_counts
     said = capsys.readouterr().out
@@ -42,11 +42,11 @@ def test_encode_says_what_it_made(folder, tiny_model, capsys):
 
 
 def test_encode_options(folder, tiny_model):
-    options = "--fps 6 --keep 0.9 --motion-levels 1 --start 0.5 --duration 2 --max-clips 3 -o other.vtok"
+    options = "--fps 6 --keep 0.9 --motion-quantizers 1 --start 0.5 --duration 2 --max-clips 3 -o other.vtok"
     assert main(["encode", "clip.mp4", "--model", str(tiny_model), *shlex.split(options)]) == 0
     tokens = VideoTokens.load("other.vtok")
     assert tokens.spec.fps == 6
-    assert tokens.num_motion_levels == 1
+    assert tokens.num_motion_quantizers == 1
     assert (tokens.start_seconds, tokens.duration_seconds) == (0.5, 2.0)
 
 
@@ -64,7 +64,9 @@ def test_doctor_looks_at_everything(capsys):
 
 
 def test_doctor_says_what_to_do(monkeypatch, capsys):
-    monkeypatch.setattr("codec.diagnostics.examine", lambda: [Check("vectors", False, "none", "install av again")])
+    monkeypatch.setattr(
+        "codec.diagnostics.run_diagnostics", lambda: [Check("vectors", False, "none", "install av again")]
+    )
     assert main(["doctor"]) == 2
     said = capsys.readouterr()
     assert "BAD vectors" in said.out
@@ -100,7 +102,7 @@ def test_compare_prints_the_ladder(encoded, tiny_model, capsys):
 
 
 def test_seed_and_levels_when_decoding(encoded, tiny_model):
-    for name, options in {"a": "", "same": "--seed 0", "seed": "--seed 1", "coarse": "--motion-levels 0"}.items():
+    for name, options in {"a": "", "same": "--seed 0", "seed": "--seed 1", "coarse": "--motion-quantizers 0"}.items():
         command = f"decode clip.vtok -o {name}.mp4 --steps 2 --size 64x48 {options}"
         assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
     assert (encoded / "a.mp4").read_bytes() == (encoded / "same.mp4").read_bytes()
@@ -149,7 +151,7 @@ def test_a_noise_rate_that_does_nothing_is_refused(clip_mp4, tiny_model, tmp_pat
     model, tokens = tmp_path / "model", tmp_path / "clip.vtok"
     shutil.copytree(tiny_model, model)
     config = model / "detokenizer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"forward_restraint": 0.0}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"forward_residual_scale": 0.0}))
     assert main(["encode", str(clip_mp4), "-o", str(tokens), "--model", str(model), "--max-clips", "1"]) == 0
     capfd.readouterr()
     request = ["decode", str(tokens), "-o", str(tmp_path / "out.mp4"), "--model", str(model), "--noise-rate", "0.85"]

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from codec import Clip, ClipSpec, MediaError, VideoWriter, examine, iter_clips
+from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, run_diagnostics
 from codec.container import opened
 from codec.decoder import SourceFrame, read_frames
-from codec.frame_schedule import TOLERANCE, Beat
+from codec.frame_schedule import TOLERANCE, FrameSchedule
 from codec.h264 import Bits, nal_units
-from codec.mvextractor_backend import peer_frames
+from codec.mvextractor_backend import read_frames_mvextractor
 from tests.videos import even, scenes, write
 
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -49,11 +49,11 @@ def test_any_number_of_threads_gives_the_same_vectors(pyramid_mp4):
 
 
 def test_frames_are_left_out_only_where_nobody_needs_them(pyramid_mp4):
-    def read(beat: Beat | None) -> dict[int, SourceFrame]:
+    def read(beat: FrameSchedule | None) -> dict[int, SourceFrame]:
         with opened(pyramid_mp4) as (container, stream):
             return {frame.index: frame for frame in read_frames(container, stream, with_vectors=True, beat=beat)}
 
-    every, kept = read(None), read(Beat(Fraction(6)))
+    every, kept = read(None), read(FrameSchedule(Fraction(6)))
     left_out = {index: frame for index, frame in every.items() if index not in kept}
     assert len(left_out) > 5
     times = sorted(frame.pts_seconds for frame in every.values())
@@ -99,7 +99,7 @@ def test_the_peer_reads_the_same(encoding, tmp_path):
     with opened(path) as (container, stream):
         ours = list(read_frames(container, stream, with_vectors=True))
     with opened(path) as (container, stream):
-        theirs = list(peer_frames(path, container, stream))
+        theirs = list(read_frames_mvextractor(path, container, stream))
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         assert (one.index, one.headers) == (other.index, other.headers)
@@ -182,7 +182,7 @@ def test_nal_units():
 
 
 def test_the_doctor_finds_this_machine_well():
-    checks = examine()
+    checks = run_diagnostics()
     assert {check.name for check in checks} >= {"FFmpeg program", "vectors exported", "threads"}
     for check in checks:
         assert check.ok, check

@@ -78,7 +78,7 @@ def test_far_references_are_better_than_taking_vectors_as_they_come(moving, tmp_
     """The reference implementation's way, `source * motion` as the motion of one frame, is more than twice as wrong."""
     from codec.container import opened
     from codec.decoder import read_frames
-    from codec.motion_vectors import lattice_of, on_grid
+    from codec.motion_vectors import lattice_to_grid, vectors_to_lattice
 
     times = even(SECONDS, 30)
     path = write(tmp_path / "clip.mp4", moving["pan"], times, "veryslow")
@@ -87,9 +87,9 @@ def test_far_references_are_better_than_taking_vectors_as_they_come(moving, tmp_
         for frame in read_frames(container, stream, with_vectors=True):
             if frame.vectors is None:
                 continue
-            vectors, known = lattice_of(frame.vectors, *SIZE)
+            vectors, known = vectors_to_lattice(frame.vectors, *SIZE)
             signed = np.where(known[0][..., None], vectors[0], -vectors[1])
-            pooled, share = on_grid(signed, known.any(0), *SIZE, SPEC.grid)
+            pooled, share = lattice_to_grid(signed, known.any(0), *SIZE, SPEC.grid)
             exact, _ = moving["pan"].motion(frame.pts_seconds, frame.pts_seconds - 1 / 30, SPEC.grid)
             errors.append(np.linalg.norm((pooled - exact) * SIZE, axis=-1)[share > 0.5].mean())
     per_step = np.mean(errors) * 30 / 12

@@ -68,7 +68,7 @@ def test_webdataset(corpus, reordered, tmp_path):
     rows = all_rows(corpus).to_pylist()
     assert len(samples) == len(rows) == 8
     for sample, row in zip(samples.values(), rows, strict=True):
-        for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+        for name in ("visual_ids", "keep_mask", "motion_ids", "global_motion_ids"):
             np.testing.assert_array_equal(np.load(io.BytesIO(sample[f"{name}.npy"])), np.array(row.pop(name)))
         assert json.loads(sample["json"]) == row
 
@@ -199,7 +199,7 @@ def test_search_finds_the_clip_itself(corpus, videos, tiny_model):
 
 def test_search_tells_words_and_motion_apart():
     def codes(visual, motion, camera):
-        rows = {"visual_ids": [visual], "motion_ids": [[motion]], "camera_ids": [camera]}
+        rows = {"visual_ids": [visual], "motion_ids": [[motion]], "global_motion_ids": [camera]}
         return Codes.of(pa.table(rows), {"visual": 50, "motion": 50, "camera": 256})
 
     index = object.__new__(Index)

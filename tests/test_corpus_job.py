@@ -59,14 +59,14 @@ def test_ids_are_those_of_encode(corpus, videos, tiny_model):
     rows = all_rows(corpus)
     assert sorted(set(rows["video_id"].to_pylist())) == VIDEOS
     for name in VIDEOS:
-        tokens: VideoTokens = tokenizer.encode(videos / name, visual_delta=False)
+        tokens: VideoTokens = tokenizer.encode(videos / name, predict_keyframes=False)
         found = [row for row in rows.to_pylist() if row["video_id"] == name]
         assert [row["clips"] for row in found] == [tokens.num_clips] * tokens.num_clips
         for clip, row in enumerate(found):
             assert row["visual_ids"] == tokens.visual_ids_of(clip).tolist()
             assert row["keep_mask"] == tokens.keep_mask[clip].tolist()
             assert row["motion_ids"] == tokens.motion_ids[clip].tolist()
-            assert row["camera_ids"] == tokens.camera_ids[clip].tolist()
+            assert row["global_motion_ids"] == tokens.global_motion_ids[clip].tolist()
             assert row["num_frames"] == tokens.num_frames[clip]
             assert row["start_seconds"] == tokens.pts_seconds[clip]
             assert row["end_seconds"] == pytest.approx(row["start_seconds"] + row["num_frames"] / 12)
@@ -168,8 +168,8 @@ def test_another_fingerprint_is_refused(corpus, videos, tiny_model, other_model,
         CorpusError, match=r"weights keyframes = [0-9a-f]{12}, this command has [0-9a-f]{12};.*overwrite"
     ):
         encode(videos, place, other_model)
-    with pytest.raises(CorpusError, match=r"spec motion_levels = 2, this command has 1;"):
-        job.encode_corpus(str(videos), place, Settings(str(tiny_model), motion_levels=1))
+    with pytest.raises(CorpusError, match=r"spec motion_quantizers = 2, this command has 1;"):
+        job.encode_corpus(str(videos), place, Settings(str(tiny_model), motion_quantizers=1))
     assert_same(place, corpus)
 
 
@@ -230,8 +230,8 @@ def spoil(place, change):
         (lambda rows: rows.drop_columns("codec"), "has the columns"),
         (
             lambda rows: rows.set_column(
-                rows.column_names.index("camera_ids"),
-                rows.schema.field("camera_ids"),
+                rows.column_names.index("global_motion_ids"),
+                rows.schema.field("global_motion_ids"),
                 pa.array([[70_000]] * rows.num_rows, pa.list_(pa.int32())),
             ),
             "70000, the codebook to 255",

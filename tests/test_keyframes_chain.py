@@ -6,12 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarks.predict_keyframes import main as benchmark
 
-from benchmarks.visual_delta import main as benchmark
 from codec import VideoWriter
 from videotok import TokensError, VideoTokenizer, VideoTokens
 from videotok.cli.main import main
-from videotok.keyframe_prediction import REFRESH, WINDOW, Budget, KeyframeChain, moved_on, softened
+from videotok.keyframe_prediction import (
+    REFRESH,
+    WINDOW,
+    PredictiveKeyframeEncoder,
+    RateController,
+    feathered_mask,
+    predict_keyframe,
+)
 from videotok.keyframes.selector import keep_best
 from videotok.pipeline import decoded_keyframes
 from videotok.virtual_camera import photograph
@@ -59,7 +66,7 @@ class Blocks:
 
 
 def chained(images, *, vectors=STILL[0], damaged=(), at_once=1, **rules):
-    chain, done = KeyframeChain(Blocks(), **rules), []
+    chain, done = PredictiveKeyframeEncoder(Blocks(), **rules), []
     for start in range(0, len(images), at_once):
         batch = images[start : start + at_once]
         done += chain.push(batch, vectors.expand(len(batch), -1, -1, -1, -1), damaged[start : start + at_once])
@@ -68,16 +75,16 @@ def chained(images, *, vectors=STILL[0], damaged=(), at_once=1, **rules):
 
 def test_shares_follow_the_scores_and_never_exceed_the_budget():
     scores = torch.stack([torch.full((64,), -5.0), torch.arange(64.0), torch.full((64,), 0.5)])
-    shares = Budget(10).shares(scores)
+    shares = RateController(10).shares(scores)
     assert sum(shares) == 30
     assert shares[0] == 1  # nothing in it is worth a token, but without one it could not be decoded
     assert shares[1] > shares[2]
-    assert Budget(64).shares(scores) == [64, 64, 64]
-    assert Budget(1).shares(scores) == [1, 1, 1]
+    assert RateController(64).shares(scores) == [64, 64, 64]
+    assert RateController(1).shares(scores) == [1, 1, 1]
 
 
 def test_what_is_left_goes_to_those_after():
-    budget = Budget(10)
+    budget = RateController(10)
     budget.spend(10, 2)
     assert budget.allow(10, 64) == 18
     assert budget.allow(60, 64) == 64
@@ -112,13 +119,13 @@ def test_words_do_not_depend_on_how_many_come_at_once(rules, delta):
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
         np.testing.assert_array_equal(a.keep_mask, b.keep_mask)
-        np.testing.assert_array_equal(a.carry_mask, b.carry_mask)
+        np.testing.assert_array_equal(a.skip_mask, b.skip_mask)
 
 
 def test_a_still_picture_costs_its_tokens_once():
     told = chained(pictures(1).expand(5, -1, -1, -1))
     assert [len(keyframe.ids) for keyframe in told] == [32, 0, 0, 0, 0]
-    assert all(keyframe.carry_mask.all() for keyframe in told[1:])
+    assert all(keyframe.skip_mask.all() for keyframe in told[1:])
 
 
 def test_what_changed_is_said():
@@ -134,7 +141,7 @@ def test_a_moved_picture_is_carried_along_its_motion():
     images, vectors = pictures(2, step=16), torch.zeros_like(STILL[0])
     vectors[:, 12:, :, :, 0] = vectors[:, :1, :, :, 0] = 16 / 64 / 13
     along = chained(images, vectors=vectors, keep=1.0)
-    carried = along[1].carry_mask.reshape(8, 8)
+    carried = along[1].skip_mask.reshape(8, 8)
     assert carried[:, :5].all()
     assert carried[:, 6:].mean() < 0.7
     assert len(chained(images, keep=1.0)[1].ids) > 2 * len(along[1].ids)  # without motion
@@ -142,13 +149,13 @@ def test_a_moved_picture_is_carried_along_its_motion():
 
 def test_after_a_cut_a_keyframe_is_independent():
     images = torch.cat([pictures(1), -pictures(1)])
-    assert not chained(images, keep=1.0)[1].carry_mask.any()
+    assert not chained(images, keep=1.0)[1].skip_mask.any()
 
 
 def test_damage_and_time_end_a_chain():
     images = pictures(1).expand(REFRESH + 4, -1, -1, -1)
     damaged = [False, True, False, *[False] * (REFRESH + 1)]
-    alone = [not keyframe.carry_mask.any() for keyframe in chained(images, damaged=damaged)]
+    alone = [not keyframe.skip_mask.any() for keyframe in chained(images, damaged=damaged)]
     assert alone[:4] == [True, True, True, False]
     assert [i for i, one in enumerate(alone) if one] == [0, 1, 2, 2 + REFRESH]
 
@@ -157,21 +164,23 @@ def test_errors_do_not_add_up():
     """However long the chain: a carried patch is hardly worse than its own words would be."""
     told = chained(pictures(14, step=1), keep=1.0)
     plain, tokenizer = chained(pictures(14, step=1), keep=1.0, delta=False), Blocks()
-    from videotok.keyframe_prediction import redrawn
+    from videotok.keyframe_prediction import decode_predicted_keyframe
 
     drawn = None
     for keyframe, own, truth in zip(told, plain, pictures(14, step=1), strict=True):
-        ids, kept, carried = (
-            torch.from_numpy(part) for part in (keyframe.ids, keyframe.keep_mask, keyframe.carry_mask)
+        ids, kept, carried = (torch.from_numpy(part) for part in (keyframe.ids, keyframe.keep_mask, keyframe.skip_mask))
+        guess = None if drawn is None else predict_keyframe(drawn, STILL[0], STILL[0])
+        drawn = (
+            decode_predicted_keyframe(tokenizer, ids, kept, carried, guess)
+            if carried.any()
+            else tokenizer.decode([ids], kept[None])
         )
-        guess = None if drawn is None else moved_on(drawn, STILL[0], STILL[0])
-        drawn = redrawn(tokenizer, ids, kept, carried, guess) if carried.any() else tokenizer.decode([ids], kept[None])
         best = tokenizer.decode([torch.from_numpy(own.ids)], torch.from_numpy(own.keep_mask)[None])
         assert (drawn - truth).square().mean() <= 1.03 * (best - truth).square().mean()
 
 
 def test_seams_are_soft():
-    weights = softened(torch.tensor([True, False, False, False]), (2, 2), 24)
+    weights = feathered_mask(torch.tensor([True, False, False, False]), (2, 2), 24)
     assert weights.shape == (1, 1, 24, 24)
     assert weights[0, 0, 0, 0] == 1
     assert weights[0, 0, -1, -1] == 0
@@ -187,9 +196,9 @@ def test_rules_that_cannot_be_followed():
         ({"visual_tokens": 5, "keep": 0.5}, "only one"),
     ):
         with pytest.raises(ValueError, match=said):
-            KeyframeChain(Blocks(), **rules)
+            PredictiveKeyframeEncoder(Blocks(), **rules)
     with pytest.raises(ValueError, match="delta=False"):
-        KeyframeChain(Blocks()).push(pictures(1))
+        PredictiveKeyframeEncoder(Blocks()).push(pictures(1))
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +217,10 @@ def still_mp4(tmp_path_factory):
 
 def test_decoding_follows_the_encoder(tokenizer, still_mp4, tmp_path):
     tokens = tokenizer.encode(still_mp4)
-    assert tokens.carry_mask.any()
+    assert tokens.skip_mask.any()
     tokens.save(tmp_path / "still.vtok")
     again = VideoTokens.load(tmp_path / "still.vtok")
-    np.testing.assert_array_equal(again.carry_mask, tokens.carry_mask)
+    np.testing.assert_array_equal(again.skip_mask, tokens.skip_mask)
     # the encoder's own idea of the keyframes, in its precision
     exact = [s for s, _ in decoded_keyframes(tokens, tokenizer.keyframe_encoder, tokenizer.motion_encoder)]
     shown = [s for s, _ in decoded_keyframes(again, tokenizer.keyframes, tokenizer.motion)]
@@ -221,23 +230,23 @@ def test_decoding_follows_the_encoder(tokenizer, still_mp4, tmp_path):
 
 
 def test_independent_clips_on_request(tokenizer, still_mp4):
-    chained, alone = tokenizer.encode(still_mp4), tokenizer.encode(still_mp4, visual_delta=False)
+    chained, alone = tokenizer.encode(still_mp4), tokenizer.encode(still_mp4, predict_keyframes=False)
     assert alone.independent.all()
-    assert not alone.carry_mask.any()
+    assert not alone.skip_mask.any()
     assert chained.independent.tolist()[0]
     assert len(chained.visual_ids) < len(alone.visual_ids)
 
 
 def test_the_budget_of_a_file(tokenizer, still_mp4):
-    tokens = tokenizer.encode(still_mp4, visual_tokens=3, visual_delta=False)
+    tokens = tokenizer.encode(still_mp4, visual_tokens=3, predict_keyframes=False)
     assert len(tokens.visual_ids) == 9
-    again = tokenizer.encode(still_mp4, visual_tokens=3, visual_delta=False, batch_size=2)
+    again = tokenizer.encode(still_mp4, visual_tokens=3, predict_keyframes=False, batch_size=2)
     np.testing.assert_array_equal(again.visual_ids, tokens.visual_ids)
 
 
 def test_fewer_levels_change_the_motion_but_not_what_is_carried(tokenizer, still_mp4):
     tokens = tokenizer.encode(still_mp4)
-    whole, coarse = (list(tokenizer.decoded_clips(tokens, (64, 48), motion_levels=levels)) for levels in (None, 0))
+    whole, coarse = (list(tokenizer.decoded_clips(tokens, (64, 48), motion_quantizers=levels)) for levels in (None, 0))
     for a, b in zip(whole, coarse, strict=True):
         torch.testing.assert_close(a.keyframe, b.keyframe, rtol=0, atol=0)
     assert any(not torch.equal(a.vectors, b.vectors) for a, b in zip(whole, coarse, strict=True))

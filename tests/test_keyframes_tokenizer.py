@@ -10,7 +10,7 @@ from torch import Tensor
 from videotok.cli.console import Refusal
 from videotok.cli.encode import search_words
 from videotok.keyframes import KeyframeTokenizer
-from videotok.keyframes.selector import Selector, Thresholds, by_turns, keep_above, keep_best
+from videotok.keyframes.selector import Selector, Thresholds, greedy_selection, keep_above, keep_best
 
 
 def lively(model: KeyframeTokenizer) -> KeyframeTokenizer:
@@ -185,13 +185,13 @@ def test_equal_scores_go_to_the_earlier_patch():
 def test_kept_patches_spread_over_a_plain_picture_and_gather_where_it_is_not():
     distances = Selector(32, 8).distances
     plain = torch.full((1, 64), -4.0)
-    kept = keep_best(by_turns(plain, torch.ones(1, 64), distances), torch.tensor([13]))[0].view(8, 8)
+    kept = keep_best(greedy_selection(plain, torch.ones(1, 64), distances), torch.tensor([13]))[0].view(8, 8)
     assert not (kept[1:] & kept[:-1]).any()
     assert not (kept[:, 1:] & kept[:, :-1]).any()
     busy = plain.view(8, 8).clone()
     busy[:4, :4] = 0.0
     reach = torch.where(busy < 0, 1.0, 0.1).view(1, 64)
-    kept = keep_best(by_turns(busy.view(1, 64), reach, distances), torch.tensor([13]))[0].view(8, 8)
+    kept = keep_best(greedy_selection(busy.view(1, 64), reach, distances), torch.tensor([13]))[0].view(8, 8)
     assert kept[:4, :4].sum() > 6
 
 
@@ -199,9 +199,9 @@ def test_turns_fall_and_are_taken_as_far_as_asked():
     torch.manual_seed(0)
     saving, reach = torch.randn(3, 64, dtype=torch.float64), torch.rand(3, 64, dtype=torch.float64)
     distances = Selector(32, 8).distances
-    scores = by_turns(saving, reach, distances)
+    scores = greedy_selection(saving, reach, distances)
     assert scores.isfinite().all()
-    first = by_turns(saving, reach, distances, count=10)
+    first = greedy_selection(saving, reach, distances, count=10)
     assert first.isfinite().sum(dim=1).tolist() == [10] * 3
     assert torch.equal(keep_best(scores, torch.tensor([10] * 3)), first.isfinite())
 

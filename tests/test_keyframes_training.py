@@ -8,7 +8,7 @@ from skimage import data
 
 from motion_vq.vector_quantizer import Codebook, codebook_use
 from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
-from videotok.keyframes.train import choose, foretelling, psnr, random_crop
+from videotok.keyframes.train import choose, error_prediction_loss, psnr, random_crop
 
 
 def pictures(count: int) -> list[dict[str, np.ndarray]]:
@@ -86,7 +86,7 @@ def test_the_forecast_is_best_at_the_mean_error():
     torch.manual_seed(0)
     errors = torch.rand(1, 20_000)
     candidates = torch.linspace(-2, 1, 61)
-    costs = torch.stack([foretelling(c.expand_as(errors), errors) for c in candidates])
+    costs = torch.stack([error_prediction_loss(c.expand_as(errors), errors) for c in candidates])
     assert candidates[int(costs.argmin())].exp().item() == pytest.approx(0.5, rel=0.1)
 
 

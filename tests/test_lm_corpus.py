@@ -41,10 +41,10 @@ def test_samples_are_what_encode_gives(corpus, videos, tiny_model):
     found = list(samples([corpus]))
     assert [sample.caption for sample in found] == ["it more/layerss", "it more/zooms", "it pans", ""]
     for sample, name in zip(found, NAMES, strict=True):
-        tokens = tokenizer.encode(videos / name, visual_delta=False)
+        tokens = tokenizer.encode(videos / name, predict_keyframes=False)
         assert sample.turns == ()
         assert sample.place.endswith(name)
-        for field in ("visual_ids", "visual_offsets", "keep_mask", "motion_ids", "camera_ids", "num_frames"):
+        for field in ("visual_ids", "visual_offsets", "keep_mask", "motion_ids", "global_motion_ids", "num_frames"):
             np.testing.assert_array_equal(getattr(sample.video, field), getattr(tokens, field), err_msg=field)
         assert sample.video.models["motion"].sha256 == tokens.models["motion"].sha256
 

@@ -3,7 +3,7 @@
 import torch
 from motion_fields import PIXELS, pan
 
-from motion_vq import CameraCode
+from motion_vq import GlobalMotionCodec
 
 
 def centres(grid: tuple[int, int]) -> torch.Tensor:
@@ -14,7 +14,7 @@ def centres(grid: tuple[int, int]) -> torch.Tensor:
 
 
 def test_a_pan_comes_back_with_its_sign_and_size():
-    code = CameraCode(24, (20, 36))
+    code = GlobalMotionCodec(24, (20, 36))
     vectors, valid = pan(1, 24, (20, 36), (3.0, -1.5))
     decoded = code.decode(code.encode(vectors, valid)) * PIXELS
     assert code.num_ids == 24
@@ -22,7 +22,7 @@ def test_a_pan_comes_back_with_its_sign_and_size():
 
 
 def test_a_still_camera_is_the_middle_id():
-    code = CameraCode(24, (20, 36))
+    code = GlobalMotionCodec(24, (20, 36))
     vectors, valid = pan(2, 24, (20, 36), (0.0, 0.0))
     ids = code.encode(vectors, valid)
     assert (ids == 127).all()
@@ -30,7 +30,7 @@ def test_a_still_camera_is_the_middle_id():
 
 
 def test_zoom_and_roll_come_back():
-    code = CameraCode(24, (20, 36))
+    code = GlobalMotionCodec(24, (20, 36))
     field = centres((20, 36))
     zoom_and_roll = torch.stack([2 * field[..., 0] - field[..., 1], 2 * field[..., 1] + field[..., 0]], -1)
     vectors = (zoom_and_roll / PIXELS).expand(1, 24, -1, -1, -1)
@@ -39,7 +39,7 @@ def test_zoom_and_roll_come_back():
 
 
 def test_what_moves_by_itself_does_not_pull_the_camera():
-    code = CameraCode(24, (20, 36))
+    code = GlobalMotionCodec(24, (20, 36))
     vectors, valid = pan(1, 24, (20, 36), (2.0, 0.0))
     vectors[:, :, 4:14, 6:20] = torch.tensor((-9.0, 5.0)) / PIXELS
     valid[:, 5] = False
@@ -49,7 +49,7 @@ def test_what_moves_by_itself_does_not_pull_the_camera():
 
 
 def test_motion_faster_than_the_largest_code_saturates():
-    code = CameraCode(24, (20, 36))
+    code = GlobalMotionCodec(24, (20, 36))
     vectors, valid = pan(1, 24, (20, 36), (200.0, 0.0))
     ids = code.encode(vectors, valid)
     assert ids.min() >= 0
@@ -57,7 +57,7 @@ def test_motion_faster_than_the_largest_code_saturates():
 
 
 def test_no_terms_no_ids():
-    code = CameraCode(8, (4, 6), (0, 0, 0))
+    code = GlobalMotionCodec(8, (4, 6), (0, 0, 0))
     vectors, valid = pan(3, 8, (4, 6), (2.0, 0.0))
     ids = code.encode(vectors, valid)
     assert ids.shape == (3, 0)

@@ -14,7 +14,7 @@ from motion_vq import PUBLISHED_CONFIG, MotionTokenizer, MotionTokens
 def tokenizer() -> MotionTokenizer:
     torch.manual_seed(0)
     model = MotionTokenizer(**TINY).eval()
-    latents = torch.randn(40, model.tokens_per_level, TINY["code_dim"])
+    latents = torch.randn(40, model.tokens_per_quantizer, TINY["code_dim"])
     model.quantize.initialise(latents)
     # a network that corrects something, so that tests see all of it
     for head in (model.encode_task_layer, model.decode_task_layer):
@@ -30,13 +30,13 @@ def fields() -> tuple[torch.Tensor, torch.Tensor]:
 def test_shapes_and_ranges(tokenizer, fields):
     vectors, valid = fields
     tokens = tokenizer.encode(vectors, valid, 3)
-    assert tokenizer.tokens_per_level == 2 * 2 * 3
+    assert tokenizer.tokens_per_quantizer == 2 * 2 * 3
     assert tokens.ids.shape == (6, 3, 12)
-    assert tokens.camera_ids.shape == (6, tokenizer.num_camera_ids) == (6, 10)
+    assert tokens.global_motion_ids.shape == (6, tokenizer.num_global_motion_ids) == (6, 10)
     assert tokens.tokens_per_clip == 3 * 12 + 10
-    assert tokens.ids.dtype == tokens.camera_ids.dtype == torch.int64
+    assert tokens.ids.dtype == tokens.global_motion_ids.dtype == torch.int64
     assert 0 <= tokens.ids.min() <= tokens.ids.max() < 32
-    assert tokenizer.encode(vectors, valid).num_levels == 2
+    assert tokenizer.encode(vectors, valid).num_quantizers == 2
     decoded = tokenizer.decode(tokens)
     assert decoded.shape == vectors.shape
     assert decoded.dtype == torch.float32
@@ -48,9 +48,9 @@ def test_levels_are_nested(tokenizer, fields):
     fine = tokenizer.encode(vectors, valid, 3)
     for levels in range(4):
         coarse = tokenizer.encode(vectors, valid, levels)
-        assert torch.equal(coarse.ids, fine.first_levels(levels).ids)
-        assert torch.equal(coarse.camera_ids, fine.camera_ids)
-        assert torch.equal(tokenizer.decode(coarse), tokenizer.decode(fine.first_levels(levels)))
+        assert torch.equal(coarse.ids, fine.first_quantizers(levels).ids)
+        assert torch.equal(coarse.global_motion_ids, fine.global_motion_ids)
+        assert torch.equal(tokenizer.decode(coarse), tokenizer.decode(fine.first_quantizers(levels)))
 
 
 def test_each_level_adds_its_ids_where_the_first_finds_motion_hard(tokenizer, fields):
@@ -58,7 +58,7 @@ def test_each_level_adds_its_ids_where_the_first_finds_motion_hard(tokenizer, fi
     first_ids = tokenizer.encode(*fields, 1).ids[:, 0]
     for levels in (1, 2, 3):
         counts = quantizer.stage_counts(first_ids, levels)
-        assert (counts.sum(1) == levels * tokenizer.tokens_per_level).all()
+        assert (counts.sum(1) == levels * tokenizer.tokens_per_quantizer).all()
         assert counts.min() >= 1
         assert counts.max() <= TINY["num_stages"]
     difficulty = quantizer.difficulty[first_ids]
@@ -87,9 +87,9 @@ def test_ids_do_not_depend_on_batch_or_threads(tokenizer, fields):
         torch.set_num_threads(threads)
     single = [model.encode(vectors[i : i + 1], valid[i : i + 1], 3) for i in range(len(vectors))]
     assert torch.equal(whole.ids, again.ids)
-    assert torch.equal(whole.camera_ids, again.camera_ids)
+    assert torch.equal(whole.global_motion_ids, again.global_motion_ids)
     assert torch.equal(whole.ids, torch.cat([tokens.ids for tokens in single]))
-    assert torch.equal(whole.camera_ids, torch.cat([tokens.camera_ids for tokens in single]))
+    assert torch.equal(whole.global_motion_ids, torch.cat([tokens.global_motion_ids for tokens in single]))
 
 
 def test_saved_weights_give_the_same_ids(tokenizer, fields, tmp_path: Path):
@@ -105,9 +105,9 @@ def test_published_size_is_a_configuration():
     with torch.device("meta"):
         model = MotionTokenizer(**PUBLISHED_CONFIG)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert model.tokens_per_level == 135
-    assert model.num_levels == 1
-    assert model.num_camera_ids == 0
+    assert model.tokens_per_quantizer == 135
+    assert model.num_quantizers == 1
+    assert model.num_global_motion_ids == 0
     assert 158e6 < sum(parameter.numel() for parameter in model.parameters()) < 159e6
     assert shapes["encoder.pos_embed"] == (1, 720, 512)
     assert shapes["encoder.temp_pos"] == (1, 24, 512)
@@ -121,7 +121,13 @@ def test_strided_stages_and_a_normalized_codebook_work(fields):
     strides = {"encoder_strides": ((2, 2, 2), (2, 2, 2)), "decoder_strides": ((2, 2, 2), (2, 2, 2))}
     widths = {f"{side}_{what}": (16, 16, 16) for side in ("encoder", "decoder") for what in ("widths",)}
     depths = {"encoder_depths": (1, 1, 0), "decoder_depths": (1, 1, 0)}
-    like_published = {"patch": (1, 1, 1), "num_levels": 1, "num_stages": 1, "default_levels": 1, "linear_path": False}
+    like_published = {
+        "patch": (1, 1, 1),
+        "num_quantizers": 1,
+        "num_stages": 1,
+        "default_num_quantizers": 1,
+        "linear_path": False,
+    }
     torch.manual_seed(0)
     model = MotionTokenizer(
         **{**TINY, **strides, **widths, **depths, **like_published}, normalized_codebook=True, valid_channel=False
@@ -151,18 +157,18 @@ def test_refuses_a_wrong_field(tokenizer, fields, change, message):
 
 def test_refuses_wrong_ids(tokenizer, fields):
     tokens = tokenizer.encode(*fields)
-    with pytest.raises(ValueError, match=r"`num_levels` \(=4\) must be 0 to 3"):
+    with pytest.raises(ValueError, match=r"`num_quantizers` \(=4\) must be 0 to 3"):
         tokenizer.encode(*fields, 4)
-    with pytest.raises(ValueError, match=r"`num_levels` \(=3\) must be 0 to 2"):
-        tokens.first_levels(3)
+    with pytest.raises(ValueError, match=r"`num_quantizers` \(=3\) must be 0 to 2"):
+        tokens.first_quantizers(3)
     with pytest.raises(ValueError, match="`ids` must be 0 to 31, got 0 to 32"):
         tokenizer.decode(
-            MotionTokens(tokens.ids * 0 + torch.arange(12) * 0 + 32 * (torch.arange(12) == 3), tokens.camera_ids)
+            MotionTokens(tokens.ids * 0 + torch.arange(12) * 0 + 32 * (torch.arange(12) == 3), tokens.global_motion_ids)
         )
     with pytest.raises(ValueError, match=r"`ids` must be \[B, 0 to 3, 12\]"):
-        tokenizer.decode(MotionTokens(tokens.ids[..., :5], tokens.camera_ids))
-    with pytest.raises(ValueError, match=r"`camera_ids` must be \[B, 10\]"):
-        tokenizer.decode(MotionTokens(tokens.ids, tokens.camera_ids[:, :4]))
+        tokenizer.decode(MotionTokens(tokens.ids[..., :5], tokens.global_motion_ids))
+    with pytest.raises(ValueError, match=r"`global_motion_ids` must be \[B, 10\]"):
+        tokenizer.decode(MotionTokens(tokens.ids, tokens.global_motion_ids[:, :4]))
 
 
 def test_refuses_a_configuration_that_cannot_be():

@@ -20,8 +20,8 @@ def tokenizer() -> MotionTokenizer:
 def test_is_small(tokenizer):
     assert sum(parameter.numel() for parameter in tokenizer.parameters()) <= 3_000_000
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 8_000_000
-    assert (tokenizer.tokens_per_level, tokenizer.codebook_size) == (135, 1024)
-    assert (tokenizer.num_levels, tokenizer.default_levels, tokenizer.num_camera_ids) == (4, 2, 24)
+    assert (tokenizer.tokens_per_quantizer, tokenizer.codebook_size) == (135, 1024)
+    assert (tokenizer.num_quantizers, tokenizer.default_num_quantizers, tokenizer.num_global_motion_ids) == (4, 2, 24)
 
 
 def test_words_of_a_codebook_differ(tokenizer):
@@ -45,15 +45,15 @@ def test_a_still_picture_stays_still(tokenizer):
     vectors, valid = pan(1, 24, (20, 36), (0.0, 0.0))
     tokens = tokenizer.encode(vectors, valid)
     decoded = tokenizer.decode(tokens) * PIXELS
-    assert (tokens.camera_ids == 127).all()
+    assert (tokens.global_motion_ids == 127).all()
     assert decoded[:, 1:].cumsum(1).norm(dim=-1).mean() < 0.25
 
 
 def test_finer_levels_are_nearer(tokenizer):
     vectors, valid = moving_fields(4, 24, (20, 36))
-    tokens = tokenizer.encode(vectors, valid, tokenizer.num_levels)
+    tokens = tokenizer.encode(vectors, valid, tokenizer.num_quantizers)
     errors = [
-        ((tokenizer.decode(tokens.first_levels(levels)) - vectors) * PIXELS)[:, 1:].cumsum(1).norm(dim=-1).mean()
+        ((tokenizer.decode(tokens.first_quantizers(levels)) - vectors) * PIXELS)[:, 1:].cumsum(1).norm(dim=-1).mean()
         for levels in (0, 1, 2, 4)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -70,4 +70,4 @@ def test_ids_do_not_depend_on_batch_or_threads(tokenizer):
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(whole.ids, torch.cat([tokens.ids for tokens in single]))
-    assert torch.equal(whole.camera_ids, torch.cat([tokens.camera_ids for tokens in single]))
+    assert torch.equal(whole.global_motion_ids, torch.cat([tokens.global_motion_ids for tokens in single]))

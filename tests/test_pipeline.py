@@ -39,7 +39,7 @@ def test_tokens_describe_the_clip(tokens, tokenizer, tiny_model):
     assert tokens.source.file == "clip.mp4"
     assert (tokens.source.codec, tokens.source.width, tokens.source.height) == ("h264", 160, 96)
     assert tokens.source.average_fps == 24
-    assert tokens.num_motion_levels == 2
+    assert tokens.num_motion_quantizers == 2
     assert tokens.models["motion"].name == tiny_model.name
     assert tokens.codebooks["visual"] == tokenizer.keyframes.codebook_size
 
@@ -48,7 +48,7 @@ def test_tokens_describe_the_clip(tokens, tokenizer, tiny_model):
 def test_ids_do_not_depend_on_threads_or_batch(tokenizer, clip_mp4, tokens, threads, count, batch_size):
     threads(count)
     again = tokenizer.encode(clip_mp4, batch_size=batch_size)
-    for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+    for name in ("visual_ids", "keep_mask", "motion_ids", "global_motion_ids"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tokens, name), err_msg=name)
 
 
@@ -75,11 +75,11 @@ def test_progress_counts_seconds_of_video(tokenizer, clip_mp4):
 
 
 def test_levels_are_a_choice(tokenizer, clip_mp4, tokens):
-    assert tokenizer.encode(clip_mp4, motion_levels=3).num_motion_levels == 3
-    coarse = tokenizer.encode(clip_mp4, motion_levels=1)
+    assert tokenizer.encode(clip_mp4, motion_quantizers=3).num_motion_quantizers == 3
+    coarse = tokenizer.encode(clip_mp4, motion_quantizers=1)
     np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
     with pytest.raises(ValueError, match="4"):
-        tokenizer.encode(clip_mp4, motion_levels=4)
+        tokenizer.encode(clip_mp4, motion_quantizers=4)
 
 
 def test_frames_have_shape_number_and_seed(tokenizer, tokens):
@@ -113,9 +113,9 @@ def replace_clips(tokens, clips):
         visual_ids=np.tile(tokens.visual_ids_of(0), clips),
         visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
         keep_mask=tokens.keep_mask[[0] * clips],
-        carry_mask=tokens.carry_mask[[0] * clips],
+        skip_mask=tokens.skip_mask[[0] * clips],
         motion_ids=tokens.motion_ids[[0] * clips],
-        camera_ids=tokens.camera_ids[[0] * clips],
+        global_motion_ids=tokens.global_motion_ids[[0] * clips],
         num_frames=tokens.num_frames[[0] * clips],
         pts_seconds=np.arange(clips) * 2.0,
         damaged=tokens.damaged[[0] * clips],

@@ -83,7 +83,7 @@ def test_encodes_and_decodes(published: Path, clip_mp4: Path, tmp_path: Path):
     tokens = VideoTokens.load(vtok)
     assert tokens.motion_source == "mpeg4"
     assert tokens.motion_ids.shape == (1, 1, 135)
-    assert tokens.camera_ids.shape == (1, 0)
+    assert tokens.global_motion_ids.shape == (1, 0)
     exact = ["--keyframes-from", str(clip_mp4), "--size", "64x48"]
     assert main(["decode", str(vtok), *exact, *arguments, str(video)]) == 0
 
@@ -194,7 +194,7 @@ def test_half_precision_and_shards(published: Path, tmp_path: Path, monkeypatch:
 def test_old_pickles_and_a_unet_of_its_own_are_read(published: Path):
     path = published / "motion_tokenizer.bin"
     torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
-    assert VideoTokenizer.from_pretrained(published).motion.num_levels == 1
+    assert VideoTokenizer.from_pretrained(published).motion.num_quantizers == 1
     before = VideoTokenizer.from_pretrained(published).detokenizer.model.state_dict()
     weights = torch.load(published / "video_3d_unet.bin")
     (published / "video_3d_unet.bin").unlink()

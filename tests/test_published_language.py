@@ -13,9 +13,9 @@ from videotok.lavit.conversion import convert
 from videotok.lavit.modeling_keyframes import LavitKeyframes
 from videotok.lavit.weight_map import PARTS
 from videotok.lm.chat import Prompt, Turn
-from videotok.lm.data import VideoStore
+from videotok.lm.data import TokenCache
 from videotok.lm.generation import seen
-from videotok.lm.loading import with_eyes
+from videotok.lm.loading import load_for_video
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.packing import conversation, pack
 from videotok.pipeline import VideoTokenizer
@@ -64,11 +64,11 @@ def test_converted_with_the_tokenizers_among_its_weights(tmp_path: Path):
 
 
 def test_reads_keyframes_as_features_and_motion_as_ids(bundle: Path, clip_mp4: Path, tmp_path: Path):
-    sighted = with_eyes(bundle / "language_model_sft")
+    sighted = load_for_video(bundle / "language_model_sft")
     assert sighted.note is None
     assert sighted.inputs == "features"
     model = sighted.model
-    store = VideoStore(tmp_path / "kept", sighted.tokenizer, model.settings, model.feature_kinds)
+    store = TokenCache(tmp_path / "kept", sighted.tokenizer, model.settings, model.feature_kinds)
     kept = store.get(clip_mp4)
     assert kept.tokens.motion_source == "mpeg4"
     video = seen(model, kept)
@@ -82,7 +82,7 @@ def test_reads_keyframes_as_features_and_motion_as_ids(bundle: Path, clip_mp4: P
     assert told is not None
     assert torch.equal(given[visual], torch.cat([row["visual"] for row in told]))
     assert torch.equal(given[~visual], table[document.ids[~visual]])
-    # of the tokenizer it was taught with, which is not the one beside it
+    # of the tokenizer it was embedded_tokenizers with, which is not the one beside it
     ours, other = sighted.tokenizer.keyframe_encoder, VideoTokenizer.from_pretrained(bundle).keyframe_encoder
     picture = torch.zeros(1, 3, 56, 56)
     mask = torch.ones(1, 16, dtype=torch.bool)
@@ -106,17 +106,17 @@ def test_ids_where_there_is_nothing_better_and_it_says_so(bundle: Path, clip_mp4
     capsys.readouterr()
     assert main([*ask, "--inputs", "features"]) == 2  # the weights that ship have none
     assert "have no features of 24 numbers" in capsys.readouterr().err
-    assert with_eyes(folder).note == (
-        "language_model_sft reads keyframes as ids, not as features: the visual tokenizer it was taught with is not in "
+    assert load_for_video(folder).note == (
+        "language_model_sft reads keyframes as ids, not as features: the visual tokenizer it was embedded_tokenizers with is not in "
         "its folder (videotok convert puts it there)"
     )
 
 
 def test_a_file_of_tokens_has_no_features(bundle: Path, clip_mp4: Path, tmp_path: Path):
-    sighted = with_eyes(bundle / "language_model_sft")
-    tokens = sighted.tokenizer.encode(clip_mp4, max_clips=1, visual_delta=False, motion_source="mpeg4")
+    sighted = load_for_video(bundle / "language_model_sft")
+    tokens = sighted.tokenizer.encode(clip_mp4, max_clips=1, predict_keyframes=False, motion_source="mpeg4")
     tokens.save(tmp_path / "clip.vtok")
-    store = VideoStore(tmp_path / "kept", sighted.tokenizer, sighted.model.settings, sighted.model.feature_kinds)
+    store = TokenCache(tmp_path / "kept", sighted.tokenizer, sighted.model.settings, sighted.model.feature_kinds)
     with pytest.raises(TokensError, match="or give --inputs ids"):
         store.get(tmp_path / "clip.vtok")
 

@@ -143,11 +143,11 @@ def test_three_kinds_of_patches():
 
 def test_the_patches_of_a_word(tiny_model, clip_mp4, tmp_path, capsys):
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    word = int(tokenizer.encode(clip_mp4, visual_delta=False).visual_ids[0])
+    word = int(tokenizer.encode(clip_mp4, predict_keyframes=False).visual_ids[0])
     place = tmp_path / "word.html"
     command = ["inspect", str(clip_mp4.parent), "--word", str(word), "-o", str(place), "--model", str(tiny_model)]
     assert main(command) == 0
-    tokens = tokenizer.encode(clip_mp4, visual_delta=False)
+    tokens = tokenizer.encode(clip_mp4, predict_keyframes=False)
     count = int((tokens.visual_ids == word).sum())
     text = place.read_text(encoding="utf-8")
     assert text.count("<img") == count > 0

@@ -100,7 +100,7 @@ def test_split_clips_go_through_tokens_and_back(two_scenes, tiny_model, tmp_path
 
 def test_the_next_scene_does_not_reach_back(two_scenes, tiny_model):
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    tokens = tokenizer.encode(two_scenes, split_at_cuts=True, visual_delta=False)
-    alone = tokenizer.encode(two_scenes, duration_seconds=CUT / FPS, visual_delta=False)
+    tokens = tokenizer.encode(two_scenes, split_at_cuts=True, predict_keyframes=False)
+    alone = tokenizer.encode(two_scenes, duration_seconds=CUT / FPS, predict_keyframes=False)
     together = list(tokenizer.decode(tokens, size=(64, 40)))[:CUT]
     assert np.array_equal(np.stack(together), np.stack(list(tokenizer.decode(alone, size=(64, 40)))))

@@ -67,7 +67,7 @@ def test_ids_do_not_depend_on_threads_or_batch(tokenizer, tokens, panned, thread
         again = tokenizer.encode(panned, batch_size=batch_size)
     finally:
         torch.set_num_threads(before)
-    for name in ("visual_ids", "keep_mask", "motion_ids", "camera_ids"):
+    for name in ("visual_ids", "keep_mask", "motion_ids", "global_motion_ids"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tokens, name), err_msg=name)
 
 
@@ -95,8 +95,8 @@ def test_the_ladder(tokenizer, tokens, panned):
         figures.add(clip)
     psnr = {name: value for name, value, _ in figures.rows()}
     assert psnr["warp"] > psnr["hold"] + 3
-    assert psnr["two_way"] > psnr["warp"]
-    assert psnr["detokenized"] > psnr["two_way"]
+    assert psnr["bidirectional"] > psnr["warp"]
+    assert psnr["detokenized"] > psnr["bidirectional"]
     assert 22 < psnr["detokenized"] < 45
 
 

@@ -37,7 +37,7 @@ def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, se
         visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
         keep_mask=mask,
         motion_ids=rng.integers(0, CODEBOOKS["motion"], (clips, levels, 135), np.int32),
-        camera_ids=rng.integers(0, CODEBOOKS["camera"], (clips, camera), np.int32),
+        global_motion_ids=rng.integers(0, CODEBOOKS["camera"], (clips, camera), np.int32),
         num_frames=num_frames,
         pts_seconds=np.arange(clips) * 2.0 + 1 / 3,
         damaged=rng.random(clips) < 0.3,
@@ -88,21 +88,21 @@ def test_counts():
 
 def test_levels_are_nested():
     tokens = made(levels=3)
-    coarse = tokens.first_levels(1)
+    coarse = tokens.first_quantizers(1)
     np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
     assert coarse.num_tokens == tokens.num_tokens - 3 * 2 * 135
     with pytest.raises(ValueError, match="between 0 and 3"):
-        tokens.first_levels(4)
+        tokens.first_quantizers(4)
 
 
 def test_parts_begin_where_nothing_is_carried():
     carry = ~made(4).keep_mask
     carry[[0, 2]] = False
-    tokens = replace(made(4), carry_mask=carry, pictures=(b"a", b"b", b"c", b"d"))
+    tokens = replace(made(4), skip_mask=carry, pictures=(b"a", b"b", b"c", b"d"))
     part = tokens.part(2, 4)
     assert part.num_clips == 2
     np.testing.assert_array_equal(part.visual_ids_of(1), tokens.visual_ids_of(3))
-    np.testing.assert_array_equal(part.carry_mask, carry[2:])
+    np.testing.assert_array_equal(part.skip_mask, carry[2:])
     assert part.pictures == (b"c", b"d")
     assert part.start_seconds == pytest.approx(1.5 + 4)
     assert_same(tokens.part(0, 4), tokens)
@@ -124,14 +124,14 @@ def test_repr_prints_no_data():
         ("visual_ids", np.zeros(1, np.int32), "number of visual ids"),
         ("keep_mask", np.ones((3, 13), np.bool_), "as many ids as `keep_mask`"),
         ("motion_ids", np.full((3, 2, 135), 1024, np.int32), "from 1024 to 1024, their codebook from 0 to 1023"),
-        ("camera_ids", np.full((3, 5), -1, np.int32), "from -1 to -1"),
+        ("global_motion_ids", np.full((3, 5), -1, np.int32), "from -1 to -1"),
         ("num_frames", np.array([24, 25, 1], np.int32), "between 1 and 24"),
         ("num_frames", np.array([24, 0, 1], np.int32), "between 1 and 24"),
         ("pts_seconds", np.array([0.0, 2.0, 1.0]), "rise"),
         ("pts_seconds", np.array([0.0, np.nan, 1.0]), "finite"),
-        ("carry_mask", np.ones((3, 13), np.bool_), "empty in clip 0"),
-        ("carry_mask", np.zeros((3, 12), np.bool_), r"`carry_mask` must be bool \[3, 13\]"),
-        ("carry_mask", made().keep_mask & (np.arange(3) > 0)[:, None], "never name a patch that `keep_mask` keeps"),
+        ("skip_mask", np.ones((3, 13), np.bool_), "empty in clip 0"),
+        ("skip_mask", np.zeros((3, 12), np.bool_), r"`skip_mask` must be bool \[3, 13\]"),
+        ("skip_mask", made().keep_mask & (np.arange(3) > 0)[:, None], "never name a patch that `keep_mask` keeps"),
         ("pictures", (b"one",), "none, or one a clip"),
         ("motion_source", "guess", "must be native"),
         ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
@@ -182,11 +182,11 @@ def test_files_of_format_1_are_read(saved):
 def test_carried_patches_and_pictures_come_back(tmp_path):
     carry = ~made().keep_mask
     carry[0] = False
-    tokens = replace(made(), carry_mask=carry, pictures=(b"one", b"two and more", b"3"))
+    tokens = replace(made(), skip_mask=carry, pictures=(b"one", b"two and more", b"3"))
     tokens.save(tmp_path / "a.vtok")
     again = VideoTokens.load(tmp_path / "a.vtok")
     assert again.pictures == tokens.pictures
-    np.testing.assert_array_equal(again.carry_mask, carry)
+    np.testing.assert_array_equal(again.skip_mask, carry)
     assert again.independent.tolist() == [True, False, False]
     bits = again.bits_per_second()
     assert bits["pictures"] == pytest.approx(8 * 16 / again.duration_seconds)

@@ -8,7 +8,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from codec import ClipSpec, VideoWriter
-from videotok.training.dataset import Batches, Cache, Row, in_validation, validation_batches
+from videotok.training.dataset import Batches, Cache, Row, is_validation, validation_batches
 from videotok.training.prepare import prepare
 from videotok.training.trainer import Plan, train
 from videotok.virtual_camera import photograph
@@ -56,8 +56,8 @@ def test_cache_pictures_for_keyframes(cache):
 
 def test_parts_of_one_recording_stay_on_one_side():
     for name in ("droid/tri_1", "camera/walk-3", "misc/dog"):
-        assert len({in_validation(f"{name}{part}.mp4") for part in ("", "_2", "-17", "_2-4")}) == 1
-    share = np.mean([in_validation(f"droid/clip{chr(97 + i % 26)}{i * 7919}x.mp4") for i in range(2000)])
+        assert len({is_validation(f"{name}{part}.mp4") for part in ("", "_2", "-17", "_2-4")}) == 1
+    share = np.mean([is_validation(f"droid/clip{chr(97 + i % 26)}{i * 7919}x.mp4") for i in range(2000)])
     assert 0.03 < share < 0.07
 
 

@@ -13,19 +13,19 @@ from videotok.training.dataset import CodedMotion
 def test_motion_of_every_number_of_levels_is_met():
     torch.manual_seed(0)
     tokenizer = MotionTokenizer(**TINY)
-    assert tokenizer.config["default_levels"] < tokenizer.num_levels
+    assert tokenizer.config["default_num_quantizers"] < tokenizer.num_quantizers
     vectors, valid = moving_fields(1, 8, (8, 12))
     met, decode = set(), tokenizer.decode
 
     def seen(tokens):
-        met.add(tokens.num_levels)
+        met.add(tokens.num_quantizers)
         return decode(tokens)
 
     tokenizer.decode = seen
     coded, rng = CodedMotion(tokenizer), np.random.default_rng(0)
     for _ in range(40):
         assert coded(vectors, valid, rng).shape == vectors.shape
-    assert met == set(range(1, tokenizer.num_levels + 1))
+    assert met == set(range(1, tokenizer.num_quantizers + 1))
 
 
 def test_light_changes_evenly_from_the_keyframe_on():

@@ -48,7 +48,7 @@ def test_what_is_held_back_stays_apart(photos, tmp_path, monkeypatch):
     shown: dict[str, str] = {}
     monkeypatch.setattr(film, "film", lambda path, pictures, videos, seed: shown.update({path.name: pictures[0].name}))
     film.films(photos, None, tmp_path / "films", 60)
-    held = {name for name in shown if film.in_validation(name)}
+    held = {name for name in shown if film.is_validation(name)}
     assert 0 < len(held) < 60
     assert {shown[name] for name in held} == {NAMES[0]}
     assert {shown[name] for name in shown if name not in held} == {NAMES[-1]}

@@ -2,7 +2,7 @@
 
 import torch
 
-from unet3d.candidates import CANDIDATES, back, camera_places, camera_steps, gather, onward
+from unet3d.candidates import CANDIDATES, back, gather, global_motion_grids, global_motion_steps, onward
 from unet3d.warping import cell_centres
 
 GRID = (20, 36)
@@ -17,22 +17,22 @@ def zooming(steps: int = 5) -> torch.Tensor:
 
 def test_what_moves_by_itself_does_not_pull_the_camera():
     field = zooming()
-    truth = camera_steps(field)
+    truth = global_motion_steps(field)
     field[:, :, 4:14, 6:20] += torch.tensor((0.05, 0.04))  # a fifth of the picture
-    assert torch.allclose(camera_steps(field), truth, atol=2e-4)
+    assert torch.allclose(global_motion_steps(field), truth, atol=2e-4)
     centres = cell_centres(*GRID, field)
-    assert torch.allclose(camera_places(truth, *GRID)[0, 0], centres + zooming()[0, 0], atol=1e-5)
+    assert torch.allclose(global_motion_grids(truth, *GRID)[0, 0], centres + zooming()[0, 0], atol=1e-5)
 
 
 def test_a_camera_that_stands_still_stands_exactly_still():
     field = torch.zeros(1, 4, *GRID, 2)
     field[:, :, 5:12, 8:20] = 0.03
-    assert torch.equal(camera_steps(field), torch.eye(3).expand(1, 4, 3, 3))
+    assert torch.equal(global_motion_steps(field), torch.eye(3).expand(1, 4, 3, 3))
 
 
 def test_steps_lead_back_to_the_keyframe_and_on_to_the_next():
-    maps = camera_steps(zooming())
-    last = camera_steps(zooming(1))[:, 0]
+    maps = global_motion_steps(zooming())
+    last = global_motion_steps(zooming(1))[:, 0]
     there, home = onward(maps, last), back(maps)
     assert torch.equal(home[:, 0], torch.eye(3)[None])
     # from the next keyframe to the first: the way of every frame to the one, after the way back from the other

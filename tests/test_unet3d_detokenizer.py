@@ -17,7 +17,7 @@ def tiny(**changes) -> VideoDetokenizer:
     torch.manual_seed(0)
     sizes = {"block_out_channels": (32, 32), "attention": (False, True), "attention_width": 16, "time_ids_width": 8}
     motion = {"motion_grid": (2, 2, 2), "motion_layers": 1, "motion_width": 16, "motion_heads": 2}
-    return VideoDetokenizer(**{"crispness": 0.0, **sizes, **motion, **changes}).eval()
+    return VideoDetokenizer(**{"bicubic_mix": 0.0, **sizes, **motion, **changes}).eval()
 
 
 def awake(**changes) -> VideoDetokenizer:
@@ -108,7 +108,7 @@ def test_frames_are_taken_apart_and_put_together():
 
 def test_half_of_a_correction_is_half_the_way():
     (keyframe, vectors), prior = clip(), gather(*clip()).prior
-    whole, half = (awake(forward_restraint=share).reconstruct(keyframe, vectors) for share in (1.0, 0.5))
+    whole, half = (awake(forward_residual_scale=share).reconstruct(keyframe, vectors) for share in (1.0, 0.5))
     assert torch.allclose((half - prior)[:, 1:], (whole - prior)[:, 1:] / 2, atol=1e-3)
 
 
@@ -144,9 +144,9 @@ def test_a_chain_uses_each_next_keyframe_and_ends_with_a_short_clip():
         assert torch.equal(frames[:, 0], keyframe)
     again = list(decode_chain(model, clips, seed=5))
     assert all(torch.equal(a, b) for a, b in zip(rebuilt, again, strict=True))
-    forward = list(decode_chain(model, clips, two_way=False, seed=5))
+    forward = list(decode_chain(model, clips, bidirectional=False, seed=5))
     assert not torch.allclose(rebuilt[0], forward[0], atol=1e-3)
-    bound = list(decode_chain(model, clips, two_way=False, noise_rate=0.5, seed=5))
+    bound = list(decode_chain(model, clips, bidirectional=False, noise_rate=0.5, seed=5))
     assert torch.equal(bound[0], forward[0])
     assert not torch.allclose(bound[1], forward[1], atol=1e-6)
     assert list(decode_chain(model, [])) == []

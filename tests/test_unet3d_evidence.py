@@ -2,7 +2,7 @@
 
 import torch
 
-from unet3d.candidates import CANDIDATES, gather, grown
+from unet3d.candidates import CANDIDATES, dilate_motion, gather
 from unet3d.warping import cell_centres
 
 GRID = (20, 36)
@@ -23,7 +23,7 @@ def test_what_a_pan_leaves_behind_and_what_it_uncovers_is_seen_in_the_keyframe_t
     field[..., 0] = pixels / WIDTH
     evidence = gather(frames[0], field, next_keyframe=frames[-1], next_vectors=field[:, :1])
     middle = STEPS // 2
-    for name in ("forward", "backward", "camera", "next_camera", "grown", "next_grown"):
+    for name in ("forward", "backward", "camera", "next_camera", "dilate_motion", "next_grown"):
         error = (evidence.candidates[0, middle, CANDIDATES.index(name)] - frames[middle][0]).abs()
         # but for the column where one keyframe ends
         assert error.mean() < 0.02, name
@@ -41,8 +41,8 @@ def test_what_moves_by_itself_grows_by_a_cell_and_the_camera_does_not():
     camera = cell_centres(HEIGHT, WIDTH, torch.zeros(1)).expand(1, 1, HEIGHT, WIDTH, 2) + 0.01
     moving = camera.clone()
     moving[:, :, 32:48, 56:88, 0] += 0.05
-    own = (grown(moving, camera, GRID) - camera)[0, 0, :, 72, 0]
+    own = (dilate_motion(moving, camera, GRID) - camera)[0, 0, :, 72, 0]
     cell = HEIGHT // GRID[0]
     assert torch.allclose(own[32 - cell + 2 : 48 + cell - 2], torch.tensor(0.05), atol=2e-3)
     assert torch.allclose(own[: 32 - 2 * cell], torch.zeros(1), atol=1e-6)
-    assert torch.equal(grown(camera, camera, GRID), camera)
+    assert torch.equal(dilate_motion(camera, camera, GRID), camera)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from unet3d.warping import cell_centres, compose, follow, invert, towards, two_way, warp
+from unet3d.warping import bidirectional, cell_centres, compose, follow, invert, towards, warp
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_two_ways_beat_one_on_a_pan():
     wide = picture(48, 96, seed=3)
     frames = torch.stack([wide[..., 4 * t : 4 * t + 64] for t in range(8)], dim=1)  # the camera goes right
     vectors = steady(4 / 64, 0.0, steps=7)
-    guess = two_way(frames[:, 0], vectors, frames[:, 7], vectors)
+    guess = bidirectional(frames[:, 0], vectors, frames[:, 7], vectors)
     one, two = psnr(guess.forward, frames[:, :7]), psnr(guess.pictures, frames[:, :7])
     assert two > one + 6
     assert two > psnr(guess.backward, frames[:, :7]) + 3

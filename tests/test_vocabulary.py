@@ -33,14 +33,14 @@ def test_carried_patches_survive(clips, patches, seed):
     vocabulary = Vocabulary.of(tokens, TEXT)
     back = vocabulary.tokens(vocabulary.ids(tokens), like=tokens)
     assert_same(back, tokens)
-    np.testing.assert_array_equal(back.carry_mask, tokens.carry_mask)
+    np.testing.assert_array_equal(back.skip_mask, tokens.skip_mask)
 
 
 def carrying(tokens, seed):
     """The same tokens with some of the dropped patches carried over from the clip before."""
     carried = ~tokens.keep_mask & (np.random.default_rng([seed, 1]).random(tokens.keep_mask.shape) < 0.5)
     carried[0] = False
-    return replace(tokens, carry_mask=carried)
+    return replace(tokens, skip_mask=carried)
 
 
 def test_what_is_carried_over_needs_the_clip_before():

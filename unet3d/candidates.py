@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unet3d.warping import EVERY_FRAME, cell_centres, inside, nearness, one_way, read, two_way
+from unet3d.warping import EVERY_FRAME, bidirectional, cell_centres, inside, nearness, one_way, read
 
 FIT_STEPS = 8
 FIRST_SCALE, LAST_SCALE = 8 / 256, 0.25 / 256
@@ -20,7 +20,7 @@ STANDS_STILL = 0.05 / 256
 """A camera that moves no corner of the frame by more than this in a step stands still."""
 
 
-def camera_steps(vectors: Tensor) -> Tensor:
+def global_motion_steps(vectors: Tensor) -> Tensor:
     """Every step's camera motion, an affine map that most of the cells agree on.
 
     Iteratively reweighted least squares with Geman-McClure weights whose scale shrinks (Black & Rangarajan, IJCV 1996,
@@ -56,7 +56,7 @@ def camera_steps(vectors: Tensor) -> Tensor:
     return maps
 
 
-def camera_places(maps: Tensor, height: int, width: int) -> Tensor:
+def global_motion_grids(maps: Tensor, height: int, width: int) -> Tensor:
     """Where pixels are read through maps [B, T, 3, 3] of points: [B, T, H, W, 2]."""
     centres = cell_centres(height, width, maps)
     return centres @ maps[:, :, None, :2, :2].mT + maps[:, :, None, None, :2, 2]
@@ -84,7 +84,7 @@ REACH = 2
 """Of those, how far what moves reaches over what does not: a cell of the field."""
 
 
-def grown(places: Tensor, camera: Tensor, grid: tuple[int, int]) -> Tensor:
+def dilate_motion(places: Tensor, camera: Tensor, grid: tuple[int, int]) -> Tensor:
     """Places read as the strongest motion near them says.
 
     Of all motion within reach, less the camera's, the largest: a dilation, as of a mask, of the field.
@@ -106,16 +106,25 @@ def grown(places: Tensor, camera: Tensor, grid: tuple[int, int]) -> Tensor:
     return camera + fine.unflatten(0, places.shape[:2]).movedim(2, -1)
 
 
-CANDIDATES = ("forward", "backward", "keyframe", "next_keyframe", "camera", "next_camera", "grown", "next_grown")
+CANDIDATES = (
+    "forward",
+    "backward",
+    "keyframe",
+    "next_keyframe",
+    "camera",
+    "next_camera",
+    "dilate_motion",
+    "next_grown",
+)
 """Pictures that a frame is mixed from: both keyframes warped, both held still, both moved by the camera alone, and both
-warped along motion that has grown (`growth.grown`)."""
+warped along motion that has dilate_motion (`growth.dilate_motion`)."""
 MAPS = ("forward_confidence", "backward_confidence", "nearness", "has_next", "back_x", "back_y", "onward_x", "onward_y")
 """Figures of every pixel; the last four are displacements to both keyframes, in pixels, divided by 16."""
 STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
 """Of a keyframe held still, and moved by the camera alone, where its warp has 1: where motion cannot be trusted, rather
 none (+0.1 dB)."""
 GROWN_SHARE = 0.1
-"""Of grown motion, where the warp has 1."""
+"""Of dilate_motion motion, where the warp has 1."""
 STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
 """The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
 
@@ -187,7 +196,7 @@ def gather(
     next_keyframe: Tensor | None = None,
     next_vectors: Tensor | None = None,
     window: slice = EVERY_FRAME,
-    crispness: float = 0.0,
+    bicubic_mix: float = 0.0,
 ) -> Evidence:
     """Warps keyframes along the motion.
 
@@ -197,7 +206,7 @@ def gather(
         next_keyframe: like `keyframe`, the next clip's, where there is one.
         next_vectors: [B, 1 or more, h, w, 2], the next clip's field; must come with `next_keyframe`.
         window: frames that are wanted.
-        crispness: of how keyframes are read along camera's and grown motion, see `seen`.
+        bicubic_mix: of how keyframes are read along camera's and dilate_motion motion, see `seen`.
 
     Raises:
         ValueError: one of `next_keyframe` and `next_vectors` without the other; tensors that do not fit together.
@@ -214,17 +223,17 @@ def gather(
     if next_keyframe is None or next_vectors is None:
         guess, ending = one_way(keyframe, vectors, window), keyframe
     else:
-        guess, ending = two_way(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
+        guess, ending = bidirectional(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
     places = torch.stack((guess.forward_places, guess.backward_places), dim=2)
     ends = torch.stack((keyframe, ending), dim=1)
     along = camera_alone(keyframe, vectors, next_vectors, window)
-    further = grown(places.flatten(1, 2), along.flatten(1, 2), vectors.shape[2:4]).view_as(places)
+    further = dilate_motion(places.flatten(1, 2), along.flatten(1, 2), vectors.shape[2:4]).view_as(places)
     warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places, keyframe)
     stills = ends[:, None].expand_as(warps)
-    candidates = torch.cat((warps, stills, seen(ends, along, crispness), seen(ends, further, crispness)), dim=2)
+    candidates = torch.cat((warps, stills, seen(ends, along, bicubic_mix), seen(ends, further, bicubic_mix)), dim=2)
 
     there = float(next_keyframe is not None)
-    trust, next_trust = softened(guess.forward_confidence), softened(guess.backward_confidence)
+    trust, next_trust = feathered_mask(guess.forward_confidence), feathered_mask(guess.backward_confidence)
     near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(trust)
     # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
     early, late = (1 - near) ** 1.5, there * near**1.5
@@ -262,26 +271,26 @@ def camera_alone(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None,
     """Where both keyframes are read if nothing moves but the camera, [B, T, 2, H, W, 2]; twice the first's without
     a next one."""
     height, width = keyframe.shape[-2:]
-    steps = camera_steps(vectors)
-    own = camera_places(back(steps)[:, window], height, width)
+    steps = global_motion_steps(vectors)
+    own = global_motion_grids(back(steps)[:, window], height, width)
     if next_vectors is None:
         return torch.stack((own, own), dim=2)
-    last = camera_steps(next_vectors[:, :1])[:, 0]
-    return torch.stack((own, camera_places(onward(steps, last)[:, window], height, width)), dim=2)
+    last = global_motion_steps(next_vectors[:, :1])[:, 0]
+    return torch.stack((own, global_motion_grids(onward(steps, last)[:, window], height, width)), dim=2)
 
 
-def seen(keyframes: Tensor, places: Tensor, crispness: float = 0.0) -> Tensor:
+def seen(keyframes: Tensor, places: Tensor, bicubic_mix: float = 0.0) -> Tensor:
     """Keyframes [B, 2, 3, h, w] read at places [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W]; see `either_shown`.
 
-    `crispness`: 0 reads bilinearly, which blurs; 1 bicubically, which does not; between, between.
+    `bicubic_mix`: 0 reads bilinearly, which blurs; 1 bicubically, which does not; between, between.
     """
 
     def read_out(mode: str) -> Tensor:
         return torch.stack([read(keyframes[:, index], places[:, :, index], mode) for index in (0, 1)], dim=2)
 
     pictures = read_out("bilinear")
-    if crispness:
-        pictures = pictures.lerp(read_out("bicubic"), crispness)
+    if bicubic_mix:
+        pictures = pictures.lerp(read_out("bicubic"), bicubic_mix)
     return either_shown(pictures, places, keyframes)
 
 
@@ -303,7 +312,7 @@ def either_shown(pictures: Tensor, places: Tensor, keyframes: Tensor) -> Tensor:
     return pictures.lerp(pictures.flip(2), lent)
 
 
-def softened(trust: Tensor) -> Tensor:
+def feathered_mask(trust: Tensor) -> Tensor:
     """Confidences [B, T, 1, H, W], averaged over some ten pixels: [B, T, H, W]; specks of doubt mislead (0.1 dB)."""
     half = F.avg_pool2d(trust.flatten(0, 1), 2, ceil_mode=True)
     even = F.avg_pool2d(half, 5, stride=1, padding=2, count_include_pad=False)
@@ -311,14 +320,14 @@ def softened(trust: Tensor) -> Tensor:
     return fine.unflatten(0, trust.shape[:2])[:, :, 0]
 
 
-def warped(evidence: Evidence, shifts: Tensor, crispness: float = 0.0) -> Tensor:
+def warped(evidence: Evidence, shifts: Tensor, bicubic_mix: float = 0.0) -> Tensor:
     """Both warps, read a little elsewhere.
 
     Args:
         shifts: [B, T, 2, H, W, 2], added to where they were read, in fractions of the frame.
-        crispness: see `seen`.
+        bicubic_mix: see `seen`.
 
     Returns:
         [B, T, 2, 3, H, W].
     """
-    return seen(evidence.keyframes, evidence.places + shifts, crispness)
+    return seen(evidence.keyframes, evidence.places + shifts, bicubic_mix)

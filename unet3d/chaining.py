@@ -14,7 +14,7 @@ def decode_chain(
     model: VideoDetokenizer | LatentDetokenizer,
     clips: Iterable[tuple[Tensor, Tensor]],
     *,
-    two_way: bool = True,
+    bidirectional: bool = True,
     noise_rate: float = 1.0,
     num_inference_steps: int | None = None,
     seed: int = 0,
@@ -23,7 +23,7 @@ def decode_chain(
 
     Args:
         clips: (keyframe [B, 3, H, W] in [-1, 1], vectors [B, T, h, w, 2]) one after another; T may differ.
-        two_way: use the next clip's keyframe as well; the last clip has none and is rebuilt forward only.
+        bidirectional: use the next clip's keyframe as well; the last clip has none and is rebuilt forward only.
         noise_rate: below 1, every clip but the first begins from the last frame before it, taken so far back to noise:
             the explicit noise constraint of Video-LaVIT (arXiv 2402.03161), which has 0.85.
         num_inference_steps: evaluations of the network a clip.
@@ -32,7 +32,7 @@ def decode_chain(
     previous_frame = None
     for index, (here, following) in enumerate(pairwise(chain(clips, [None]))):
         keyframe, vectors = here  # pyright: ignore[reportGeneralTypeIssues] (only the last of all is None)
-        next_keyframe, next_vectors = following if two_way and following else (None, None)
+        next_keyframe, next_vectors = following if bidirectional and following else (None, None)
         frames = model.reconstruct(
             keyframe,
             vectors,

@@ -13,11 +13,11 @@ from itertools import combinations, product
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
+from motion_vq.model_base import VideotokModel
 from unet3d.candidates import CANDIDATES, MAPS, Evidence, check_picture, gather, together, warped
 from unet3d.diffusion import MotionUNet, build_unet, euler, level_at, noise_like
 from unet3d.motion_encoder import MotionEncoder
@@ -116,20 +116,20 @@ def num_told(patch: int) -> tuple[int, int]:
     return len(CANDIDATES) * (patch // GRAIN) ** 2, SHIFTS * (patch // BEND) ** 2
 
 
-def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, crispness: float = 0.0) -> Tensor:
+def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, bicubic_mix: float = 0.0) -> Tensor:
     """Frames [B, T, 3, H, W]; the prior where weights and shifts are 0.
 
     Args:
         weights: [B, T, num_told[0], h, w], logarithms of what the prior's shares are multiplied by.
         shifts: [B, T, num_told[1], h, w], in pixels: one that is divided between both warps by nearness, one of each.
         patch: pixels along each side of a cell.
-        crispness: see `evidence.seen`.
+        bicubic_mix: see `evidence.seen`.
     """
     shared, first, second = spread_out(shifts, patch, patch // BEND).chunk(3, dim=2)
     near = evidence.maps[:, :, NEAR, None]
     both = torch.stack((first - near * shared, second + (1 - near) * shared), dim=2).movedim(3, -1)
     pixel = both.new_tensor([1 / side for side in evidence.keyframes.shape[:-3:-1]])
-    candidates = torch.cat((warped(evidence, both * pixel, crispness), evidence.candidates[:, :, 2:]), dim=2)
+    candidates = torch.cat((warped(evidence, both * pixel, bicubic_mix), evidence.candidates[:, :, 2:]), dim=2)
     shares = evidence.shares * spread_out(weights.clamp(-STRONGEST, STRONGEST), patch, patch // GRAIN).exp()
     return (candidates * (shares / shares.sum(2, keepdim=True))[:, :, :, None]).sum(2)
 
@@ -139,7 +139,7 @@ HAS_NEXT = MAPS.index("has_next")
 BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
 
 
-class VideoDetokenizer(ModelMixin, ConfigMixin):
+class VideoDetokenizer(VideotokModel):
     """Diffusion on what the warped keyframes get wrong.
 
         keyframe ──┬─ warped ─► evidence: prior + candidates (both keyframes, each in three ways) + where read
@@ -147,14 +147,14 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         vectors ────────┼─► MotionEncoder ─┐  │
         noise ── Euler ─┼──────────────► 3D U-Net ─► shifts (warps read elsewhere), weights (to mix by)
           ▲             │                  │
-          └──────────── x ◄────────────────┘          frame = prior + restraint * spread * x
+          └──────────── x ◄────────────────┘          frame = prior + residual_scale * spread * x
 
     The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
     how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
     predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et
     al. 2022): the candidates mixed anew, the warps among them read at better places. Nothing is added freely: what so
     small a network added of its own cost 0.2 dB and flickered. Weights and shifts start at nothing: an untrained
-    network gives the prior (as crisp as `crispness` says), at any number of steps.
+    network gives the prior (as crisp as `bicubic_mix` says), at any number of steps.
 
     Args:
         patch_size: pixels along each side of a cell.
@@ -164,16 +164,24 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         attention_heads: of each level; one for every 64 channels where not given.
         motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
             features).
-        spread_floor: of the spread, pictures in [-1, 1].
-        restraint, forward_restraint: share of the network's correction that is taken with and without a next keyframe.
+        residual_std_floor: of the spread, pictures in [-1, 1].
+        residual_scale, forward_residual_scale: share of the network's correction that is taken with and without a next keyframe.
         sigma_min, sigma_max: noise levels, of a variable of unit variance.
         num_inference_steps: evaluations of the network where the caller names no other number.
-        crispness: of how keyframes are read, 0..1; see `evidence.seen`; not used in training.
-        selectivity: what logarithms of weights are multiplied by; above 1, candidates are rather chosen than mixed,
+        bicubic_mix: of how keyframes are read, 0..1; see `evidence.seen`; not used in training.
+        inverse_temperature: what logarithms of weights are multiplied by; above 1, candidates are rather chosen than mixed,
             which is sharper and costs a little PSNR; not used in training.
         stride: frames of a clip that are denoised together lie so far apart; neighbours differ little.
         fps: frames per second that it was trained on, one of the added ids.
     """
+
+    renamed_options = {
+        "crispness": "bicubic_mix",
+        "restraint": "residual_scale",
+        "forward_restraint": "forward_residual_scale",
+        "selectivity": "inverse_temperature",
+        "spread_floor": "residual_std_floor",
+    }
 
     @register_to_config
     def __init__(
@@ -189,17 +197,17 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         motion_layers: int = 2,
         motion_width: int = 64,
         motion_heads: int = 4,
-        spread_floor: float = 0.003,
-        restraint: float = 1.0,
+        residual_std_floor: float = 0.003,
+        residual_scale: float = 1.0,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
         fps: float = 12.0,
         attention_heads: tuple[int, ...] | None = None,
         stride: int = 2,
-        crispness: float = 1.0,
-        forward_restraint: float = 1.0,
-        selectivity: float = 1.0,
+        bicubic_mix: float = 1.0,
+        forward_residual_scale: float = 1.0,
+        inverse_temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.cell_channels = 3 * patch_size**2
@@ -249,7 +257,9 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
         if self.training:
             found = mixed(evidence, weights, shifts, patch)
         else:
-            found = mixed(evidence, weights * self.config["selectivity"], shifts, patch, self.config["crispness"])
+            found = mixed(
+                evidence, weights * self.config["inverse_temperature"], shifts, patch, self.config["bicubic_mix"]
+            )
         return space_to_depth((found - evidence.prior) / spread, patch)
 
     def _added_ids(self, motion: Tensor) -> Tensor:
@@ -268,11 +278,11 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
     def spread(self, evidence: Evidence) -> Tensor:
         """How far the prior has come from the nearer of both keyframes held still, around each pixel.
 
-        [B, T, 1, H, W], at least `spread_floor`; about the size of the prior's error.
+        [B, T, 1, H, W], at least `residual_std_floor`; about the size of the prior's error.
         """
         still = evidence.candidates[:, :, STILL] - evidence.prior[:, :, None]
         apart = still.abs().mean(3).amin(2)
-        return 1.5 * around(apart, self.config["patch_size"], cells=3) + self.config["spread_floor"]
+        return 1.5 * around(apart, self.config["patch_size"], cells=3) + self.config["residual_std_floor"]
 
     @torch.no_grad()
     def reconstruct(
@@ -319,7 +329,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             vectors,
             next_keyframe=None if next_keyframe is None else self._own(next_keyframe),
             next_vectors=None if next_vectors is None else self._own(next_vectors),
-            crispness=self.config["crispness"],
+            bicubic_mix=self.config["bicubic_mix"],
         )
         generator = generator or torch.Generator().manual_seed(seed)
         start, stride = None, self.config["stride"]
@@ -358,7 +368,7 @@ class VideoDetokenizer(ModelMixin, ConfigMixin):
             low,
             highest,
         )
-        alone, between = self.config["forward_restraint"], self.config["restraint"]
+        alone, between = self.config["forward_residual_scale"], self.config["residual_scale"]
         share = alone + (between - alone) * evidence.maps[:, :1, HAS_NEXT, :1, :1, None]
         return evidence.prior + share * (self.frames(clean, evidence) - evidence.prior)
 

@@ -38,8 +38,10 @@ def coarsened(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tenso
     size = (max(1, steps // int(rng.integers(1, 7))), max(1, height // across), max(1, width // across))
     channels = vectors.permute(0, 4, 1, 2, 3)
     small = torch.nn.functional.adaptive_avg_pool3d(channels, size)
-    grown = torch.nn.functional.interpolate(small, (steps, height, width), mode="trilinear", align_corners=False)
-    return grown.permute(0, 2, 3, 4, 1)
+    dilate_motion = torch.nn.functional.interpolate(
+        small, (steps, height, width), mode="trilinear", align_corners=False
+    )
+    return dilate_motion.permute(0, 2, 3, 4, 1)
 
 
 class DetokenizerTraining:

@@ -226,7 +226,7 @@ def _one_way(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: slice)
     return Guess(pictures, pictures, pictures, trust, torch.zeros_like(trust), places, places)
 
 
-def two_way(
+def bidirectional(
     keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor, next_vectors: Tensor, window: slice = EVERY_FRAME
 ) -> Guess:
     """The frames of a clip as both its own and the next keyframe tell them.

@@ -23,7 +23,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from codec import Clip, ClipSpec, iter_clips
-from unet3d.warping import one_way, two_way
+from unet3d.warping import bidirectional, one_way
 from videotok.errors import TokensError
 from videotok.image_utils import pixels, tensor
 from videotok.pipeline import DecodedClip, VideoTokenizer
@@ -82,7 +82,7 @@ def warp_rungs(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Rungs along a motion field: (name, uint8 [T, H, W, 3]), each made when it is asked for.
 
-    `warp`: the keyframe along the field. `two_way`: the next keyframe too, where there is one.
+    `warp`: the keyframe along the field. `bidirectional`: the next keyframe too, where there is one.
 
     Args:
         vectors: float32 [1, T, h, w, 2]; next_vectors: the next clip's field, whose slot 0 is used.
@@ -90,8 +90,8 @@ def warp_rungs(
     """
     yield f"warp{suffix}", pixels(one_way(ends.keyframe, vectors).pictures)
     if ends.next_keyframe is not None and next_vectors is not None:
-        both = two_way(ends.keyframe, vectors, ends.next_keyframe, next_vectors)
-        yield f"two_way{suffix}", pixels(both.pictures)
+        both = bidirectional(ends.keyframe, vectors, ends.next_keyframe, next_vectors)
+        yield f"bidirectional{suffix}", pixels(both.pictures)
 
 
 SIZE = (256, 144)
@@ -105,7 +105,7 @@ class Rung:
     """A clip, rebuilt in one way."""
 
     name: str
-    """hold, crossfade, warp_raw, two_way_raw, warp, two_way, detokenized or forward."""
+    """hold, crossfade, warp_raw, bidirectional_raw, warp, bidirectional, detokenized or forward."""
     levels: int | None
     """Motion levels it was rebuilt from; None where its motion is not coded."""
     frames: np.ndarray
@@ -231,7 +231,7 @@ def _warps(ends: Ends, fields: list[Tensor], levels: int | None) -> Iterator[Run
         began = time.monotonic()
 
 
-RUNGS = ("hold", "warp", "two_way", "detokenized")
+RUNGS = ("hold", "warp", "bidirectional", "detokenized")
 PANELS = 3
 """Pictures side by side: the source, the two-way warp, the result."""
 
@@ -243,7 +243,7 @@ class ComparedClip:
     truth: np.ndarray
     """uint8 [n, H, W, 3]."""
     rungs: dict[str, np.ndarray]
-    """Name (of `RUNGS`) -> uint8 [n, H, W, 3]. Where no clip follows, `two_way` is `warp`."""
+    """Name (of `RUNGS`) -> uint8 [n, H, W, 3]. Where no clip follows, `bidirectional` is `warp`."""
 
 
 @dataclass
@@ -313,7 +313,7 @@ def compared(
     *,
     steps: int | None,
     seed: int,
-    two_way: bool = True,
+    bidirectional: bool = True,
     noise_rate: float = 1.0,
 ) -> Iterator[ComparedClip]:
     """Rebuilds clip after clip beside the source.
@@ -324,10 +324,10 @@ def compared(
         video: the file the tokens were made from.
         size: (width, height) of all pictures.
         steps, seed: see `VideoTokenizer.decode`.
-        two_way, noise_rate: see `unet3d.decode_chain`.
+        bidirectional, noise_rate: see `unet3d.decode_chain`.
     """
     ahead, behind = itertools.tee(clips)
-    rebuilt = model.rebuilt(ahead, steps=steps, seed=seed, two_way=two_way, noise_rate=noise_rate)
+    rebuilt = model.rebuilt(ahead, steps=steps, seed=seed, bidirectional=bidirectional, noise_rate=noise_rate)
     for source, frames, (clip, following) in zip(
         source_clips(tokens, video, size), rebuilt, _with_next(behind), strict=True
     ):
@@ -336,7 +336,7 @@ def compared(
         ends = Ends(clip.keyframe, None if following is None else following.keyframe)
         rungs = still_rungs(ends, clip.vectors.shape[1])
         rungs |= dict(warp_rungs(ends, clip.vectors, None if following is None else following.vectors))
-        rungs.setdefault("two_way", rungs["warp"])
+        rungs.setdefault("bidirectional", rungs["warp"])
         rungs["detokenized"] = frames
         yield ComparedClip(truth, {name: rungs[name][: clip.num_frames] for name in RUNGS})
 
@@ -354,7 +354,7 @@ def _with_next(clips: Iterable[DecodedClip]) -> Iterator[tuple[DecodedClip, Deco
 def side_by_side(clip: ComparedClip) -> Iterator[np.ndarray]:
     """uint8 [H, PANELS * W, 3] a frame: source, two-way warp and detokenized, with their names on them."""
     return side_by_side_of(
-        {"source": clip.truth, "two-way warp": clip.rungs["two_way"], "detokenized": clip.rungs["detokenized"]}
+        {"source": clip.truth, "two-way warp": clip.rungs["bidirectional"], "detokenized": clip.rungs["detokenized"]}
     )
 
 

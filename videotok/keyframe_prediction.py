@@ -4,7 +4,7 @@ What a keyframe need not say again: its picture, moved on from the clip before.
 
 Encoder and decoder do the same here, from the same numbers: the decoded keyframe before, and the decoded motion.
 
-KeyframeChain: the keyframes of a video to words, one after another, saying only what is new.
+PredictiveKeyframeEncoder: the keyframes of a video to words, one after another, saying only what is new.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ WINDOW = 16
 """Keyframes that share a budget: 32 seconds of video at 12 frames a second."""
 
 
-class Budget:
+class RateController:
     """So many tokens a keyframe on average, never more in all.
 
     Keyframes are taken `WINDOW` at a time, counted from the first (memory must not grow with the length of the video).
@@ -63,7 +63,7 @@ SEAM = 3
 """A seam between carried and decoded patches is a third of a patch wide."""
 
 
-def moved_on(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor) -> Tensor:
+def predict_keyframe(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor) -> Tensor:
     """A keyframe as it looks one clip later, along the clip's motion.
 
     Args:
@@ -78,8 +78,8 @@ def moved_on(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor) -> Tensor:
     return warp(keyframe, compose(steps)[:, -1:])[:, 0]
 
 
-def redrawn(
-    tokenizer: KeyframeTokenizerProtocol, ids: Tensor, keep_mask: Tensor, carry_mask: Tensor, guess: Tensor
+def decode_predicted_keyframe(
+    tokenizer: KeyframeTokenizerProtocol, ids: Tensor, keep_mask: Tensor, skip_mask: Tensor, guess: Tensor
 ) -> Tensor:
     """A keyframe from its words and from what is carried.
 
@@ -89,26 +89,26 @@ def redrawn(
     Args:
         tokenizer: one whose `drops_patches` is True.
         ids: int64 [n], the words at `keep_mask`.
-        keep_mask, carry_mask: bool [N], never both True; some patch is carried.
-        guess: [1, 3, S, S] in [-1, 1], see `moved_on`.
+        keep_mask, skip_mask: bool [N], never both True; some patch is carried.
+        guess: [1, 3, S, S] in [-1, 1], see `predict_keyframe`.
 
     Returns:
         [1, 3, S, S] in [-1, 1], in the type of the guess.
     """
     heard = tokenizer.encode(guess)
     chosen = heard.keep_mask[0].to(keep_mask.device)
-    spoken = keep_mask | (carry_mask & chosen)
+    spoken = keep_mask | (skip_mask & chosen)
     if not spoken.any():
         return guess
     words = ids.new_zeros(len(keep_mask))
     words[chosen] = heard.ids[0].to(ids)
     words[keep_mask] = ids
     drawn = tokenizer.decode([words[spoken]], spoken[None]).to(guess)
-    weight = softened(carry_mask, tokenizer.grid, tokenizer.image_size).to(guess)
+    weight = feathered_mask(skip_mask, tokenizer.grid, tokenizer.image_size).to(guess)
     return drawn + weight * (guess - drawn)
 
 
-def softened(mask: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+def feathered_mask(mask: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """bool [N] on a grid of (rows, columns) -> weights [1, 1, size, size] in 0..1 that ramp across the mask's edges."""
     whole = F.interpolate(mask.view(1, 1, *grid).float(), size=(size, size), mode="nearest")
     reach = size // max(grid) // SEAM // 2
@@ -127,14 +127,14 @@ REFRESH = 16
 
 
 @dataclass(frozen=True)
-class ChainedKeyframe:
+class EncodedKeyframe:
     """The words of one keyframe."""
 
     ids: np.ndarray
     """int64 [n], in reading order of the kept patches."""
     keep_mask: np.ndarray
     """bool [N]: where the words stand; n of them."""
-    carry_mask: np.ndarray
+    skip_mask: np.ndarray
     """bool [N]: patches that are the clip before's, moved. All False: an independent keyframe."""
 
 
@@ -145,11 +145,11 @@ class _Waiting:
     damaged: bool
 
 
-class KeyframeChain:
+class PredictiveKeyframeEncoder:
     """One video's keyframes, in order, to words.
 
         keyframe ──► words of its own ──► decoded ──┬─► where the guess is as near to the truth, nothing is said
-        keyframe before, as decoded ──► moved on ───┘   (carry_mask); words elsewhere
+        keyframe before, as decoded ──► moved on ───┘   (skip_mask); words elsewhere
 
     The guess is what the decoder will have, so errors do not add up; and it is measured against the true picture, by
     what this tokenizer's own words would leave: no patch is carried that is much worse than its words would be. That
@@ -173,7 +173,7 @@ class KeyframeChain:
         Args:
             tokenizer: encodes keyframes; float64.
             keep: see `KeyframeTokenizerProtocol.encode`.
-            visual_tokens: tokens a keyframe on average instead; see `Budget`.
+            visual_tokens: tokens a keyframe on average instead; see `RateController`.
             delta: carry what the clip before explains; without effect where the tokenizer cannot drop patches.
 
         Raises:
@@ -191,7 +191,7 @@ class KeyframeChain:
                 )
         self.tokenizer = tokenizer
         self.keep = keep
-        self.budget = Budget(visual_tokens) if visual_tokens is not None and tokenizer.drops_patches else None
+        self.budget = RateController(visual_tokens) if visual_tokens is not None and tokenizer.drops_patches else None
         # words of the published tokenizer stand for the whole picture: there is no place to carry on
         self.delta = delta and tokenizer.drops_patches and getattr(tokenizer, "words_have_places", True)
         self._waiting: list[_Waiting] = []
@@ -200,7 +200,7 @@ class KeyframeChain:
 
     def push(
         self, squares: Tensor, vectors: Tensor | None = None, damaged: Sequence[bool] = ()
-    ) -> list[ChainedKeyframe]:
+    ) -> list[EncodedKeyframe]:
         """The next keyframes, and back come those that are done; with a budget they may be of earlier calls.
 
         Args:
@@ -216,18 +216,18 @@ class KeyframeChain:
         for index, square in enumerate(squares):
             step = None if vectors is None else vectors[index : index + 1]
             self._waiting.append(_Waiting(square[None], step, bool(damaged[index]) if len(damaged) else False))
-        done: list[ChainedKeyframe] = []
+        done: list[EncodedKeyframe] = []
         if self.budget is None:
             done += self._flush(len(self._waiting))
         while self.budget is not None and len(self._waiting) >= WINDOW:
             done += self._flush(WINDOW)
         return done
 
-    def finish(self) -> list[ChainedKeyframe]:
+    def finish(self) -> list[EncodedKeyframe]:
         """The keyframes that were still waiting for their window to fill."""
         return self._flush(len(self._waiting))
 
-    def _flush(self, count: int) -> list[ChainedKeyframe]:
+    def _flush(self, count: int) -> list[EncodedKeyframe]:
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         if not group:
             return []
@@ -243,14 +243,14 @@ class KeyframeChain:
         nothing = torch.zeros_like(tokens.keep_mask[0])
         return [_told(ids, mask, nothing) for ids, mask in zip(tokens.ids, tokens.keep_mask, strict=True)]
 
-    def _within(self, budget: Budget, keyframe: _Waiting, scores: Tensor, share: int) -> ChainedKeyframe:
+    def _within(self, budget: RateController, keyframe: _Waiting, scores: Tensor, share: int) -> EncodedKeyframe:
         allowed = torch.tensor([budget.allow(share, self.tokenizer.num_patches)], device=scores.device)
         own = self.tokenizer.encode(keyframe.square, keep_mask=keep_best(scores, allowed))
         told = self._chained(keyframe, own)
         budget.spend(share, len(told.ids))
         return told
 
-    def _chained(self, keyframe: _Waiting, own: KeyframeTokens) -> ChainedKeyframe:
+    def _chained(self, keyframe: _Waiting, own: KeyframeTokens) -> EncodedKeyframe:
         """A keyframe whose own words are known, with what is carried left out of them."""
         ids, mask = own.ids[0], own.keep_mask[0]
         nothing = torch.zeros_like(mask)
@@ -259,7 +259,7 @@ class KeyframeChain:
         plain = self.tokenizer.decode([ids], mask[None])
         leaning = None
         if self._before is not None and not keyframe.damaged and self._since_refresh < REFRESH:
-            leaning = self._leaning(keyframe, ids, mask, plain, moved_on(*self._before, keyframe.vectors))
+            leaning = self._leaning(keyframe, ids, mask, plain, predict_keyframe(*self._before, keyframe.vectors))
         told, drawn = leaning or (_told(ids, mask, nothing), plain)
         self._since_refresh = 1 + (self._since_refresh if leaning else 0)
         self._before = None if keyframe.damaged else (drawn, keyframe.vectors)
@@ -267,7 +267,7 @@ class KeyframeChain:
 
     def _leaning(
         self, keyframe: _Waiting, ids: Tensor, mask: Tensor, plain: Tensor, guess: Tensor
-    ) -> tuple[ChainedKeyframe, Tensor] | None:
+    ) -> tuple[EncodedKeyframe, Tensor] | None:
         """The keyframe with all that the guess explains carried, and its picture; None where that is no gain."""
         truth = keyframe.square.to(guess)
         carried = (self._errors(guess, truth) <= (1 + MARGIN) * self._errors(plain, truth)).to(mask.device)
@@ -275,7 +275,7 @@ class KeyframeChain:
             return None
         kept = mask & ~carried
         said = ids[kept[mask]]
-        drawn = redrawn(self.tokenizer, said, kept, carried, guess)
+        drawn = decode_predicted_keyframe(self.tokenizer, said, kept, carried, guess)
         if F.mse_loss(drawn, truth) > REFUSED_ABOVE * F.mse_loss(plain, truth):
             return None
         return _told(said, kept, carried), drawn
@@ -286,5 +286,5 @@ class KeyframeChain:
         return F.adaptive_avg_pool2d(squared, self.tokenizer.grid).flatten()
 
 
-def _told(ids: Tensor, keep_mask: Tensor, carry_mask: Tensor) -> ChainedKeyframe:
-    return ChainedKeyframe(ids.cpu().numpy(), keep_mask.cpu().numpy(), carry_mask.cpu().numpy())
+def _told(ids: Tensor, keep_mask: Tensor, skip_mask: Tensor) -> EncodedKeyframe:
+    return EncodedKeyframe(ids.cpu().numpy(), keep_mask.cpu().numpy(), skip_mask.cpu().numpy())

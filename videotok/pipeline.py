@@ -27,7 +27,12 @@ from unet3d import LatentDetokenizer, VideoDetokenizer, decode_chain
 from videotok.bundle import Bundle
 from videotok.errors import TokensError
 from videotok.image_utils import IMAGE_QUALITY, display_size, from_jpeg, pixels, resized, squashed, tensor, to_jpeg
-from videotok.keyframe_prediction import ChainedKeyframe, KeyframeChain, moved_on, redrawn
+from videotok.keyframe_prediction import (
+    EncodedKeyframe,
+    PredictiveKeyframeEncoder,
+    decode_predicted_keyframe,
+    predict_keyframe,
+)
 from videotok.keyframes import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 
@@ -74,9 +79,9 @@ def decoded_keyframes(
     for clip in range(tokens.num_clips):
         vectors = motion.decode(motion_tokens_of(tokens, clip))
         ids, kept = torch.from_numpy(tokens.visual_ids_of(clip)).long(), torch.from_numpy(tokens.keep_mask[clip])
-        carried = torch.from_numpy(tokens.carry_mask[clip])
+        carried = torch.from_numpy(tokens.skip_mask[clip])
         if before is not None and carried.any():
-            square = redrawn(keyframes, ids, kept, carried, moved_on(*before, vectors))
+            square = decode_predicted_keyframe(keyframes, ids, kept, carried, predict_keyframe(*before, vectors))
         else:
             square = keyframes.decode([ids], kept[None])
         yield square, vectors
@@ -89,14 +94,14 @@ def decoded_clips(
     motion: MotionTokenizer,
     size: tuple[int, int],
     *,
-    motion_levels: int | None = None,
+    motion_quantizers: int | None = None,
 ) -> Iterator[DecodedClip]:
     """Clip after clip with the keyframes that its ids say, at `size` (width, height).
 
     Args:
-        motion_levels: motion is shown from so many levels; keyframes are carried along all of them, as when encoding.
+        motion_quantizers: motion is shown from so many levels; keyframes are carried along all of them, as when encoding.
     """
-    shown = None if motion_levels is None else tokens.first_levels(motion_levels)
+    shown = None if motion_quantizers is None else tokens.first_quantizers(motion_quantizers)
     for clip, (square, vectors) in enumerate(decoded_keyframes(tokens, keyframes, motion)):
         steps = vectors if shown is None else motion.decode(motion_tokens_of(shown, clip))
         yield DecodedClip(fitted(square, size), steps, int(tokens.num_frames[clip]))
@@ -140,7 +145,7 @@ def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:
     """The motion and camera ids of one clip, as a batch of one."""
     return MotionTokens(
         ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
-        camera_ids=torch.from_numpy(tokens.camera_ids[clip : clip + 1]).long(),
+        global_motion_ids=torch.from_numpy(tokens.global_motion_ids[clip : clip + 1]).long(),
     )
 
 
@@ -155,18 +160,18 @@ def check_patches(tokens: VideoTokens, patches: int) -> None:
 
 
 @dataclass
-class Gathered:
+class TokenAccumulator:
     """Tokens of the clips so far; everything else of a clip is forgotten.
 
     One a video. The models take clips of any videos in one batch, `VideoTokenizer.keyframe_encoder.encode` and
     `VideoTokenizer.motion_tokens`; who encodes many videos at once cuts what they give into the videos' parts
-    (`KeyframeTokens` and `MotionTokens` are rows) and adds each to its own Gathered, clips in order. Keyframes that
-    lean on the clip before (`videotok.keyframe_prediction`) go through a `KeyframeChain` a video, and `add_keyframes`.
+    (`KeyframeTokens` and `MotionTokens` are rows) and adds each to its own TokenAccumulator, clips in order. Keyframes that
+    lean on the clip before (`videotok.keyframe_prediction`) go through a `PredictiveKeyframeEncoder` a video, and `add_keyframes`.
     """
 
-    keyframes: list[ChainedKeyframe] = field(default_factory=list)
+    keyframes: list[EncodedKeyframe] = field(default_factory=list)
     motion_ids: list[np.ndarray] = field(default_factory=list)
-    camera_ids: list[np.ndarray] = field(default_factory=list)
+    global_motion_ids: list[np.ndarray] = field(default_factory=list)
     num_frames: list[int] = field(default_factory=list)
     pts_seconds: list[float] = field(default_factory=list)
     damaged: list[bool] = field(default_factory=list)
@@ -180,19 +185,19 @@ class Gathered:
         nothing = np.zeros(visual.keep_mask.shape[1], np.bool_)
         masks = visual.keep_mask.cpu().numpy()
         self.add_keyframes(
-            ChainedKeyframe(ids.cpu().numpy(), mask, nothing) for ids, mask in zip(visual.ids, masks, strict=True)
+            EncodedKeyframe(ids.cpu().numpy(), mask, nothing) for ids, mask in zip(visual.ids, masks, strict=True)
         )
 
     def add_motion(self, clips: Sequence[Clip], motion: MotionTokens) -> None:
         """Takes in all but the keyframes of clips."""
         self.motion_ids.append(motion.ids.cpu().numpy())
-        self.camera_ids.append(motion.camera_ids.cpu().numpy())
+        self.global_motion_ids.append(motion.global_motion_ids.cpu().numpy())
         self.num_frames += [clip.num_frames for clip in clips]
         self.pts_seconds += [clip.pts_seconds for clip in clips]
         self.damaged += [clip.damaged for clip in clips]
         self.motion_source = clips[-1].motion_source
 
-    def add_keyframes(self, keyframes: Iterable[ChainedKeyframe]) -> None:
+    def add_keyframes(self, keyframes: Iterable[EncodedKeyframe]) -> None:
         """Takes in the words of keyframes; they may come later than their clips, but in order."""
         self.keyframes += keyframes
 
@@ -214,10 +219,10 @@ class Gathered:
             visual_ids=np.concatenate([keyframe.ids for keyframe in self.keyframes]).astype(np.int32),
             visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in self.keyframes)], dtype=np.int64),
             keep_mask=np.stack([keyframe.keep_mask for keyframe in self.keyframes]),
-            carry_mask=np.stack([keyframe.carry_mask for keyframe in self.keyframes]),
+            skip_mask=np.stack([keyframe.skip_mask for keyframe in self.keyframes]),
             pictures=tuple(self.pictures),
             motion_ids=np.concatenate(self.motion_ids).astype(np.int32),
-            camera_ids=np.concatenate(self.camera_ids).astype(np.int32),
+            global_motion_ids=np.concatenate(self.global_motion_ids).astype(np.int32),
             num_frames=np.array(self.num_frames, np.int32),
             pts_seconds=np.array(self.pts_seconds, np.float64),
             damaged=np.array(self.damaged, np.bool_),
@@ -230,7 +235,7 @@ class Models:
 
     Encoders run in float64 on the CPU, decoders in float32; see `VideoTokenizer`. To encode clips of many videos in one
     batch: `keyframe_encoder.encode` takes keyframes (`videotok.image_utils.squashed`), `motion_tokens` their fields,
-    and a `videotok.pipeline.Gathered` a video takes in its rows of both.
+    and a `videotok.pipeline.TokenAccumulator` a video takes in its rows of both.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -262,9 +267,9 @@ class Models:
         return self.bundle.load_detokenizer(torch.float32)
 
     @property
-    def default_motion_levels(self) -> int:
+    def default_motion_quantizers(self) -> int:
         """Levels of motion ids that are kept where the caller does not say."""
-        return self.motion.default_levels
+        return self.motion.default_num_quantizers
 
     def spec(self, fps: Fraction | int = 12) -> ClipSpec:
         """Clips as this model's motion tokenizer takes them, at `fps` frames a second."""
@@ -282,7 +287,7 @@ class Models:
         return {
             "visual": self.keyframe_encoder.codebook_size,
             "motion": self.motion_encoder.codebook_size,
-            "camera": self.motion_encoder.camera_codebook_size,
+            "camera": self.motion_encoder.global_motion_codebook_size,
         }
 
     def rebuilt_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -337,10 +342,10 @@ class VideoTokenizer(Models):
         *,
         keep: float | None = None,
         visual_tokens: int | None = None,
-        visual_delta: bool = True,
+        predict_keyframes: bool = True,
         keyframe: KeyframeKind = "tokens",
         image_quality: int = IMAGE_QUALITY,
-        motion_levels: int | None = None,
+        motion_quantizers: int | None = None,
         motion_source: Literal["auto", "native", "reencode", "mpeg4"] = "auto",
         start_seconds: float = 0.0,
         duration_seconds: float | None = None,
@@ -358,11 +363,11 @@ class VideoTokenizer(Models):
             keep: share of a keyframe's patches to keep, above 0 to 1, on average over many pictures; the model's own
                 rate where not given.
             visual_tokens: tokens a keyframe on average instead, never more in all; see `videotok.keyframe_prediction`.
-            visual_delta: say of a keyframe only what the clip before does not explain (`videotok.keyframe_prediction`). False:
+            predict_keyframes: say of a keyframe only what the clip before does not explain (`videotok.keyframe_prediction`). False:
                 every clip is independent.
             keyframe: `image` keeps the keyframes as JPEG files besides, for decoding with exact pictures.
             image_quality: of those, 1 to 100.
-            motion_levels: levels of motion ids, 0 (camera alone) to the model's; `default_motion_levels` if not given.
+            motion_quantizers: levels of motion ids, 0 (camera alone) to the model's; `default_motion_quantizers` if not given.
             motion_source: `native`, the stream's own vectors; `reencode`, those of an x264 re-encoding; `auto`, the
                 first where there are any.
             start_seconds: where to begin, counted from the first frame.
@@ -376,11 +381,11 @@ class VideoTokenizer(Models):
         Raises:
             MediaError: the file cannot be read, ends before its header says, shows fewer than two frames, or has no
                 vectors of its own although `native` was asked for.
-            ValueError: `keep`, `visual_tokens`, `image_quality` or `motion_levels` out of range.
+            ValueError: `keep`, `visual_tokens`, `image_quality` or `motion_quantizers` out of range.
         """
         path = Path(path)
         spec = spec or self.spec()
-        levels = self.default_motion_levels if motion_levels is None else motion_levels
+        levels = self.default_motion_quantizers if motion_quantizers is None else motion_quantizers
         info = probe_isolated(path) if isolate else probe(path)
         expected = expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
         read = iter_clips_isolated if isolate else iter_clips
@@ -393,8 +398,10 @@ class VideoTokenizer(Models):
             max_clips=max_clips,
             split_at_cuts=split_at_cuts,
         )
-        chain = KeyframeChain(self.keyframe_encoder, keep=keep, visual_tokens=visual_tokens, delta=visual_delta)
-        gathered, seconds = Gathered(), 0.0
+        chain = PredictiveKeyframeEncoder(
+            self.keyframe_encoder, keep=keep, visual_tokens=visual_tokens, delta=predict_keyframes
+        )
+        gathered, seconds = TokenAccumulator(), 0.0
         for batch in _batched(clips, batch_size):
             motion = self.motion_tokens([clip.motion for clip in batch], levels)
             gathered.add_motion(batch, motion)
@@ -410,7 +417,9 @@ class VideoTokenizer(Models):
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
         return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, start_seconds)
 
-    def _keyframe_words(self, chain: KeyframeChain, clips: list[Clip], motion: MotionTokens) -> list[ChainedKeyframe]:
+    def _keyframe_words(
+        self, chain: PredictiveKeyframeEncoder, clips: list[Clip], motion: MotionTokens
+    ) -> list[EncodedKeyframe]:
         squares = torch.cat([squashed(clip.keyframe, self.keyframe_encoder.image_size) for clip in clips])
         # in the encoder's precision: what is carried must not depend on the number of threads either
         vectors = self.motion_encoder.decode(motion) if chain.delta else None
@@ -423,7 +432,7 @@ class VideoTokenizer(Models):
         size: tuple[int, int] | None = None,
         keyframes: Iterable[np.ndarray] | None = None,
         keyframe: KeyframeKind | None = None,
-        motion_levels: int | None = None,
+        motion_quantizers: int | None = None,
         steps: int | None = None,
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
@@ -435,7 +444,7 @@ class VideoTokenizer(Models):
             keyframes: uint8 [H, W, 3] RGB a clip, used instead of what the tokens say of keyframes.
             keyframe: from the ids (`tokens`) or from the pictures that were kept (`image`); pictures, where there are
                 any, if not given.
-            motion_levels: use only so many levels of motion ids.
+            motion_quantizers: use only so many levels of motion ids.
             steps: network evaluations a clip; the model's own number where not given.
             seed: of the noise that fills in what the tokens do not say.
 
@@ -444,7 +453,9 @@ class VideoTokenizer(Models):
             ValueError: more motion levels than the tokens hold.
         """
         size = size or display_size(tokens.source.width, tokens.source.height)
-        clips = self.decoded_clips(tokens, size, keyframes=keyframes, keyframe=keyframe, motion_levels=motion_levels)
+        clips = self.decoded_clips(
+            tokens, size, keyframes=keyframes, keyframe=keyframe, motion_quantizers=motion_quantizers
+        )
         return itertools.chain.from_iterable(self.rebuilt(clips, steps=steps, seed=seed))
 
     def decoded_clips(
@@ -454,21 +465,21 @@ class VideoTokenizer(Models):
         *,
         keyframes: Iterable[np.ndarray] | None = None,
         keyframe: KeyframeKind | None = None,
-        motion_levels: int | None = None,
+        motion_quantizers: int | None = None,
     ) -> Iterator[DecodedClip]:
         """Keyframes and vectors of each clip, without the detokenizer. Arguments and errors as for `decode`."""
         self.bundle.check(tokens)
-        if motion_levels is not None:
-            tokens.first_levels(motion_levels)  # refused now, and not when the first clip is asked for
+        if motion_quantizers is not None:
+            tokens.first_quantizers(motion_quantizers)  # refused now, and not when the first clip is asked for
         if keyframes is None and (tokens.pictures if keyframe is None else keyframe == "image"):
             if not tokens.pictures:
                 raise TokensError(f"no pictures are kept with the tokens of {tokens.source.file}; decode from the ids")
             keyframes = kept_pictures(tokens)
         if keyframes is not None:
-            seen = tokens if motion_levels is None else tokens.first_levels(motion_levels)
+            seen = tokens if motion_quantizers is None else tokens.first_quantizers(motion_quantizers)
             return given_clips(seen, self.motion, size, iter(keyframes))
         check_patches(tokens, self.keyframes.num_patches)
-        return decoded_clips(tokens, self.keyframes, self.motion, size, motion_levels=motion_levels)
+        return decoded_clips(tokens, self.keyframes, self.motion, size, motion_quantizers=motion_quantizers)
 
     def rebuilt(
         self,
@@ -476,19 +487,19 @@ class VideoTokenizer(Models):
         *,
         steps: int | None,
         seed: int,
-        two_way: bool = True,
+        bidirectional: bool = True,
         noise_rate: float = 1.0,
     ) -> Iterator[np.ndarray]:
         """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours.
 
-        `two_way`, `noise_rate`: see `unet3d.decode_chain`.
+        `bidirectional`, `noise_rate`: see `unet3d.decode_chain`.
         """
         for scene in scenes(clips):
             behind, ahead = itertools.tee(scene)
             chain = decode_chain(
                 self.detokenizer,
                 ((clip.keyframe, clip.vectors) for clip in ahead),
-                two_way=two_way,
+                bidirectional=bidirectional,
                 noise_rate=noise_rate,
                 num_inference_steps=steps,
                 seed=seed,

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from codec import ClipSpec, MediaInfo, MotionSource, replacing
+from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
 from videotok.errors import TokensError
 
 
@@ -85,8 +85,8 @@ class VideoTokens:
 
         visual_ids    |--- clip 0 ---|-- clip 1 --|---- clip 2 ----|   visual_offsets = [0, 95, 182, 290]
         motion_ids    [clips, levels, 135], the first n levels are a coarser motion
-        camera_ids    [clips, K], the motion of the camera, before any level
-        keep_mask     where the visual ids stand; carry_mask: what is not said again, but moved on from the clip before
+        global_motion_ids    [clips, K], the motion of the camera, before any level
+        keep_mask     where the visual ids stand; skip_mask: what is not said again, but moved on from the clip before
 
     Checks itself.
 
@@ -109,7 +109,7 @@ class VideoTokens:
     """bool [clips, patches]: where on the patch grid, in reading order, the visual ids stand."""
     motion_ids: np.ndarray = field(repr=False)
     """int32 [clips, levels, ids a level]."""
-    camera_ids: np.ndarray = field(repr=False)
+    global_motion_ids: np.ndarray = field(repr=False)
     """int32 [clips, K]; K may be 0."""
     num_frames: np.ndarray = field(repr=False)
     """int32 [clips]: true frames of each clip; less than spec.frames where the video ends."""
@@ -119,7 +119,7 @@ class VideoTokens:
     """bool [clips]: where frames of the source could not be decoded."""
     start_seconds: float = 0.0
     """Where encoding began, counted from the video's first frame."""
-    carry_mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.bool_), repr=False)
+    skip_mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.bool_), repr=False)
     """bool [clips, patches]: patches that show the clip before's keyframe, moved along its motion. Never those of
     `keep_mask`, never in clip 0. A clip without any is independent. Not given, all are."""
     pictures: tuple[bytes, ...] = field(default=(), repr=False)
@@ -127,14 +127,14 @@ class VideoTokens:
 
     def __post_init__(self) -> None:
         clips = len(self.num_frames)
-        if self.carry_mask.size == 0:
-            object.__setattr__(self, "carry_mask", np.zeros_like(self.keep_mask))
+        if self.skip_mask.size == 0:
+            object.__setattr__(self, "skip_mask", np.zeros_like(self.keep_mask))
         _check_array("visual_ids", self.visual_ids, np.int32, (None,))
         _check_array("visual_offsets", self.visual_offsets, np.int64, (clips + 1,))
         _check_array("keep_mask", self.keep_mask, np.bool_, (clips, None))
-        _check_array("carry_mask", self.carry_mask, np.bool_, self.keep_mask.shape)
+        _check_array("skip_mask", self.skip_mask, np.bool_, self.keep_mask.shape)
         _check_array("motion_ids", self.motion_ids, np.int32, (clips, None, None))
-        _check_array("camera_ids", self.camera_ids, np.int32, (clips, None))
+        _check_array("global_motion_ids", self.global_motion_ids, np.int32, (clips, None))
         _check_array("num_frames", self.num_frames, np.int32, (clips,))
         _check_array("pts_seconds", self.pts_seconds, np.float64, (clips,))
         _check_array("damaged", self.damaged, np.bool_, (clips,))
@@ -153,11 +153,11 @@ class VideoTokens:
             raise ValueError(f"`visual_offsets` must run from 0 to the number of visual ids (={len(self.visual_ids)})")
         if not np.array_equal(np.diff(self.visual_offsets), self.keep_mask.sum(axis=1)):
             raise ValueError("`visual_offsets` must give each clip as many ids as `keep_mask` keeps patches")
-        if self.carry_mask[0].any() or (self.carry_mask & self.keep_mask).any():
-            raise ValueError("`carry_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
+        if self.skip_mask[0].any() or (self.skip_mask & self.keep_mask).any():
+            raise ValueError("`skip_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
         if len(self.pictures) not in (0, clips):
             raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one a clip (={clips})")
-        for name, ids in (("visual", self.visual_ids), ("motion", self.motion_ids), ("camera", self.camera_ids)):
+        for name, ids in (("visual", self.visual_ids), ("motion", self.motion_ids), ("camera", self.global_motion_ids)):
             if ids.size and not 0 <= ids.min() <= ids.max() < self.codebooks[name]:
                 raise ValueError(
                     f"`{name}_ids` run from {ids.min()} to {ids.max()}, "
@@ -169,7 +169,7 @@ class VideoTokens:
         return len(self.num_frames)
 
     @property
-    def num_motion_levels(self) -> int:
+    def num_motion_quantizers(self) -> int:
         return self.motion_ids.shape[1]
 
     @property
@@ -180,7 +180,7 @@ class VideoTokens:
     @property
     def motion_tokens_per_clip(self) -> int:
         """Camera ids and the ids of all levels."""
-        return self.camera_ids.shape[1] + self.motion_ids[0].size
+        return self.global_motion_ids.shape[1] + self.motion_ids[0].size
 
     @property
     def num_tokens(self) -> int:
@@ -200,20 +200,22 @@ class VideoTokens:
     @property
     def independent(self) -> np.ndarray:
         """bool [clips]: clips whose keyframe is decoded without the clip before; the first one always is."""
-        return np.logical_not(self.carry_mask.any(axis=1))
+        return np.logical_not(self.skip_mask.any(axis=1))
 
     def visual_ids_of(self, clip: int) -> np.ndarray:
         """int32 [n]: the visual ids of one clip's keyframe."""
         return self.visual_ids[self.visual_offsets[clip] : self.visual_offsets[clip + 1]]
 
-    def first_levels(self, levels: int) -> "VideoTokens":
+    def first_quantizers(self, levels: int) -> "VideoTokens":
         """The same video with coarser motion: camera ids and the first `levels` levels.
 
         Raises:
             ValueError: more levels than there are, or a negative number.
         """
-        if not 0 <= levels <= self.num_motion_levels:
-            raise ValueError(f"`levels` (={levels}) must be between 0 and {self.num_motion_levels}, the levels here")
+        if not 0 <= levels <= self.num_motion_quantizers:
+            raise ValueError(
+                f"`levels` (={levels}) must be between 0 and {self.num_motion_quantizers}, the levels here"
+            )
         return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :levels]))
 
     def part(self, first: int, stop: int) -> "VideoTokens":
@@ -228,7 +230,7 @@ class VideoTokens:
             before = int(np.flatnonzero(self.independent[:first])[-1])
             raise ValueError(f"`first` (={first}) is not independent; begin at clip {before}, or encode without delta")
         ids = slice(self.visual_offsets[first], self.visual_offsets[stop])
-        names = ("keep_mask", "carry_mask", "motion_ids", "camera_ids", "num_frames", "pts_seconds", "damaged")
+        names = ("keep_mask", "skip_mask", "motion_ids", "global_motion_ids", "num_frames", "pts_seconds", "damaged")
         return replace(
             self,
             visual_ids=self.visual_ids[ids],
@@ -258,10 +260,10 @@ class VideoTokens:
         `motion` (camera ids included), and `pictures` where keyframes are kept as such. Ids count as the logarithm of
         their codebook, uncompressed."""
         bits = {name: math.log2(size) for name, size in self.codebooks.items()}
-        masks = self.keep_mask.size * (not self.keep_mask.all()) + self.carry_mask.size * bool(self.carry_mask.any())
+        masks = self.keep_mask.size * (not self.keep_mask.all()) + self.skip_mask.size * bool(self.skip_mask.any())
         totals = {
             "visual": len(self.visual_ids) * bits["visual"] + masks,
-            "motion": self.motion_ids.size * bits["motion"] + self.camera_ids.size * bits["camera"],
+            "motion": self.motion_ids.size * bits["motion"] + self.global_motion_ids.size * bits["camera"],
         }
         if self.pictures:
             totals["pictures"] = 8 * sum(map(len, self.pictures))
@@ -285,13 +287,13 @@ class VideoTokens:
                 "max": int(counts.max()),
             },
             "patches_per_keyframe": self.keep_mask.shape[1],
-            "carried_patches_per_keyframe": float(self.carry_mask.sum(axis=1).mean()),
+            "carried_patches_per_keyframe": float(self.skip_mask.sum(axis=1).mean()),
             "independent_clips": int(self.independent.sum()),
             "bits_per_second": self.bits_per_second(),
             "motion_tokens_per_clip": self.motion_tokens_per_clip,
-            "motion_levels": self.num_motion_levels,
+            "motion_quantizers": self.num_motion_quantizers,
             "motion_ids_per_level": self.motion_ids.shape[2],
-            "camera_ids_per_clip": self.camera_ids.shape[1],
+            "camera_ids_per_clip": self.global_motion_ids.shape[1],
             "motion_source": self.motion_source,
             "spec": spec_facts(self.spec),
             "source": source_facts(self.source),
@@ -312,8 +314,8 @@ FORMAT = 2
 HEADER = "videotok"
 """Key of the JSON in the safetensors metadata: one key, because the order of several is not fixed."""
 ARRAYS = (
-    "camera_ids",
-    "carry_mask",
+    "global_motion_ids",
+    "skip_mask",
     "damaged",
     "keep_mask",
     "motion_ids",
@@ -324,7 +326,7 @@ ARRAYS = (
     "visual_ids",
     "visual_offsets",
 )
-SINCE_2 = {"carry_mask", "picture_offsets", "pictures"}
+SINCE_2 = {"skip_mask", "picture_offsets", "pictures"}
 """Arrays that format 1 had not."""
 
 
@@ -347,7 +349,7 @@ def save(tokens: VideoTokens, path: str | Path) -> None:
     }
     header["sha256"] = digest(header, arrays)
     data = to_bytes(arrays, {HEADER: json.dumps(header, sort_keys=True, ensure_ascii=False)})
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -404,8 +406,8 @@ def _packed(tokens: VideoTokens) -> dict[str, np.ndarray]:
     """The arrays as they lie in the file: ids as small as their codebook allows, one bit a patch."""
     id_types = {name: np.uint16 if size <= 1 << 16 else np.uint32 for name, size in tokens.codebooks.items()}
     return {
-        "camera_ids": tokens.camera_ids.astype(id_types["camera"]),
-        "carry_mask": np.packbits(tokens.carry_mask, axis=1),
+        "global_motion_ids": tokens.global_motion_ids.astype(id_types["camera"]),
+        "skip_mask": np.packbits(tokens.skip_mask, axis=1),
         "damaged": tokens.damaged.astype(np.uint8),
         "keep_mask": np.packbits(tokens.keep_mask, axis=1),
         "motion_ids": tokens.motion_ids.astype(id_types["motion"]),
@@ -424,7 +426,7 @@ def _unpacked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTok
         source["average_fps"] = Fraction(source["average_fps"])
     known = {entry.name for entry in fields(SourceFacts)}
     rest: dict[str, Any] = {
-        name: arrays[name].astype(np.int32) for name in ("visual_ids", "motion_ids", "camera_ids", "num_frames")
+        name: arrays[name].astype(np.int32) for name in ("visual_ids", "motion_ids", "global_motion_ids", "num_frames")
     }
     rest |= _since_2(header, arrays)
     return VideoTokens(
@@ -451,7 +453,7 @@ def _since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
         raise ValueError("`picture_offsets` must rise from 0 to the length of `pictures`")
     data = arrays["pictures"].tobytes()
     return {
-        "carry_mask": np.unpackbits(arrays["carry_mask"], axis=1, count=header["patches"]).astype(bool),
+        "skip_mask": np.unpackbits(arrays["skip_mask"], axis=1, count=header["patches"]).astype(bool),
         "pictures": tuple(data[start:end] for start, end in pairwise(ends)),
     }
 

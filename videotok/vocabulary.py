@@ -41,11 +41,11 @@ class ClipIds:
     """int32 [n]."""
     keep_mask: np.ndarray | None
     """bool [patches]; None where the vocabulary does not say."""
-    carry_mask: np.ndarray | None
+    skip_mask: np.ndarray | None
     """bool [patches]; None where the vocabulary does not say."""
     motion_ids: np.ndarray
     """int32 [levels, ids a level]; no level at all where the clip has a keyframe only."""
-    camera_ids: np.ndarray
+    global_motion_ids: np.ndarray
     """int32 [K]; empty where the clip has a keyframe only."""
 
 
@@ -53,31 +53,31 @@ def written(vocabulary: "Vocabulary", tokens: "VideoTokens", clip: int, keyframe
     """int64 [n]: one clip as ids."""
     visual = tokens.visual_ids_of(clip).astype(np.int64) + vocabulary.visual.start
     if vocabulary.patches:
-        visual = _at_places(vocabulary, visual, tokens.keep_mask[clip], tokens.carry_mask[clip])
+        visual = _at_places(vocabulary, visual, tokens.keep_mask[clip], tokens.skip_mask[clip])
     parts = [[vocabulary.image_begin], visual, [vocabulary.image_end]]
     if not keyframes_only:
-        levels = np.arange(tokens.num_motion_levels)[:, None] * vocabulary.motion_size
+        levels = np.arange(tokens.num_motion_quantizers)[:, None] * vocabulary.motion_size
         motion = tokens.motion_ids[clip].astype(np.int64) + levels + vocabulary.motion.start
-        terms = np.arange(vocabulary.camera_terms) * vocabulary.camera_size
-        camera = tokens.camera_ids[clip].astype(np.int64) + terms + vocabulary.camera.start
+        terms = np.arange(vocabulary.global_motion_terms) * vocabulary.global_motion_size
+        camera = tokens.global_motion_ids[clip].astype(np.int64) + terms + vocabulary.camera.start
         parts += [[vocabulary.motion_begin], camera, (motion.T if vocabulary.interleaved else motion).ravel()]
         parts.append([vocabulary.motion_end])
     return np.concatenate([np.asarray(part, np.int64) for part in parts])
 
 
 def _at_places(
-    vocabulary: "Vocabulary", visual: np.ndarray, keep_mask: np.ndarray, carry_mask: np.ndarray
+    vocabulary: "Vocabulary", visual: np.ndarray, keep_mask: np.ndarray, skip_mask: np.ndarray
 ) -> np.ndarray:
     """Visual ids with what is told of the patches between them."""
-    kinds = keep_mask * 2 + carry_mask
+    kinds = keep_mask * 2 + skip_mask
     ends = np.flatnonzero(np.diff(kinds, append=-1)) + 1
     parts, told = [], 0
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         if keep_mask[start]:
             parts.append(visual[told : told + end - start])
             told += end - start
-        elif carry_mask[start] or end < len(kinds):
-            span = vocabulary.carry if carry_mask[start] else vocabulary.skip
+        elif skip_mask[start] or end < len(kinds):
+            span = vocabulary.carry if skip_mask[start] else vocabulary.skip
             parts.append(np.array([span.start + end - start - 1]))
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
@@ -99,7 +99,7 @@ class Reader:
     def _clip(self) -> ClipIds:
         vocabulary = self.vocabulary
         self._expect(vocabulary.image_begin, "[IMG]")
-        visual, keep_mask, carry_mask = self._keyframe()
+        visual, keep_mask, skip_mask = self._keyframe()
         self._expect(vocabulary.image_end, "[/IMG]")
         motion, camera = np.zeros((0, vocabulary.motion_places), np.int32), np.zeros(0, np.int32)
         if self._next() == vocabulary.motion_begin:
@@ -107,7 +107,7 @@ class Reader:
             camera = np.array([self._run(term, 1, 0)[0] for term in self._terms()], np.int32)
             motion = self._motion()
             self._expect(vocabulary.motion_end, "[/MOV]")
-        return ClipIds(visual, keep_mask, carry_mask, motion, camera)
+        return ClipIds(visual, keep_mask, skip_mask, motion, camera)
 
     def _keyframe(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         vocabulary, found, place = self.vocabulary, [], 0
@@ -135,14 +135,14 @@ class Reader:
         vocabulary, levels = self.vocabulary, []
         if vocabulary.interleaved:
             return self._interleaved()
-        while len(levels) < vocabulary.motion_levels and self._next() != vocabulary.motion_end:
+        while len(levels) < vocabulary.motion_quantizers and self._next() != vocabulary.motion_end:
             levels.append(self._run(self._level(len(levels)), vocabulary.motion_places, 0))
         return np.array(levels, np.int32).reshape(-1, vocabulary.motion_places)
 
     def _interleaved(self) -> np.ndarray:
         places, levels = self.vocabulary.motion_places, 0
         # the first place tells how many levels there are
-        while levels < self.vocabulary.motion_levels and self._next(levels) in self._level(levels):
+        while levels < self.vocabulary.motion_quantizers and self._next(levels) in self._level(levels):
             levels += 1
         if not levels:
             return np.zeros((0, places), np.int32)
@@ -150,8 +150,8 @@ class Reader:
         return np.array(rows, np.int32).T
 
     def _terms(self) -> list[Span]:
-        start, size = self.vocabulary.camera.start, self.vocabulary.camera_size
-        return [Span(f"camera term {k}", start + k * size, size) for k in range(self.vocabulary.camera_terms)]
+        start, size = self.vocabulary.camera.start, self.vocabulary.global_motion_size
+        return [Span(f"camera term {k}", start + k * size, size) for k in range(self.vocabulary.global_motion_terms)]
 
     def _level(self, level: int) -> Span:
         size = self.vocabulary.motion_size
@@ -183,7 +183,7 @@ class Reader:
 
 
 def joined(
-    clips: Sequence[ClipIds], camera_terms: int, like: "VideoTokens", keep_mask: np.ndarray | None
+    clips: Sequence[ClipIds], global_motion_terms: int, like: "VideoTokens", keep_mask: np.ndarray | None
 ) -> "VideoTokens":
     """Clips as a video that is in all else `like` another one: see `Vocabulary.tokens`, also for what is raised."""
     masks = [clip.keep_mask for clip in clips] if keep_mask is None else list(keep_mask)
@@ -193,7 +193,7 @@ def joined(
             "patches were kept; give one row of `keep_mask` a clip where the vocabulary has no skips"
         )
     levels = {len(clip.motion_ids) for clip in clips}
-    if len(levels) > 1 or any(len(clip.camera_ids) != camera_terms for clip in clips):
+    if len(levels) > 1 or any(len(clip.global_motion_ids) != global_motion_terms for clip in clips):
         raise TokensError(f"clips have {sorted(levels)} motion levels: all must have the same, and their camera ids")
     count = len(clips)
     past = np.arange(1, max(count - like.num_clips, 0) + 1) * float(like.spec.duration_seconds)
@@ -205,11 +205,11 @@ def joined(
             visual_offsets=np.cumsum([0, *(len(clip.visual_ids) for clip in clips)], dtype=np.int64),
             keep_mask=np.stack([mask for mask in masks if mask is not None]),
             motion_ids=np.stack([clip.motion_ids for clip in clips]),
-            camera_ids=np.stack([clip.camera_ids for clip in clips]),
+            global_motion_ids=np.stack([clip.global_motion_ids for clip in clips]),
             num_frames=np.concatenate([like.num_frames, whole])[:count],
             pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + past])[:count],
             damaged=np.concatenate([like.damaged, np.zeros(len(past), bool)])[:count],
-            carry_mask=np.stack([_mask(clip.carry_mask, masks[0]) for clip in clips]),
+            skip_mask=np.stack([_mask(clip.skip_mask, masks[0]) for clip in clips]),
             pictures=like.pictures if count == like.num_clips else (),
         )
     except ValueError as error:
@@ -235,7 +235,7 @@ class Vocabulary:
         [IMG] (skip | carry | visual)* [/IMG] [MOV] camera{K} level 0{P} level 1{P} .. [/MOV]
 
     Patches are told in reading order: a visual id is one patch, a skip `g` says that the next g were dropped, a carry
-    `g` that the next g are the keyframe before, moved on. So `keep_mask` and `carry_mask` can be read back from the
+    `g` that the next g are the keyframe before, moved on. So `keep_mask` and `skip_mask` can be read back from the
     ids. What is not told before [/IMG] was dropped. Every level and every camera term has ids of its own: a
     sequence may stop after any level, and what an id means does not hang on where it stands. `interleaved` writes place
     after place, each with its ids of all levels, instead of level after level.
@@ -251,13 +251,13 @@ class Vocabulary:
     """Ids below are the text tokenizer's."""
     visual_size: int = 16384
     motion_size: int = 1024
-    """Values of one motion id; the vocabulary holds `motion_levels` times as many."""
-    motion_levels: int = 1
+    """Values of one motion id; the vocabulary holds `motion_quantizers` times as many."""
+    motion_quantizers: int = 1
     motion_places: int = 135
     """Ids of a level."""
-    camera_size: int = 0
-    """Values of one camera id; the vocabulary holds `camera_terms` times as many."""
-    camera_terms: int = 0
+    global_motion_size: int = 0
+    """Values of one camera id; the vocabulary holds `global_motion_terms` times as many."""
+    global_motion_terms: int = 0
     """Camera ids of a clip, before its first level."""
     patches: int = 0
     """Patches of a keyframe where the ids say which were kept; 0: they do not."""
@@ -267,11 +267,13 @@ class Vocabulary:
         for name, least in (("text_size", 1), ("visual_size", 1), ("motion_size", 1), ("motion_places", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be at least {least}")
-        for name in ("motion_levels", "camera_size", "camera_terms", "patches"):
+        for name in ("motion_quantizers", "global_motion_size", "global_motion_terms", "patches"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must not be negative")
-        if bool(self.camera_size) != bool(self.camera_terms):
-            raise ValueError(f"of `camera_terms` and `camera_size` ({self.camera_terms}, {self.camera_size}) one is 0")
+        if bool(self.global_motion_size) != bool(self.global_motion_terms):
+            raise ValueError(
+                f"of `global_motion_terms` and `global_motion_size` ({self.global_motion_terms}, {self.global_motion_size}) one is 0"
+            )
 
     @classmethod
     def published(cls) -> Self:
@@ -286,10 +288,10 @@ class Vocabulary:
             text_size,
             visual_size=tokens.codebooks["visual"],
             motion_size=tokens.codebooks["motion"],
-            motion_levels=tokens.num_motion_levels if levels is None else levels,
+            motion_quantizers=tokens.num_motion_quantizers if levels is None else levels,
             motion_places=tokens.motion_ids.shape[2],
-            camera_size=tokens.codebooks["camera"] if tokens.camera_ids.shape[1] else 0,
-            camera_terms=tokens.camera_ids.shape[1],
+            global_motion_size=tokens.codebooks["camera"] if tokens.global_motion_ids.shape[1] else 0,
+            global_motion_terms=tokens.global_motion_ids.shape[1],
             patches=tokens.keep_mask.shape[1],
             interleaved=interleaved,
         )
@@ -317,12 +319,12 @@ class Vocabulary:
     @property
     def motion(self) -> Span:
         """All levels: level l's ids begin at `motion.start + l * motion_size`."""
-        return Span("motion", self.visual.stop + 2, self.motion_levels * self.motion_size)
+        return Span("motion", self.visual.stop + 2, self.motion_quantizers * self.motion_size)
 
     @property
     def camera(self) -> Span:
-        """All terms: term k's ids begin at `camera.start + k * camera_size`."""
-        return Span("camera", self.motion.stop, self.camera_terms * self.camera_size)
+        """All terms: term k's ids begin at `camera.start + k * global_motion_size`."""
+        return Span("camera", self.motion.stop, self.global_motion_terms * self.global_motion_size)
 
     @property
     def skip(self) -> Span:
@@ -358,7 +360,7 @@ class Vocabulary:
                 if span.name in MARKS:
                     return span.name
                 if span.name in ("motion", "camera"):
-                    size = self.motion_size if span.name == "motion" else self.camera_size
+                    size = self.motion_size if span.name == "motion" else self.global_motion_size
                     return f"<{span.name} {number // size} {number % size}>"
                 return f"<{span.name} {number + (span.name in ('skip', 'carry'))}>"
         return f"{token}, past the end of the vocabulary ({self.size} ids)"
@@ -390,7 +392,7 @@ class Vocabulary:
             if not tokens.independent[clip] and before != clip - 1:
                 raise TokensError(
                     f"clip {clip} of {tokens.source.file} carries patches of clip {clip - 1} over and cannot be taken "
-                    "alone; take clips in a row from an independent one on, or encode with --no-visual-delta"
+                    "alone; take clips in a row from an independent one on, or encode with --no-predict-keyframes"
                 )
         return np.concatenate(
             [np.zeros(0, np.int64), *(written(self, tokens, clip, keyframes_only) for clip in chosen)]
@@ -399,18 +401,18 @@ class Vocabulary:
     def check(self, tokens: VideoTokens) -> None:
         """Raises TokensError where these tokens have other codebooks or shapes than the vocabulary, or carry patches
         over where it has no ids for that."""
-        if tokens.carry_mask.any() and not self.patches:
+        if tokens.skip_mask.any() and not self.patches:
             raise TokensError(
                 f"tokens of {tokens.source.file} carry patches over from keyframe to keyframe, which this vocabulary "
-                "cannot say; encode the video with --no-visual-delta"
+                "cannot say; encode the video with --no-predict-keyframes"
             )
         sizes = {"visual": self.visual_size, "motion": self.motion_size}
-        if self.camera_terms:
-            sizes["camera"] = self.camera_size
+        if self.global_motion_terms:
+            sizes["camera"] = self.global_motion_size
         pairs = [(f"words of the {name} codebook", tokens.codebooks[name], size) for name, size in sizes.items()]
         pairs += [
             ("motion ids a level", tokens.motion_ids.shape[2], self.motion_places),
-            ("camera ids a clip", tokens.camera_ids.shape[1], self.camera_terms),
+            ("camera ids a clip", tokens.global_motion_ids.shape[1], self.global_motion_terms),
         ]
         if self.patches:
             pairs.append(("patches a keyframe", tokens.keep_mask.shape[1], self.patches))
@@ -420,10 +422,10 @@ class Vocabulary:
                     f"tokens of {tokens.source.file} have {found} {what}, the vocabulary has {wanted}; "
                     "use the vocabulary and the video weights that belong together"
                 )
-        if tokens.num_motion_levels > self.motion_levels:
+        if tokens.num_motion_quantizers > self.motion_quantizers:
             raise TokensError(
-                f"tokens of {tokens.source.file} have {tokens.num_motion_levels} motion levels, the vocabulary has "
-                f"{self.motion_levels}; take `tokens.first_levels({self.motion_levels})`"
+                f"tokens of {tokens.source.file} have {tokens.num_motion_quantizers} motion levels, the vocabulary has "
+                f"{self.motion_quantizers}; take `tokens.first_quantizers({self.motion_quantizers})`"
             )
 
     def clips(self, ids: Sequence[int] | np.ndarray) -> list[ClipIds]:
@@ -448,4 +450,4 @@ class Vocabulary:
         Raises:
             TokensError: the ids are no video, the clips are not alike, or it cannot be known which patches were kept.
         """
-        return joined(self.clips(ids), self.camera_terms, like, keep_mask)
+        return joined(self.clips(ids), self.global_motion_terms, like, keep_mask)

@@ -24,7 +24,7 @@ from benchmarks.motion_questions.scenes import (
     pan,
     zoom,
 )
-from codec import Clip, VideoWriter, iter_clips, replacing
+from codec import Clip, VideoWriter, atomic_path, iter_clips
 
 SHARE: dict[Kind, float] = {"pan": 0.22, "zoom": 0.16, "object": 0.22, "count": 0.24, "time": 0.16}
 """Of all clips."""
@@ -180,7 +180,7 @@ def _write(path: Path, videos: list[Asked]) -> None:
         arrays[f"{index}.answers"] = np.array(
             [[questions.index(q), ANSWERS[q].index(a)] for q, a in video.answers.items()], np.int64
         )
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"version": str(VERSION), "videos": str(len(videos))})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.motion_questions import clips
 from benchmarks.motion_questions.clips import Asked, backwards, mirrored
-from codec import ClipSpec, replacing
+from codec import ClipSpec, atomic_path
 from motion_vq.attention import fold
 from motion_vq.global_motion import compand, to_pixels
 from videotok.image_utils import squashed
@@ -72,7 +72,7 @@ def coded(
         path = folder / f"{name}-{number:05d}.safetensors"
         if not path.exists():
             encoders = encoders or Encoders.of(tokenizer)
-            with replacing(path) as temporary:
+            with atomic_path(path) as temporary:
                 save_file(encoders.arrays(video, variants), temporary)
         arrays = load_file(path)
         for place, variant in enumerate(variants):
@@ -119,12 +119,12 @@ class Encoders:
         vectors = torch.from_numpy(np.stack([each.vectors[0] for each in seen]))
         valid = torch.from_numpy(np.stack([each.valid[0] for each in seen]))
         motion = self.motion.encode(vectors, valid)
-        camera = self.motion.camera.decode(motion.camera_ids, self.motion.dtype)
+        camera = self.motion.camera.decode(motion.global_motion_ids, self.motion.dtype)
         found = {
             "visual_ids": torch.stack([in_order(words, variant) for variant in variants]),
             "keep_mask": torch.stack([in_order(masks, variant) for variant in variants]),
             "motion_ids": motion.ids.int(),
-            "camera_ids": motion.camera_ids.int(),
+            "global_motion_ids": motion.global_motion_ids.int(),
             "latents": self.motion.latents(vectors, camera, valid).half(),
         }
         return {name: value.contiguous() for name, value in found.items()}
@@ -134,9 +134,9 @@ def _joined(
     arrays: dict[str, Tensor], models: dict[str, ModelIdentity], codebooks: Mapping[str, int], video: Asked, raw: bool
 ) -> Coded:
     count = len(arrays["visual_ids"])
-    motion_ids, camera_ids = (
+    motion_ids, global_motion_ids = (
         np.concatenate([ids[None], np.zeros((count - 1, *ids.shape), ids.dtype)])
-        for ids in (arrays["motion_ids"].numpy(), arrays["camera_ids"].numpy())
+        for ids in (arrays["motion_ids"].numpy(), arrays["global_motion_ids"].numpy())
     )
     tokens = VideoTokens(
         spec=ClipSpec(),
@@ -148,7 +148,7 @@ def _joined(
         visual_offsets=np.arange(count + 1) * VISUAL_TOKENS,
         keep_mask=arrays["keep_mask"].numpy().astype(bool),
         motion_ids=motion_ids,
-        camera_ids=camera_ids,
+        global_motion_ids=global_motion_ids,
         num_frames=np.array([24, *[6] * (count - 1)], np.int32),
         pts_seconds=np.arange(count) * 2.0,
         damaged=np.zeros(count, bool),

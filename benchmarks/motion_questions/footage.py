@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
 from codec import Clip, ClipSpec, MediaError, MotionField, iter_clips
-from motion_vq.global_motion import CameraCode, to_pixels
+from motion_vq.global_motion import GlobalMotionCodec, to_pixels
 from videotok.training.prepare import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Split = str
@@ -77,7 +77,7 @@ def travel(sources: Sources, rng: np.random.Generator) -> np.ndarray:
 def growth(motion: MotionField) -> float:
     """Pixels a step by which the picture grows or shrinks at its left and right edges, of the camera's own motion."""
     steps, *grid = motion.valid.shape
-    camera = CameraCode(steps, (grid[0], grid[1]), terms=(1, 1, 1))
+    camera = GlobalMotionCodec(steps, (grid[0], grid[1]), terms=(1, 1, 1))
     vectors, valid = torch.from_numpy(motion.vectors)[None], torch.from_numpy(motion.valid)[None]
     _, along_x, along_y = camera.fit(to_pixels(vectors), valid)[0]
     across, down = float(along_x[0]), float(along_y[1]) * SIZE[0] / SIZE[1]

@@ -30,7 +30,7 @@ PROMPT = Prompt(before_user="", after_user="?", before_answer=" ", video_end="")
 
 def shown(form: str, video: Coded, vocabulary: Vocabulary, *, keyframes: bool = True) -> VideoInput:
     """A video in one of the forms, or without its keyframes."""
-    tokens = video.tokens.first_levels(min(vocabulary.motion_levels, video.tokens.num_motion_levels))
+    tokens = video.tokens.first_quantizers(min(vocabulary.motion_quantizers, video.tokens.num_motion_quantizers))
     if form in ("keyframe", "keyframes") and not keyframes:
         return VideoInput(torch.zeros(0, dtype=torch.int64))
     if form == "keyframe":
@@ -63,7 +63,7 @@ def reader(form: str, tokenizer: "VideoTokenizer", some: Coded, levels: int, see
     return VideoLanguageModel(model, text, vocabulary, PROMPT, VideoSettings("12", levels), features)
 
 
-def taught(
+def embedded_tokenizers(
     form: str,
     tokenizer: "VideoTokenizer",
     videos: Sequence[Coded],

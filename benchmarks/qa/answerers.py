@@ -39,10 +39,10 @@ class Options:
     show: str = "frames"
     """What an endpoint is shown of a video: frames or tokens."""
     instruction: str = ""
-    """Put behind each question, for language models that were taught to chat."""
+    """Put behind each question, for language models that were embedded_tokenizers to chat."""
     seed: int = 0
     inputs: Literal["auto", "ids", "features"] = "auto"
-    """What a language model is given of keyframes; auto: as it was taught."""
+    """What a language model is given of keyframes; auto: as it was embedded_tokenizers."""
 
 
 class Blind:

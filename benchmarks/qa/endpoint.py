@@ -10,7 +10,7 @@ from benchmarks.qa.answerers import Options, tidy
 from benchmarks.qa.chat import Chat
 from codec import ClipSpec, iter_clips
 from videotok.image_utils import display_size, resized
-from videotok.lm.data import VideoStore
+from videotok.lm.data import TokenCache
 from videotok.lm.model import VideoSettings
 from videotok.lm.packing import evenly
 from videotok.training.dataset import jpeg
@@ -58,7 +58,7 @@ class Endpoint:
         from videotok.pipeline import VideoTokenizer
 
         tokenizer = VideoTokenizer.from_pretrained(self.options.video_model)
-        tokens = VideoStore(self.options.cache, tokenizer, VideoSettings()).get(video).tokens
+        tokens = TokenCache(self.options.cache, tokenizer, VideoSettings()).get(video).tokens
         vocabulary = Vocabulary.of(tokens, 1)
         names = map(vocabulary.name, vocabulary.ids(tokens, evenly(tokens.num_clips, MOST_FRAMES)).tolist())
         return [{"type": "text", "text": " ".join(names)}]

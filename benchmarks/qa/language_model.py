@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.qa.answerers import Options, tidy
-from videotok.lm.data import VideoStore
+from videotok.lm.data import TokenCache
 from videotok.lm.generation import answer
-from videotok.lm.loading import with_eyes
+from videotok.lm.loading import load_for_video
 
 
 class LanguageModel:
@@ -19,12 +19,12 @@ class LanguageModel:
         if options.model is None:
             raise SystemExit("--answerer lm needs --model, the folder of a language model (`videotok lm train`)")
         self.name, self.seed = options.model, options.seed
-        sighted = with_eyes(options.model, options.video_model, options.inputs)
+        sighted = load_for_video(options.model, options.video_model, options.inputs)
         self.model, self.inputs = sighted.model, sighted.inputs
         if sighted.note:
             print(sighted.note, file=sys.stderr)
         settings, kinds = self.model.settings, self.model.feature_kinds
-        self.store = VideoStore(options.cache, sighted.tokenizer, settings, kinds)
+        self.store = TokenCache(options.cache, sighted.tokenizer, settings, kinds)
         self.instruction = options.instruction
 
     def facts(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def small_tokens() -> VideoTokens:
         codebooks=SIZES,
         visual_ids=rng.integers(0, 64, found.visual_ids.shape, np.int32),
         motion_ids=rng.integers(0, 32, found.motion_ids.shape, np.int32),
-        camera_ids=rng.integers(0, 16, found.camera_ids.shape, np.int32),
+        global_motion_ids=rng.integers(0, 16, found.global_motion_ids.shape, np.int32),
     )
 
 

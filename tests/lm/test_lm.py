@@ -33,7 +33,7 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
     assert visual.std() == pytest.approx(float(old.std()), rel=0.2)
     camera = table[vocabulary.camera.start : vocabulary.camera.stop]
     assert (camera[3] - camera[4]).norm() < (camera[3] - camera[9]).norm()
-    terms = codebooks.words(vocabulary, "camera").unflatten(0, (vocabulary.camera_terms, -1))
+    terms = codebooks.words(vocabulary, "camera").unflatten(0, (vocabulary.global_motion_terms, -1))
     assert not (terms[0] @ terms[1].T).any()  # a term's amount can be read whatever the others are
     assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     with pytest.raises(ValueError, match="extended before"):

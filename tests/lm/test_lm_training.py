@@ -179,8 +179,8 @@ def test_new_model_takes_the_sizes_of_its_tokenizer(tiny_model):
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    model = new_model(tokenizer, VideoSettings(motion_levels=3), True, width=32, layers=1)
-    assert model.vocabulary.motion_levels == 3
+    model = new_model(tokenizer, VideoSettings(motion_quantizers=3), True, width=32, layers=1)
+    assert model.vocabulary.motion_quantizers == 3
     assert model.vocabulary.visual_size == tokenizer.keyframes.codebook_size
     assert {kind: len(projection.mean) for kind, projection in model.projections.items()} == {"visual": 32, "motion": 8}
     with pytest.raises(ValueError, match="`levels`"):

@@ -31,7 +31,7 @@ def encode(
     shard_rows: Annotated[int, typer.Option(min=1, help="Clips a Parquet file.")] = 2048,
     fps: Annotated[str, typer.Option(help="Frames a second of a clip's 24 frames; 6 for understanding.")] = "12",
     keep: Annotated[float | None, typer.Option(help="Share of a keyframe's patches to keep on average.")] = None,
-    motion_levels: Annotated[int | None, typer.Option(min=0, help="Levels of motion ids.")] = None,
+    motion_quantizers: Annotated[int | None, typer.Option(min=0, help="Levels of motion ids.")] = None,
     motion_source: Annotated[
         Literal["auto", "native", "reencode", "mpeg4"],
         typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
@@ -50,7 +50,7 @@ def encode(
     from videotok.corpus.report import text
     from videotok.corpus.settings import Settings
 
-    settings = Settings(model, rate, keep, motion_levels, motion_source)
+    settings = Settings(model, rate, keep, motion_quantizers, motion_source)
     cluster = Cluster(address, workers or (None if address else os.cpu_count()), gpus_per_worker, batch_size)
     with _display() as show:
         facts = encode_corpus(
@@ -114,7 +114,7 @@ def export(
         str | None, typer.Option(help="ids: folder or hub id of a text tokenizer; without one, captions are left out.")
     ] = None,
     text_size: Annotated[int, typer.Option(min=1, help="ids: ids of text where no tokenizer is given.")] = 32_000,
-    motion_levels: Annotated[int | None, typer.Option(min=0, help="ids: levels of motion that are told.")] = None,
+    motion_quantizers: Annotated[int | None, typer.Option(min=0, help="ids: levels of motion that are told.")] = None,
     interleaved: Annotated[bool, typer.Option(help="ids: motion place after place, not level after level.")] = False,
 ) -> None:
     """Write a corpus in another layout; equal corpora give equal bytes."""
@@ -128,7 +128,7 @@ def export(
     elif to == "huggingface":
         paths = to_huggingface(folder, out, shard_rows)
     else:
-        layout = Layout(length, text_size, motion_levels, interleaved)
+        layout = Layout(length, text_size, motion_quantizers, interleaved)
         paths = to_ids(folder, out, layout, _text_tokenizer(tokenizer), shard_rows)
     print(f"{out}: {len(paths)} files, {sum(path.stat().st_size for path in paths):,} bytes")
 

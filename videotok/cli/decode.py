@@ -23,7 +23,7 @@ QUALITY = {"preset": "medium", "crf": "18"}
 RUNG_TITLES = {
     "hold": "hold (keyframe held still)",
     "warp": "warp (along the motion)",
-    "two_way": "two-way warp (next keyframe too)",
+    "bidirectional": "two-way warp (next keyframe too)",
     "detokenized": "detokenized",
 }
 
@@ -51,7 +51,7 @@ def decode(
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT; about 256x144 pixels in the source's shape by default.")
     ] = None,
-    motion_levels: Annotated[
+    motion_quantizers: Annotated[
         int | None, typer.Option(min=0, help="Use only so many of the file's motion levels.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
@@ -84,8 +84,8 @@ def decode(
     began = time.monotonic()
     bundle, tokens = Bundle.find(model, keyframe_model), VideoTokens.load(file)
     bundle.check(tokens)
-    if motion_levels is not None and motion_levels > tokens.num_motion_levels:
-        raise Refusal(f"--motion-levels {motion_levels}: {file} has {tokens.num_motion_levels} levels")
+    if motion_quantizers is not None and motion_quantizers > tokens.num_motion_quantizers:
+        raise Refusal(f"--motion-quantizers {motion_quantizers}: {file} has {tokens.num_motion_quantizers} levels")
 
     from codec import REPRODUCIBLE, VideoWriter
     from videotok.evaluation import PANELS, ReconstructionFigures, compared, source_clips
@@ -93,7 +93,7 @@ def decode(
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle)
-    if forward and noise_rate < 1 and not getattr(tokenizer.detokenizer.config, "forward_restraint", 1):
+    if forward and noise_rate < 1 and not getattr(tokenizer.detokenizer.config, "forward_residual_scale", 1):
         raise Refusal(
             f"--noise-rate {noise_rate} does nothing with --forward and these weights: forward, they warp the keyframe "
             "and add nothing; leave one of the two out, or give other weights with --model"
@@ -101,8 +101,10 @@ def decode(
     options = QUALITY | REPRODUCIBLE
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
-    clips = tokenizer.decoded_clips(tokens, shown, keyframes=given, keyframe=keyframe, motion_levels=motion_levels)
-    how = {"steps": steps, "seed": seed, "two_way": not forward, "noise_rate": noise_rate}
+    clips = tokenizer.decoded_clips(
+        tokens, shown, keyframes=given, keyframe=keyframe, motion_quantizers=motion_quantizers
+    )
+    how = {"steps": steps, "seed": seed, "bidirectional": not forward, "noise_rate": noise_rate}
     figures = ReconstructionFigures()
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=options))

@@ -7,9 +7,9 @@ import typer
 
 def doctor() -> None:
     """Check FFmpeg, its motion vectors and torch on this machine."""
-    from codec.diagnostics import Check, examine
+    from codec.diagnostics import Check, run_diagnostics
 
-    checks = examine()
+    checks = run_diagnostics()
     import torch  # after the checks of the codec, which need no seconds to load
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

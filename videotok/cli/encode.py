@@ -27,7 +27,7 @@ def encode(
         int | None,
         typer.Option(min=1, help="Tokens a keyframe on average instead, never more in all; hard keyframes get more."),
     ] = None,
-    visual_delta: Annotated[
+    predict_keyframes: Annotated[
         bool, typer.Option(help="Say of a keyframe only what the clip before does not explain; else clips stand alone.")
     ] = True,
     keyframe: Annotated[
@@ -39,7 +39,7 @@ def encode(
         int | None,
         typer.Option(min=0, help="Steps that look for words of a nearer picture: 4 gain some 0.4 dB and take a while."),
     ] = None,
-    motion_levels: Annotated[
+    motion_quantizers: Annotated[
         int | None, typer.Option(min=0, help="Levels of motion ids; more follow the motion more closely.")
     ] = None,
     motion_source: Annotated[
@@ -88,8 +88,10 @@ def encode(
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle)
-    if motion_levels is not None and motion_levels > tokenizer.motion_encoder.num_levels:
-        raise Refusal(f"--motion-levels {motion_levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
+    if motion_quantizers is not None and motion_quantizers > tokenizer.motion_encoder.num_quantizers:
+        raise Refusal(
+            f"--motion-quantizers {motion_quantizers}: this model has {tokenizer.motion_encoder.num_quantizers} levels"
+        )
     refuse_tokens(tokenizer.keyframe_encoder, keep, visual_tokens)
     if selector == "sample":
         sample_patches(tokenizer.keyframe_encoder, seed)
@@ -106,10 +108,10 @@ def encode(
             tokenizer.spec(rate),
             keep=keep,
             visual_tokens=visual_tokens,
-            visual_delta=visual_delta,
+            predict_keyframes=predict_keyframes,
             keyframe=keyframe,
             image_quality=image_quality,
-            motion_levels=motion_levels,
+            motion_quantizers=motion_quantizers,
             motion_source=motion_source,
             start_seconds=start,
             duration_seconds=duration,
@@ -157,7 +159,7 @@ def closing_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:
     """What was made of the video, and how fast."""
     counts = tokens.visual_counts
     damaged = f" ({tokens.damaged.sum()} of them damaged)" if tokens.damaged.any() else ""
-    carried = f", {tokens.carry_mask.mean():.0%} carried on" if tokens.carry_mask.any() else ""
+    carried = f", {tokens.skip_mask.mean():.0%} carried on" if tokens.skip_mask.any() else ""
     return (
         f"{place}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe{carried}), "

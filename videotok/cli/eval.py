@@ -27,15 +27,15 @@ def evaluate(
         if written is not None:
             refuse_unwritable(written, force, *videos)
 
-    from codec import MediaError, replacing
+    from codec import MediaError, atomic_path
     from videotok.footage import video_files
     from videotok.pipeline import VideoTokenizer
     from videotok.report.quality import Settings, VideoResult, evaluate, rows, write_report
 
     began, files = time.monotonic(), video_files(videos)
     tokenizer = VideoTokenizer.from_pretrained(model)
-    if max(numbers) > tokenizer.motion_encoder.num_levels:
-        raise Refusal(f"--levels {levels}: this model has {tokenizer.motion_encoder.num_levels} levels")
+    if max(numbers) > tokenizer.motion_encoder.num_quantizers:
+        raise Refusal(f"--levels {levels}: this model has {tokenizer.motion_encoder.num_quantizers} levels")
     settings = Settings(numbers, max_clips, shown, steps)
     results: list[VideoResult] = []
     left_out: list[str] = []
@@ -53,7 +53,7 @@ def evaluate(
     if not results:
         raise Refusal(f"none of {len(files)} files could be measured; the first: {left_out[0]}")
     if json_file is not None:
-        with replacing(json_file) as temporary:
+        with atomic_path(json_file) as temporary:
             temporary.write_text(json.dumps(rows(results), indent=1) + "\n")
     write_report(out, results, settings, left_out, model or "that ship with videotok")
     clips = sum(len(result.clips) for result in results)

@@ -92,7 +92,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     source, spec, models = facts["source"], facts["spec"], facts["models"]
     visual = facts["visual_tokens_per_keyframe"]
     camera = facts["camera_ids_per_clip"]
-    levels = f"{facts['motion_levels']} levels of {facts['motion_ids_per_level']}"
+    levels = f"{facts['motion_quantizers']} levels of {facts['motion_ids_per_level']}"
     motion = f"{camera} for the camera, {levels}" if camera else levels
     rate = "unknown" if source["average_fps"] is None else source["average_fps"]
     length = "unknown length" if source["duration_seconds"] is None else f"{source['duration_seconds']:.2f} s"

@@ -54,7 +54,7 @@ def train(
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
     fps: Annotated[str, typer.Option(help="Frames a second of a clip; for videos that are encoded here.")] = "6",
-    motion_levels: Annotated[int, typer.Option(min=0, help="Levels of motion ids that are read.")] = 1,
+    motion_quantizers: Annotated[int, typer.Option(min=0, help="Levels of motion ids that are read.")] = 1,
     max_clips: Annotated[int, typer.Option(min=1, help="Clips that are read of a long video.")] = 8,
     keyframes_only: Annotated[bool, typer.Option("--keyframes-only", help="Leave motion out.")] = False,
     held_back: Annotated[float, typer.Option(min=0, max=0.5, help="Share of documents kept for validation.")] = 0.02,
@@ -65,7 +65,7 @@ def train(
     if (out / "checkpoint.safetensors").exists() and not resume:
         raise Refusal(f"{out} already holds a run; go on with --resume, or choose another --out")
 
-    from videotok.lm.data import VideoStore, samples
+    from videotok.lm.data import TokenCache, samples
     from videotok.lm.data import documents as made
     from videotok.lm.model import VideoSettings
     from videotok.lm.train import Plan
@@ -73,12 +73,12 @@ def train(
 
     found = list(samples(shards))  # what cannot be read is said before any model is loaded
     tokenizer = _video_tokenizer(video_model)
-    if motion_levels > tokenizer.motion.num_levels:
-        raise Refusal(f"--motion-levels {motion_levels}: these weights have {tokenizer.motion.num_levels}")
+    if motion_quantizers > tokenizer.motion.num_quantizers:
+        raise Refusal(f"--motion-quantizers {motion_quantizers}: these weights have {tokenizer.motion.num_quantizers}")
     weights = {part: tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")}
-    settings = VideoSettings(fps, motion_levels, max_clips, keyframes_only, weights)
+    settings = VideoSettings(fps, motion_quantizers, max_clips, keyframes_only, weights)
     language_model = _starting_model(model, tokenizer, settings, inputs, seed)
-    store = VideoStore(out / "videos", tokenizer, language_model.settings, language_model.feature_kinds)
+    store = TokenCache(out / "videos", tokenizer, language_model.settings, language_model.feature_kinds)
     documents = list(made(language_model, found, store, length, loss))
     kept = round(held_back * len(documents)) if len(documents) > 1 else 0
     learned, validation = documents[: len(documents) - kept], documents[len(documents) - kept :]
@@ -121,7 +121,8 @@ def ask(
     seed: Annotated[int, typer.Option(help="Of answers that are drawn.")] = 0,
     video_model: VideoModel = None,
     inputs: Annotated[
-        Literal["auto", "ids", "features"], typer.Option(help="What it is given of keyframes; auto: as it was taught.")
+        Literal["auto", "ids", "features"],
+        typer.Option(help="What it is given of keyframes; auto: as it was embedded_tokenizers."),
     ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -136,17 +137,17 @@ def ask(
 
     from transformers.utils import logging
 
-    from videotok.lm.data import VideoStore
+    from videotok.lm.data import TokenCache
     from videotok.lm.generation import answer
-    from videotok.lm.loading import with_eyes
+    from videotok.lm.loading import load_for_video
 
     logging.disable_progress_bar()  # the answer is written as it comes
-    sighted = with_eyes(lm, video_model, inputs, precision)
+    sighted = load_for_video(lm, video_model, inputs, precision)
     model, tokenizer = sighted.model, sighted.tokenizer
     if sighted.note:
         console.print(sighted.note, highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as folder:
-        store = VideoStore(Path(folder), tokenizer, model.settings, model.feature_kinds)
+        store = TokenCache(Path(folder), tokenizer, model.settings, model.feature_kinds)
         kept = store.get(video)
 
     def show(text: str) -> None:
@@ -169,7 +170,7 @@ def _video_tokenizer(model: str | None) -> "VideoTokenizer":
 def _starting_model(
     name: str, tokenizer: "VideoTokenizer", settings: Any, inputs: str, seed: int
 ) -> "VideoLanguageModel":
-    """`tiny`, a model that already knows video, or one that is taught its ids now."""
+    """`tiny`, a model that already knows video, or one that is embedded_tokenizers its ids now."""
     import torch
 
     from videotok.errors import ModelError

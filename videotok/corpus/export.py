@@ -54,14 +54,14 @@ def video_tokens(rows: pa.Table, facts: dict[str, Any]) -> VideoTokens:
         visual_offsets=np.cumsum([0, *map(len, visual)], dtype=np.int64),
         keep_mask=np.array(rows["keep_mask"].to_pylist(), np.bool_),
         motion_ids=np.array(rows["motion_ids"].to_pylist(), np.int32),
-        camera_ids=np.array(rows["camera_ids"].to_pylist(), np.int32),
+        global_motion_ids=np.array(rows["global_motion_ids"].to_pylist(), np.int32),
         num_frames=rows["num_frames"].to_numpy(),
         pts_seconds=rows["start_seconds"].to_numpy(),
         damaged=np.array(rows["damaged"].to_pylist(), np.bool_),
     )
 
 
-ARRAYS = {"visual_ids": np.int32, "keep_mask": np.bool_, "motion_ids": np.int32, "camera_ids": np.int32}
+ARRAYS = {"visual_ids": np.int32, "keep_mask": np.bool_, "motion_ids": np.int32, "global_motion_ids": np.int32}
 """Columns that become .npy files, and their types."""
 
 
@@ -187,7 +187,7 @@ class Layout:
     """Ids of a row."""
     text_size: int = 32_000
     """Ids below are text; the tokenizer's size where there is one."""
-    motion_levels: int | None = None
+    motion_quantizers: int | None = None
     """How many levels are told; all of the corpus where not given."""
     interleaved: bool = False
     """Motion place after place instead of level after level."""
@@ -217,8 +217,8 @@ def to_ids(
     writer = _Writer(out, shard_rows, layout.length, _padding(tokenizer))
     for rows in ordered_videos(place):
         tokens = video_tokens(rows, facts)
-        if layout.motion_levels is not None:
-            tokens = tokens.first_levels(min(layout.motion_levels, tokens.num_motion_levels))
+        if layout.motion_quantizers is not None:
+            tokens = tokens.first_quantizers(min(layout.motion_quantizers, tokens.num_motion_quantizers))
         if vocabulary is None:
             size = layout.text_size if tokenizer is None else len(tokenizer)
             vocabulary = Vocabulary.of(tokens, size, interleaved=layout.interleaved)
@@ -260,7 +260,7 @@ def _documents(
         if len(clip) > room:
             raise CorpusError(
                 f"a clip of {video} has {len(clip)} ids and {length - room} of text, a row has {length}; "
-                "choose a greater --length, or fewer --motion-levels"
+                "choose a greater --length, or fewer --motion-quantizers"
             )
         if sum(map(len, part)) + len(clip) > room:
             yield np.concatenate([before, *part, after])

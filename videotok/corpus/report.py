@@ -32,7 +32,7 @@ COUNTED = [
     "motion_source",
     "visual_ids",
     "motion_ids",
-    "camera_ids",
+    "global_motion_ids",
 ]
 
 
@@ -75,7 +75,7 @@ class Run:
 def num_tokens(clips: pa.Table) -> int:
     """Visual, motion and camera ids of some clips."""
     levels = pc.list_flatten(clips["motion_ids"])
-    lists = (clips["visual_ids"], levels, clips["camera_ids"])
+    lists = (clips["visual_ids"], levels, clips["global_motion_ids"])
     return sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in lists)
 
 
@@ -154,8 +154,8 @@ def _counted(rows: pa.Table) -> pa.Table:
     levels = rows["motion_ids"].combine_chunks()
     inner = np.concatenate([[0], np.cumsum(pc.list_value_length(levels.flatten()).to_numpy(zero_copy_only=False))])
     offsets = levels.offsets.to_numpy() - levels.offsets[0].as_py()
-    motion = np.diff(inner[offsets]) + pc.list_value_length(rows["camera_ids"]).to_numpy()
-    rows = rows.drop_columns(["motion_ids", "camera_ids"]).append_column("motion", pa.array(motion, pa.int64()))
+    motion = np.diff(inner[offsets]) + pc.list_value_length(rows["global_motion_ids"]).to_numpy()
+    rows = rows.drop_columns(["motion_ids", "global_motion_ids"]).append_column("motion", pa.array(motion, pa.int64()))
     return rows.set_column(rows.column_names.index("visual_ids"), "visual", pc.list_value_length(rows["visual_ids"]))
 
 
@@ -247,7 +247,7 @@ def _faults_of_shard(path: Path, schema: pa.Schema, facts: dict[str, Any]) -> It
     for name, column in (
         ("visual", pc.list_flatten(rows["visual_ids"])),
         ("motion", pc.list_flatten(pc.list_flatten(rows["motion_ids"]))),
-        ("camera", pc.list_flatten(rows["camera_ids"])),
+        ("camera", pc.list_flatten(rows["global_motion_ids"])),
     ):
         bounds = pc.min_max(column)
         if len(column) and not 0 <= bounds["min"].as_py() <= bounds["max"].as_py() < codebooks[name]:

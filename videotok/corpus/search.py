@@ -21,7 +21,7 @@ from videotok.errors import CorpusError, TokensError
 from videotok.pipeline import VideoTokenizer
 from videotok.tokens import TOKENIZERS
 
-COLUMNS = ["video_id", "start_seconds", "end_seconds", "visual_ids", "motion_ids", "camera_ids"]
+COLUMNS = ["video_id", "start_seconds", "end_seconds", "visual_ids", "motion_ids", "global_motion_ids"]
 CAMERA_SCALE = 16.0
 """Root-mean-square difference of camera ids at which two cameras are called unlike (similarity 1/e)."""
 
@@ -42,7 +42,7 @@ class Codes:
         """Those of rows of a corpus."""
         visual = _counts(rows["visual_ids"].to_pylist(), codebooks["visual"])
         first = [levels[0] if levels else [] for levels in rows["motion_ids"].to_pylist()]
-        camera = np.array(rows["camera_ids"].to_pylist(), np.float32)
+        camera = np.array(rows["global_motion_ids"].to_pylist(), np.float32)
         return cls(visual, _counts(first, codebooks["motion"]), camera)
 
 
@@ -108,7 +108,7 @@ class Index:
 
 
 def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> pa.Table:
-    """Its clips, with the columns video_id, start_seconds, end_seconds, visual_ids, motion_ids and camera_ids.
+    """Its clips, with the columns video_id, start_seconds, end_seconds, visual_ids, motion_ids and global_motion_ids.
 
     Args:
         video: any file FFmpeg reads.
@@ -133,9 +133,9 @@ def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> 
         video,
         tokenizer.spec(Fraction(spec["fps"])),
         keep=spec["keep"],
-        motion_levels=spec["motion_levels"],
+        motion_quantizers=spec["motion_quantizers"],
         motion_source=spec["motion_source"],
-        visual_delta=False,
+        predict_keyframes=False,
     )
     ends = tokens.pts_seconds + tokens.num_frames / float(tokens.spec.fps)
     return pa.table(
@@ -145,6 +145,6 @@ def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> 
             "end_seconds": ends,
             "visual_ids": [tokens.visual_ids_of(clip) for clip in range(tokens.num_clips)],
             "motion_ids": [list(levels) for levels in tokens.motion_ids],
-            "camera_ids": list(tokens.camera_ids),
+            "global_motion_ids": list(tokens.global_motion_ids),
         }
     )

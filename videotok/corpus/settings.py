@@ -70,7 +70,7 @@ class Settings:
     """None: the weights that ship. A folder, which every worker can read, or a hub id."""
     fps: Fraction = Fraction(12)
     keep: float | None = None
-    motion_levels: int | None = None
+    motion_quantizers: int | None = None
     motion_source: Literal["auto", "native", "reencode", "mpeg4"] = "auto"
 
 
@@ -82,7 +82,7 @@ class Plan:
     spec: ClipSpec
     side: int
     """Of the squashed keyframes, in pixels."""
-    motion_levels: int
+    motion_quantizers: int
     codebooks: dict[str, int]
     fingerprint: Fingerprint
 
@@ -98,12 +98,12 @@ class Plan:
 
         tokenizer = VideoTokenizer.from_pretrained(settings.model)
         spec = tokenizer.spec(settings.fps)
-        most = tokenizer.motion_encoder.num_levels
-        levels = settings.motion_levels
+        most = tokenizer.motion_encoder.num_quantizers
+        levels = settings.motion_quantizers
         if levels is not None and levels > most:
-            raise CorpusError(f"--motion-levels {levels}: this model has {most} levels")
-        levels = tokenizer.motion_encoder.default_levels if levels is None else levels
-        choices = {"keep": settings.keep, "motion_levels": levels, "motion_source": settings.motion_source}
+            raise CorpusError(f"--motion-quantizers {levels}: this model has {most} levels")
+        levels = tokenizer.motion_encoder.default_num_quantizers if levels is None else levels
+        choices = {"keep": settings.keep, "motion_quantizers": levels, "motion_source": settings.motion_source}
         facts = {
             "weights": {part: tokenizer.bundle.identity(part).sha256 for part in TOKENIZERS},
             "spec": spec_facts(spec) | choices,

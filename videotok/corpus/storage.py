@@ -39,7 +39,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from codec import replacing
+from codec import atomic_path
 from videotok.corpus.settings import Fingerprint
 from videotok.errors import CorpusError
 
@@ -63,7 +63,7 @@ TOKENS = pa.schema(
         pa.field("visual_ids", IDS, nullable=False),
         pa.field("keep_mask", pa.list_(pa.bool_()), nullable=False),
         pa.field("motion_ids", pa.list_(IDS), nullable=False),
-        pa.field("camera_ids", IDS, nullable=False),
+        pa.field("global_motion_ids", IDS, nullable=False),
     ]
 )
 """What the pipeline finds out about a clip. `clips` is the number of clips of the whole video: a video is complete
@@ -126,7 +126,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: no space left, no permission; what stood at `path` before is untouched.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -151,8 +151,8 @@ class TokenizeClips:
         between = self._clock()
         vectors = torch.from_numpy(clips["vectors"]).to(self._device)
         valid = torch.from_numpy(clips["valid"]).to(self._device)
-        motion = self._motion.encode(vectors, valid, self._plan.motion_levels)
-        motion_ids, camera_ids = motion.ids.cpu().numpy(), motion.camera_ids.cpu().numpy()
+        motion = self._motion.encode(vectors, valid, self._plan.motion_quantizers)
+        motion_ids, global_motion_ids = motion.ids.cpu().numpy(), motion.global_motion_ids.cpu().numpy()
         count, ended = len(motion_ids), self._clock()
         seconds = {"keyframe_seconds": (between - began) / count, "motion_seconds": (ended - between) / count}
         return [
@@ -164,7 +164,7 @@ class TokenizeClips:
                 "visual_ids": visual_ids[row],
                 "keep_mask": keep_mask[row],
                 "motion_ids": list(motion_ids[row]),
-                "camera_ids": camera_ids[row],
+                "global_motion_ids": global_motion_ids[row],
             }
             for row in range(count)
         ]
@@ -179,6 +179,6 @@ def _known(clips: dict[str, np.ndarray], row: int) -> dict[str, Any]:
 def _refused(clips: dict[str, np.ndarray], row: int, stage: str = "", message: str = "") -> dict[str, Any]:
     """A row that holds no tokens, only why."""
     known = _known(clips, row)
-    nothing = {"visual_ids": [], "keep_mask": [], "motion_ids": [], "camera_ids": []}
+    nothing = {"visual_ids": [], "keep_mask": [], "motion_ids": [], "global_motion_ids": []}
     times = {"start_seconds": 0.0, "end_seconds": 0.0, "keyframe_seconds": 0.0, "motion_seconds": 0.0}
     return known | nothing | times | ({"stage": stage, "message": message} if message else {})

@@ -60,7 +60,7 @@ class Selector(nn.Module):
         log_error, log_saving = self.judge(seen).clamp(*LOG_ERROR_RANGE).unbind(-1)
         return log_error, log_saving, F.softplus(self.reach(seen)[..., 0])
 
-    def foretold(self, log_error: Tensor, log_saving: Tensor, reach: Tensor, keep_mask: Tensor) -> Tensor:
+    def predicted_error(self, log_error: Tensor, log_saving: Tensor, reach: Tensor, keep_mask: Tensor) -> Tensor:
         """Log of the squared error [B, N] that patches will have where `keep_mask` bool [B, N] is kept."""
         company = keep_mask.to(reach.dtype) @ closeness(self.distances.to(reach.dtype))
         return torch.where(keep_mask, log_error, torch.logaddexp(log_error, log_saving - reach * company))
@@ -68,12 +68,12 @@ class Selector(nn.Module):
     def scores(self, features: Tensor) -> Tensor:
         """features [B, N, D] -> what to keep first, [B, N]: log of the error that a patch saves in its turn."""
         _, log_saving, reach = self(features)
-        return by_turns(log_saving, reach, self.distances)
+        return greedy_selection(log_saving, reach, self.distances)
 
 
 @torch.no_grad()
-def by_turns(
-    log_saving: Tensor, reach: Tensor, distances: Tensor, count: int | None = None, luck: Tensor | None = None
+def greedy_selection(
+    log_saving: Tensor, reach: Tensor, distances: Tensor, count: int | None = None, gumbel_noise: Tensor | None = None
 ) -> Tensor:
     """Takes patches one after another, the one that saves most first (the greedy rule for a sum with falling returns,
     Nemhauser, Wolsey and Fisher, 1978).
@@ -81,7 +81,7 @@ def by_turns(
     Args:
         log_saving, reach: [B, N], see Selector; distances [N, N] between patches, in patches.
         count: how many turns; all N if None.
-        luck: [B, N], added to the logs when comparing.
+        gumbel_noise: [B, N], added to the logs when comparing.
 
     Returns:
         [B, N]: log of the errors (to the POWER) that each patch saved in its turn, falling from turn to turn; -inf for
@@ -90,13 +90,13 @@ def by_turns(
     saving = (POWER * log_saving).exp()
     # the part of patch j's saving that is gone once patch i is kept, [B, i, j]
     told = 1 - torch.exp(-reach[:, None] * closeness(distances.to(reach.dtype)))
-    luck = torch.zeros_like(saving) if luck is None else luck
+    gumbel_noise = torch.zeros_like(saving) if gumbel_noise is None else gumbel_noise
     scores = torch.full_like(saving, -torch.inf)
     last = torch.full_like(saving[:, :1], torch.inf)
     room = torch.full_like(saving, float(distances.max()))
     for _ in range(count or saving.shape[1]):
         gains = (saving + (told @ saving[..., None])[..., 0]).clamp(min=1e-30).log() + ROOM * room.log()
-        best = (gains + luck).masked_fill(scores > -torch.inf, -torch.inf).argmax(dim=1, keepdim=True)
+        best = (gains + gumbel_noise).masked_fill(scores > -torch.inf, -torch.inf).argmax(dim=1, keepdim=True)
         # rounding must not let a later turn overtake an earlier one
         last = torch.minimum(gains.gather(1, best), last - 1e-5)
         scores.scatter_(1, best, last)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from motion_vq.model_base import VideotokModel
 from motion_vq.vector_quantizer import Codebook
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.selector import Merger, Selector, Thresholds, keep_above, keep_best, pack
@@ -34,7 +34,7 @@ class KeyframeTokens:
         return f"KeyframeTokens({[len(ids) for ids in self.ids]} of {self.keep_mask.shape[1]} patches)"
 
 
-class KeyframeTokenizer(ModelMixin, ConfigMixin):
+class KeyframeTokenizer(VideotokModel):
     """Dynamic visual tokenizer after LaVIT (arXiv 2309.04669), with a detokenizer to pixels.
 
         images [B, 3, S, S] in [-1, 1]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.vector_quantizer import codebook_use, collapsed
-from videotok.keyframes.selector import Selector, by_turns, keep_best
+from videotok.keyframes.selector import Selector, greedy_selection, keep_best
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.keyframes.vit import patchify
 
@@ -146,10 +146,10 @@ class KeyframeTraining:
         # the log is what PSNR counts in: easy pictures and high rates matter as much as hard ones and low rates
         pixels = (errors.mean(dim=1) + LEAST_ERROR).log().mean()
         recall = F.mse_loss(model.detokenizer.recall(filled).float(), features.detach().float())
-        foretold = model.selector.foretold(log_error, log_saving, reach, keep_mask)
-        selection = foretelling(foretold, errors.detach())
+        predicted_error = model.selector.predicted_error(log_error, log_saving, reach, keep_mask)
+        selection = error_prediction_loss(predicted_error, errors.detach())
         # thresholds change slowly: two pictures a step are enough to follow
-        scores = by_turns(log_saving[:2], reach[:2], model.selector.distances)
+        scores = greedy_selection(log_saving[:2], reach[:2], model.selector.distances)
         model.thresholds.follow(scores, step=0.2 * (1 - progress) + 0.01)
         total = PIXELS * pixels + COMMITMENT * commitment + RECALL * recall + SELECTION * selection
         return total, {
@@ -190,23 +190,23 @@ class KeyframeTraining:
 @torch.no_grad()
 def choose(log_saving: Tensor, reach: Tensor, selector: Selector) -> Tensor:
     """Patches to keep in one training step: bool [B, N]. A quarter of the pictures is chosen blindly, the others by the
-    selector and luck (Gumbel noise), at rates around one that is drawn for the batch."""
+    selector and gumbel_noise (Gumbel noise), at rates around one that is drawn for the batch."""
     batch, patches = log_saving.shape
     rate = LEAST_KEEP + (1 - LEAST_KEEP) * torch.rand(1, device=log_saving.device)
     spread = rate * torch.empty(batch, device=log_saving.device).uniform_(0.8, 1.25)
     counts = (spread * patches).round().long().clamp(1, patches)
-    luck = -torch.empty_like(log_saving).exponential_().log()
-    scores = by_turns(log_saving, reach, selector.distances, int(counts.max()), LUCK * luck)
+    gumbel_noise = -torch.empty_like(log_saving).exponential_().log()
+    scores = greedy_selection(log_saving, reach, selector.distances, int(counts.max()), LUCK * gumbel_noise)
     blind = torch.rand(batch, 1, device=log_saving.device) < RANDOM_CHOICE
-    return keep_best(torch.where(blind, luck, scores), counts)
+    return keep_best(torch.where(blind, gumbel_noise, scores), counts)
 
 
-def foretelling(foretold: Tensor, errors: Tensor) -> Tensor:
-    """How badly logs of errors were foretold, [B, N] both, as an exponential distribution's log-likelihood.
+def error_prediction_loss(predicted_error: Tensor, errors: Tensor) -> Tensor:
+    """How badly logs of errors were predicted_error, [B, N] both, as an exponential distribution's log-likelihood.
 
-    It is least where the foretold error is the mean of what is measured, whatever its size, and no ratio explodes.
+    It is least where the predicted_error error is the mean of what is measured, whatever its size, and no ratio explodes.
     """
-    return (errors.clamp(min=1e-7) * torch.exp(-foretold) + foretold).mean()
+    return (errors.clamp(min=1e-7) * torch.exp(-predicted_error) + predicted_error).mean()
 
 
 def psnr(restored: Tensor, images: Tensor) -> Tensor:

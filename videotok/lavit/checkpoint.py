@@ -2,7 +2,7 @@
 
 A folder as Video-LaVIT was published, and what is in it
 
-Tokenizers that a language model was taught with: they lie among its own weights
+Tokenizers that a language model was embedded_tokenizers with: they lie among its own weights
 """
 
 import hashlib
@@ -213,10 +213,10 @@ TOKENIZERS = {"model.visual_tokenizer.": "keyframes", "model.motion_tokenizer.":
 """What stands before their keys -> our part."""
 
 
-def taught(folder: Path) -> dict[str, Opened]:
+def embedded_tokenizers(folder: Path) -> dict[str, Opened]:
     """Part -> its tensors by the names that `videotok.lavit.weight_map` knows; empty where the folder has none.
 
-    The understanding model was taught together with a merger and a projection of its own: its features are not those
+    The understanding model was embedded_tokenizers together with a merger and a projection of its own: its features are not those
     of the visual tokenizer that is published beside it.
 
     Raises:

@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codec import replacing
+from codec import atomic_path
 from videotok.bundle import ORIGIN
 from videotok.errors import ModelError
 from videotok.lavit.checkpoint import (
@@ -18,9 +18,9 @@ from videotok.lavit.checkpoint import (
     PLAIN,
     PublishedFolder,
     absent,
+    embedded_tokenizers,
     opened,
     safe_name,
-    taught,
     weight_files,
     without_tokenizers,
 )
@@ -79,7 +79,7 @@ def convert(
             tell(name)
         _convert_plain(source / place, target / name, half)
         done.append(Converted(name, 0))
-        for own, read in taught(source / place).items() if name in LANGUAGE else ():
+        for own, read in embedded_tokenizers(source / place).items() if name in LANGUAGE else ():
             config, into = config_of(own, read), target / name / own
             numbers = write_part(own, config, read, read.shapes, into, where=place, half=half, extra=extra)
             done.append(Converted(f"{name}/{own}", numbers))
@@ -164,7 +164,7 @@ def _write_shards(
     for number, names in enumerate(groups, 1):
         file = f"{stem}-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else f"{stem}.safetensors"
         shard = {name: _halved(value, half) for name, value in _some(values, len(names))}
-        with replacing(target / file) as path:
+        with atomic_path(target / file) as path:
             save_file(shard, path, metadata={"format": "pt"})
         total += sum(value.nbytes for value in shard.values())
         places |= dict.fromkeys(shard, file)
@@ -191,7 +191,7 @@ def _convert_plain(source: Path, target: Path, half: bool) -> None:
         name = safe_name(path.name)
         if not (state := without_tokenizers(opened(path))):
             continue
-        with replacing(target / name) as temporary:
+        with atomic_path(target / name) as temporary:
             shard = {key: _halved(value, half).clone().contiguous() for key, value in state.items()}
             save_file(shard, temporary, metadata={"format": "pt"})
         places |= dict.fromkeys(state, name)
@@ -200,10 +200,10 @@ def _convert_plain(source: Path, target: Path, half: bool) -> None:
             if files[0].suffix in path.name:
                 _write_json(target / safe_name(path.name), {"metadata": {}, "weight_map": places})
         elif path.is_file() and path.suffix not in (".bin", ".safetensors"):
-            with replacing(target / path.name) as temporary:
+            with atomic_path(target / path.name) as temporary:
                 shutil.copyfile(path, temporary)
 
 
 def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """WordCondition: visual words to what an SDXL-shaped U-Net is conditioned on (LaVIT, arXiv 2309.04669).
 
-DiffusionPainter: visual words to a picture, through an SDXL-shaped latent diffusion U-Net
+ImageDecoder: visual words to a picture, through an SDXL-shaped latent diffusion U-Net
 """
 
 import torch
@@ -74,7 +74,7 @@ class WordCondition(ModelMixin, ConfigMixin):
         return tokens, self.pool(whole[:, :1], whole)[:, 0]
 
 
-class DiffusionPainter:
+class ImageDecoder:
     """codes ── WordCondition ──► tokens, pooled ──► U-Net, guided away from zeros ──► latents ── decoder ──► picture
 
     Args:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from unet3d import LatentDetokenizer, VideoDetokenizer
 from videotok.errors import ModelError
 from videotok.lavit.checkpoint import absent
-from videotok.lavit.image_decoder import DiffusionPainter, WordCondition
+from videotok.lavit.image_decoder import ImageDecoder, WordCondition
 from videotok.lavit.modeling_keyframes import LavitKeyframes
 from videotok.lavit.weight_map import PARTS
 
@@ -46,7 +46,7 @@ def with_painter(
         model.lacking = tuple(lacking)
         return model
     name = json.loads((_there(scheduler) / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    model.painter = DiffusionPainter(
+    model.painter = ImageDecoder(
         condition,
         _model(UNet2DConditionModel, unet, dtype),
         _model(AutoencoderKL, vae, dtype),

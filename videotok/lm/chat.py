@@ -44,7 +44,7 @@ class Prompt:
 
     @classmethod
     def published(cls) -> "Prompt":
-        """The one Video-LaVIT's understanding model was taught with."""
+        """The one Video-LaVIT's understanding model was embedded_tokenizers with."""
         return cls(
             begin=(
                 "A chat between a curious user and an artificial intelligence assistant. "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec import replacing
+from codec import atomic_path
 from videotok.errors import TokensError
 from videotok.lm.chat import Turn
 from videotok.lm.model import VideoLanguageModel, VideoSettings
@@ -124,7 +124,7 @@ class Kept(NamedTuple):
     features: list[dict[str, Tensor]] | None
 
 
-class VideoStore:
+class TokenCache:
     """A folder of .vtok files, and of features beside them, one for each video, spec and weights."""
 
     def __init__(
@@ -157,9 +157,9 @@ class VideoStore:
             tokens = self.tokenizer.encode(
                 video,
                 spec,
-                motion_levels=self.settings.motion_levels,
+                motion_quantizers=self.settings.motion_quantizers,
                 motion_source=self.settings.motion_source,  # pyright: ignore[reportArgumentType]
-                visual_delta=False,
+                predict_keyframes=False,
             )
             tokens.save(place)
         return Kept(tokens, self._features(video, tokens, place) if self.feature_kinds else None)
@@ -168,7 +168,7 @@ class VideoStore:
         facts = video.stat()
         weights = [self.tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")]
         settings = self.settings
-        named = [str(video.resolve()), facts.st_size, facts.st_mtime_ns, settings.fps, settings.motion_levels]
+        named = [str(video.resolve()), facts.st_size, facts.st_mtime_ns, settings.fps, settings.motion_quantizers]
         # names of before there was a choice stay what they were
         named += [] if settings.motion_source == "auto" else [settings.motion_source]
         return hashlib.sha256(json.dumps([*named, *weights]).encode()).hexdigest()[:12]
@@ -180,7 +180,7 @@ class VideoStore:
 
             found = video_features(self.tokenizer, video, tokens, self.feature_kinds)
             flat = {f"{clip}.{kind}": value.half() for clip, row in enumerate(found) for kind, value in row.items()}
-            with replacing(path) as temporary:
+            with atomic_path(path) as temporary:
                 save_file(flat, temporary)
         flat = load_file(path)
         return [
@@ -193,7 +193,7 @@ Loss = Literal["answers", "all"]
 
 
 def documents(
-    model: VideoLanguageModel, samples: Sequence[Sample], store: VideoStore, length: int, loss: Loss
+    model: VideoLanguageModel, samples: Sequence[Sample], store: TokenCache, length: int, loss: Loss
 ) -> Iterator[Document]:
     """A conversation is one document, with as many clips of its video as `length` tokens hold, spread evenly; a film is
     as many documents as it takes.
@@ -212,14 +212,14 @@ def documents(
             yield from _films(model, sample, video, length)
 
 
-def _kept(sample: Sample, store: VideoStore) -> Kept | None:
+def _kept(sample: Sample, store: TokenCache) -> Kept | None:
     if sample.video is None:
         return None
     kept = Kept(sample.video, None) if isinstance(sample.video, VideoTokens) else store.get(Path(sample.video))
     if store.feature_kinds and kept.features is None:
         raise TokensError(f"{sample.place} has ids and no features; train with --inputs ids")
-    levels = min(kept.tokens.num_motion_levels, store.settings.motion_levels)
-    return Kept(kept.tokens.first_levels(levels), kept.features)
+    levels = min(kept.tokens.num_motion_quantizers, store.settings.motion_quantizers)
+    return Kept(kept.tokens.first_quantizers(levels), kept.features)
 
 
 def _input(model: VideoLanguageModel, video: Kept, clips: Sequence[int]) -> VideoInput:
@@ -265,7 +265,7 @@ def _films(model: VideoLanguageModel, sample: Sample, video: Kept, length: int) 
         if len(longer) > length:
             raise TokensError(
                 f"{sample.place}: clips {stretch.start} to {stretch.stop - 1} take {len(longer)} tokens, a row "
-                f"has {length}; raise --length, or encode with --no-visual-delta"
+                f"has {length}; raise --length, or encode with --no-predict-keyframes"
             )
         clips += stretch
         if number == len(stretches):

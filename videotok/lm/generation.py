@@ -120,8 +120,8 @@ def seen(model: VideoLanguageModel, video: Kept | None) -> VideoInput | None:
         return None
     settings, tokens = model.settings, video.tokens
     settings.check(tokens)
-    if tokens.num_motion_levels > settings.motion_levels:
-        tokens = tokens.first_levels(settings.motion_levels)
+    if tokens.num_motion_quantizers > settings.motion_quantizers:
+        tokens = tokens.first_quantizers(settings.motion_quantizers)
     features = None
     if model.feature_kinds:
         features = [{kind: row[kind] for kind in model.feature_kinds} for row in video.features or ()]

@@ -47,7 +47,7 @@ def _taught(
     settings: VideoSettings,
     features: bool,
 ) -> VideoLanguageModel:
-    codebooks = Codebooks.of(tokenizer, levels=settings.motion_levels)
+    codebooks = Codebooks.of(tokenizer, levels=settings.motion_quantizers)
     vocabulary = extend(text, model, codebooks)
     return VideoLanguageModel(
         model, text, vocabulary, settings=settings, features=_feature_sizes(tokenizer, settings) if features else None
@@ -63,7 +63,7 @@ def _feature_sizes(tokenizer: "VideoTokenizer", settings: VideoSettings) -> dict
     else:
         raise ModelError(f"{type(keyframes).__name__} has no features of kept patches; train with --inputs ids")
     sizes: dict[str, int | None] = {"visual": width}
-    if settings.motion_levels and not settings.keyframes_only:
+    if settings.motion_quantizers and not settings.keyframes_only:
         sizes["motion"] = tokenizer.motion.config["code_dim"]
     return sizes
 
@@ -79,7 +79,7 @@ class Sighted:
     model: VideoLanguageModel
     tokenizer: VideoTokenizer
     note: str | None = None
-    """One line for the user, where the model is given less than it was taught with."""
+    """One line for the user, where the model is given less than it was embedded_tokenizers with."""
 
     @property
     def inputs(self) -> str:
@@ -87,19 +87,19 @@ class Sighted:
         return "features" if self.model.feature_kinds else "ids"
 
 
-def with_eyes(
+def load_for_video(
     folder: str | Path, video_model: str | None = None, inputs: Inputs = "auto", precision: Precision = "auto"
 ) -> Sighted:
     """A language model of a folder, on the GPU where there is one, with the video tokenizer it reads with.
 
-    The published understanding model was taught to read keyframes as features of a visual tokenizer that was trained
+    The published understanding model was embedded_tokenizers to read keyframes as features of a visual tokenizer that was trained
     with it, and motion as ids. It gets features where that tokenizer lies in its folder (`videotok convert` puts it
     there) and none is named; else ids.
 
     Args:
         folder: of `videotok lm train`, or a converted `language_model` or `language_model_sft`.
         video_model: folder or hub id of other video weights; None: the model's own, else those that ship.
-        inputs: `auto`: as the model was taught.
+        inputs: `auto`: as the model was embedded_tokenizers.
         precision: of the language model; auto is bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
@@ -113,7 +113,7 @@ def with_eyes(
     if (folder / FACTS).is_file():
         was = "features" if model.feature_kinds else "ids"
         if inputs not in ("auto", was):
-            raise ModelError(f"{folder} was taught to read {was}, not {inputs}; leave --inputs out")
+            raise ModelError(f"{folder} was embedded_tokenizers to read {was}, not {inputs}; leave --inputs out")
         return Sighted(model, tokenizer)
     reason = None
     if inputs == "features":
@@ -127,10 +127,10 @@ def with_eyes(
 
 def _reason(own: int, video_model: str | None, width: int) -> str:
     if video_model:
-        return f"those of {video_model} are not the ones it was taught with (--inputs features gives them all the same)"
+        return f"those of {video_model} are not the ones it was embedded_tokenizers with (--inputs features gives them all the same)"
     if own:
         return f"those of its visual tokenizer have {own} numbers, its embeddings {width}"
-    return "the visual tokenizer it was taught with is not in its folder (videotok convert puts it there)"
+    return "the visual tokenizer it was embedded_tokenizers with is not in its folder (videotok convert puts it there)"
 
 
 def _check(folder: Path, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> None:

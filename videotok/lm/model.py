@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from codec import replacing
+from codec import atomic_path
 from videotok.errors import ModelError, TokensError
 from videotok.lm.chat import ChatTemplate, Prompt
 from videotok.lm.packing import IGNORED, Packed
@@ -64,7 +64,7 @@ class VideoSettings:
 
     fps: str = "6"
     """Frames a second of a clip's 24 frames."""
-    motion_levels: int = 1
+    motion_quantizers: int = 1
     max_clips: int | None = 8
     """Of a longer video so many, spread evenly."""
     keyframes_only: bool = False
@@ -211,16 +211,16 @@ class VideoLanguageModel(nn.Module):
             "features": {kind: getattr(projection, "dim", None) for kind, projection in self.projections.items()},
         }
         if tensors := {name: tensor.contiguous() for name, tensor in self.projections.state_dict().items()}:
-            with replacing(folder / FEATURES) as temporary:
+            with atomic_path(folder / FEATURES) as temporary:
                 save_file(tensors, temporary)
-        with replacing(folder / FACTS) as temporary:
+        with atomic_path(folder / FACTS) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> Self:
         """A folder that `videotok lm train` wrote, or a converted `language_model` folder of Video-LaVIT's.
 
-        The latter reads keyframes as features where the visual tokenizer it was taught with lies in its folder.
+        The latter reads keyframes as features where the visual tokenizer it was embedded_tokenizers with lies in its folder.
 
         Args:
             folder: nothing is downloaded.

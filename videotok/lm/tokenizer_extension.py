@@ -37,7 +37,7 @@ class Codebooks:
     visual: Tensor | None
     """[visual_size, dim]; None where the keyframe tokenizer does not show its words."""
     motion: Tensor | None
-    """[motion_levels, motion_size, dim]."""
+    """[motion_quantizers, motion_size, dim]."""
     sizes: dict[str, Any]
     """Fields of a Vocabulary, all but `text_size`."""
 
@@ -52,9 +52,11 @@ class Codebooks:
             ValueError: more levels than the motion tokenizer has.
         """
         motion, keyframes = tokenizer.motion, tokenizer.keyframes
-        levels = motion.default_levels if levels is None else levels
-        if not 0 <= levels <= motion.num_levels:
-            raise ValueError(f"`levels` (={levels}) must be 0 to {motion.num_levels}, the motion tokenizer's levels")
+        levels = motion.default_num_quantizers if levels is None else levels
+        if not 0 <= levels <= motion.num_quantizers:
+            raise ValueError(
+                f"`levels` (={levels}) must be 0 to {motion.num_quantizers}, the motion tokenizer's levels"
+            )
         stages = [motion.quantize.stages[level].codebook for level in range(levels)]
         return cls(
             visual=_visual_words(keyframes),
@@ -62,10 +64,10 @@ class Codebooks:
             sizes={
                 "visual_size": keyframes.codebook_size,
                 "motion_size": motion.codebook_size,
-                "motion_levels": levels,
-                "motion_places": motion.tokens_per_level,
-                "camera_size": motion.camera_codebook_size if motion.num_camera_ids else 0,
-                "camera_terms": motion.num_camera_ids,
+                "motion_quantizers": levels,
+                "motion_places": motion.tokens_per_quantizer,
+                "global_motion_size": motion.global_motion_codebook_size if motion.num_global_motion_ids else 0,
+                "global_motion_terms": motion.num_global_motion_ids,
                 "patches": keyframes.num_patches,
                 "interleaved": interleaved,
             },
@@ -86,7 +88,7 @@ class Codebooks:
         if span == "motion":
             return None if self.motion is None else self.motion.flatten(0, 1)
         if span == "camera":
-            return torch.block_diag(*[amounts(vocabulary.camera_size)] * vocabulary.camera_terms)
+            return torch.block_diag(*[amounts(vocabulary.global_motion_size)] * vocabulary.global_motion_terms)
         if span in ("skip", "carry"):
             return waves(vocabulary.patches)
         return None

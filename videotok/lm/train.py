@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
-from codec import replacing
+from codec import atomic_path
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.packing import IGNORED, Document, Packed, first_fit, pack
 from videotok.lm.tokenizer_extension import embeddings
@@ -112,7 +112,7 @@ def train(
             record["seconds"] = time.monotonic() - began
             save_checkpoint(checkpoint, step + 1, model, optimizer, average, record)  # type: ignore[arg-type]
             model.save_pretrained(out)
-            with replacing(out / "run.json") as temporary:
+            with atomic_path(out / "run.json") as temporary:
                 temporary.write_text(json.dumps(record, indent=2) + "\n")
         report(step + 1, figures)
     model.eval()

@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from codec import REPRODUCIBLE, VideoWriter, replacing
+from codec import REPRODUCIBLE, VideoWriter, atomic_path
 
 _VIDEO = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
 
@@ -30,7 +30,7 @@ def write_page(path: Path, template: str, **values: object) -> None:
         OSError: the place cannot be written to.
     """
     text = _environment().get_template(template).render(**values)
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from codec import REPRODUCIBLE, Clip, ClipSpec, MediaInfo, VectorShares, VideoWriter, replacing
+from codec import REPRODUCIBLE, Clip, ClipSpec, MediaInfo, VectorShares, VideoWriter, atomic_path
 from videotok.report.flow_vis import (
     AHEAD_SECONDS,
     CUT_COLOUR,
@@ -225,7 +225,7 @@ def write_sheet(clips: Iterator[Clip], size: tuple[int, int], spec: ClipSpec, na
         for place_in_row, step in enumerate(steps):
             panel.paste(painted(painter, clip, step), (gap + place_in_row * (size[0] + gap), 34))
         rows.append(panel.array)
-    with replacing(place) as temporary:
+    with atomic_path(place) as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary)
     return number
 

@@ -135,7 +135,7 @@ def _rungs(model: VideoTokenizer, clip: Clip, following: Clip | None, settings: 
 def _shown(truth: np.ndarray, rungs: dict[str, np.ndarray], fps: int) -> str:
     panels = {
         "source": truth,
-        "two-way warp": rungs.get("two_way", rungs["warp"]),
+        "two-way warp": rungs.get("bidirectional", rungs["warp"]),
         "detokenized": rungs["detokenized"],
         "from tokens alone": rungs["tokens"],
     }
@@ -146,7 +146,11 @@ def _shown(truth: np.ndarray, rungs: dict[str, np.ndarray], fps: int) -> str:
 
 def _bits_per_second(tokens: VideoTokens) -> float:
     """Of all ids, each at the width of its codebook, and a bit a patch for the keep mask."""
-    counts = {"visual": len(tokens.visual_ids), "motion": tokens.motion_ids.size, "camera": tokens.camera_ids.size}
+    counts = {
+        "visual": len(tokens.visual_ids),
+        "motion": tokens.motion_ids.size,
+        "camera": tokens.global_motion_ids.size,
+    }
     bits = sum(count * np.log2(tokens.codebooks[name]) for name, count in counts.items())
     return float((bits + tokens.keep_mask.size) / float(tokens.duration_seconds))
 
@@ -155,9 +159,9 @@ TITLES = {
     "hold": "keyframe held still",
     "crossfade": "crossfade of keyframes",
     "warp_raw": "warp, raw vectors",
-    "two_way_raw": "two-way warp, raw vectors",
+    "bidirectional_raw": "two-way warp, raw vectors",
     "warp": "warp",
-    "two_way": "two-way warp",
+    "bidirectional": "two-way warp",
     "detokenized": "detokenized",
     "tokens": "detokenized, keyframes from their tokens",
 }
@@ -226,7 +230,7 @@ def _by_frame(clips: Sequence[ClipResult], most: int) -> Markup:
 def _by_levels(clips: Sequence[ClipResult], levels: Sequence[int]) -> Markup:
     found = _grouped(clips)
     curves = []
-    for rung in ("warp", "two_way", "detokenized"):
+    for rung in ("warp", "bidirectional", "detokenized"):
         points = [
             (float(number), float(np.mean([np.mean(one.psnr) for one in found[rung, number]])))
             for number in sorted(levels)
@@ -244,7 +248,7 @@ def _video(result: VideoResult, most: int) -> dict:
         for (rung, levels), group in found.items()
         if levels in (None, most)
     }
-    means.setdefault("two_way", means["warp"])
+    means.setdefault("bidirectional", means["warp"])
     return {
         "name": result.name,
         "clips": len(result.clips),

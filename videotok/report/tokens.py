@@ -121,7 +121,7 @@ def _card(
 ) -> Card:
     restored = pixels(fitted(square, size)[:, None])[0]
     shown = restored if source is None else resized(source.keyframe, size)
-    kept, carried = tokens.keep_mask[clip].reshape(grid), tokens.carry_mask[clip].reshape(grid)
+    kept, carried = tokens.keep_mask[clip].reshape(grid), tokens.skip_mask[clip].reshape(grid)
     rows, columns = np.nonzero(kept)
     places = zip(tokens.visual_ids_of(clip), rows, columns, strict=True)
     return Card(

@@ -31,7 +31,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader, Dataset
 
-from codec import replacing
+from codec import atomic_path
 from motion_vq import MotionTokenizer
 
 FORMAT = "1"
@@ -54,11 +54,11 @@ def write_shard(path: Path, pictures: Sequence[bytes], arrays: Item, header: dic
         "jpeg_ends": np.cumsum([len(data) for data in pictures], dtype=np.int64),
         **arrays,
     }
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"videotok": json.dumps({"format": FORMAT, **header})})
 
 
-def in_validation(source: str) -> bool:
+def is_validation(source: str) -> bool:
     """One source in twenty is held back; parts of one recording (`name_2`, `name-2`) stay on the same side."""
     recording = sub(r"([-_]\d+)+$", "", source.rsplit(".", 1)[0])
     return zlib.crc32(recording.encode()) % 20 == 0
@@ -180,7 +180,7 @@ class Cache:
             for shard in [Shard(path)]
             for i in range(len(shard))
         ]
-        return [row for row in rows if split is None or in_validation(row.source) == (split == "validation")]
+        return [row for row in rows if split is None or is_validation(row.source) == (split == "validation")]
 
 
 Read = Callable[[Row], Item]
@@ -254,6 +254,6 @@ class CodedMotion:
 
     @torch.no_grad()
     def __call__(self, vectors: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        tokens = self.tokenizer.encode(vectors, valid, self.tokenizer.num_levels)
-        levels = int(rng.integers(1, tokens.num_levels + 1))
-        return self.tokenizer.decode(tokens.first_levels(levels))
+        tokens = self.tokenizer.encode(vectors, valid, self.tokenizer.num_quantizers)
+        levels = int(rng.integers(1, tokens.num_quantizers + 1))
+        return self.tokenizer.decode(tokens.first_quantizers(levels))

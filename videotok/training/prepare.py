@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from codec import ClipSpec, MediaError, iter_clips, replacing
+from codec import ClipSpec, MediaError, atomic_path, iter_clips
 from videotok.footage import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from videotok.training.dataset import FORMAT, Shard, jpeg, write_shard
 
@@ -71,7 +71,7 @@ def prepare(
             done(finished, len(files))
     facts = {"format": FORMAT, "folder": folder.name, "frames": spec.frames, "fps": str(spec.fps), "grid": spec.grid}
     facts |= {"clips": result.clips, "photos": result.photos, "refused": result.refused}
-    with replacing(cache / "cache.json") as temporary:
+    with atomic_path(cache / "cache.json") as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
     return result
 

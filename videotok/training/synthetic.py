@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, iter_clips, replacing
+from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, atomic_path, iter_clips
 from videotok.footage import PHOTO_SUFFIXES, video_files
-from videotok.training.dataset import in_validation
+from videotok.training.dataset import is_validation
 from videotok.virtual_camera import Layer, Pose, Scene, steady, wandering
 from videotok.virtual_camera import Path as CameraPath
 
@@ -39,7 +39,7 @@ def films(
 ) -> None:
     """Writes film0000.mp4 and so on; what is there already is kept, so a killed run goes on where it stopped.
 
-    What is held back stays apart: films that `in_validation` holds back show held-back photographs and footage alone,
+    What is held back stays apart: films that `is_validation` holds back show held-back photographs and footage alone,
     and the others none of it.
 
     Args:
@@ -54,7 +54,7 @@ def films(
     sides = {
         held: (
             [path for path in pictures if (zlib.crc32(path.name.encode()) % 20 == 0) == held],
-            [path for path in footage if in_validation(path.name) == held],
+            [path for path in footage if is_validation(path.name) == held],
         )
         for held in (False, True)
     }
@@ -64,7 +64,7 @@ def films(
     for number in range(count):
         path = folder / f"film{number:04d}.mp4"
         if not path.exists():
-            film(path, *sides[in_validation(path.name)], seed=number)
+            film(path, *sides[is_validation(path.name)], seed=number)
         done(number + 1)
 
 
@@ -89,7 +89,7 @@ def film(path: Path, photos: Sequence[Path], videos: Sequence[Path], seed: int) 
         oval = (rng.uniform(0.12, 0.4), rng.uniform(0.2, 0.7))
         layers.append((photograph(photos, rng), camera(rng, reach=0.35), oval))
     options = {"preset": PRESETS[rng.integers(len(PRESETS))], "crf": str(rng.integers(18, 27)), **REPRODUCIBLE}
-    with replacing(path) as temporary, VideoWriter(temporary, Fraction(rate), SIZE, options=options) as writer:
+    with atomic_path(path) as temporary, VideoWriter(temporary, Fraction(rate), SIZE, options=options) as writer:
         for index in range(round(SECONDS * rate)):
             seconds = index / rate
             shown = [Layer(picture(seconds), way, oval) for picture, way, oval in layers]

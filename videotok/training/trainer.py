@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from codec import replacing
+from codec import atomic_path
 from videotok.training.dataset import Batches
 
 
@@ -40,7 +40,7 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     header = {"step": step, "average_steps": average.optimization_step, "record": record}
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"videotok": json.dumps(header)})
 
 
@@ -234,7 +234,7 @@ def _on(batch: Batch, device: torch.device) -> Batch:
 
 
 def _write_json(path: Path, record: dict) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -251,7 +251,7 @@ def export(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
     model.save_pretrained(folder)
     _forget_origin(folder / "config.json")
     record = json.loads((run / "run.json").read_text())
-    with replacing(folder / "run.json") as temporary:
+    with atomic_path(folder / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
@@ -260,5 +260,5 @@ def _forget_origin(config: Path) -> None:
     """Takes out the folder that diffusers says weights were loaded from: it means nothing to whoever gets them."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)
-    with replacing(config) as temporary:
+    with atomic_path(config) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,167 @@
+"""EncodeConfig and DecodeConfig: every option of encoding and decoding, once.
+
+Python, the command line, the corpus job, training and evaluation all take these.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Literal, Self, get_args
+
+MotionSourceChoice = Literal["auto", "native", "reencode", "mpeg4"]
+KeyframeStorage = Literal["tokens", "jpeg"]
+KeyframeSource = Literal["auto", "tokens", "jpeg"]
+PatchSelection = Literal["threshold", "sample"]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Shared by both configs: checks of ranges, and plain values for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values; `from_dict` gives an equal config back."""
+        return {name: str(value) if isinstance(value, Fraction) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a config from plain values, as `to_dict` gives them or as JSON holds them.
+
+        Raises:
+            ValueError: an option that does not exist, or a value out of range.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"{cls.__name__} has no option {', '.join(unknown)}; options are {', '.join(sorted(known))}"
+            )
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def _check_choice(self, name: str, choices: Any) -> None:
+        value, allowed = getattr(self, name), get_args(choices)
+        if value not in allowed:
+            raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
+
+    def _check_integer(self, name: str, low: int, high: float = math.inf, *, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            limits = f"at least {low}" if math.isinf(high) else f"from {low} to {high:.0f}"
+            raise ValueError(f"`{name}` (={value!r}) must be a whole number {limits}")
+
+
+@dataclass(frozen=True)
+class EncodeConfig(_Config):
+    """How a video becomes tokens.
+
+    Raises:
+        ValueError: a value out of range, or two options that contradict each other.
+    """
+
+    fps: Fraction = Fraction(12)
+    """Frames a second of the clips, above 0 to 1000; 12 for reconstruction, 6 for understanding. Text such as
+    "30000/1001" and numbers are accepted."""
+    keep_ratio: float | None = None
+    """Share of a keyframe's patches to keep, above 0 to 1, on average over many pictures. None: the model's own."""
+    tokens_per_keyframe: int | None = None
+    """Visual tokens of a keyframe on average, never more in all; excludes `keep_ratio`."""
+    predict_keyframes: bool = True
+    """Encode of a keyframe only what the clip before does not predict. False: every clip is independent."""
+    keyframe_storage: KeyframeStorage = "tokens"
+    """`jpeg` stores the keyframes as JPEG files beside their tokens, for decoding with exact pictures."""
+    jpeg_quality: int = 90
+    """JPEG quality of stored keyframes, 1 to 100."""
+    refinement_steps: int | None = None
+    """Steps of code refinement (analysis by synthesis). None: the model's own number."""
+    patch_selection: PatchSelection = "threshold"
+    """`sample` draws the kept patches, as the published Video-LaVIT code does; only with its weights."""
+    seed: int = 0
+    """Seed of `patch_selection="sample"`; nothing else is random."""
+    motion_quantizers: int | None = None
+    """Residual quantizers of motion ids; 0 keeps only the global motion. None: the model's own number."""
+    motion_source: MotionSourceChoice = "auto"
+    """`native`: the stream's own vectors; `reencode`: those of an x264 re-encoding; `auto`: native where there are any;
+    `mpeg4`: those of an MPEG-4 Part 2 re-encoding, which the published Video-LaVIT weights were trained on."""
+    start_seconds: float = 0.0
+    """Where to begin, in seconds from the video's first frame."""
+    duration_seconds: float | None = None
+    """Seconds of video to encode. None: to the end."""
+    max_clips: int | None = None
+    """Clips to encode at most. None: all."""
+    split_at_cuts: bool = False
+    """Begin a new clip at every scene cut; the clip before it is short."""
+    isolate: bool = False
+    """Decode the video in a child process, for files from strangers."""
+    batch_size: int = 4
+    """Clips that go through the models at once. Does not change the ids."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", _rate(self.fps))
+        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"`keep_ratio` (={self.keep_ratio}) must be above 0 and at most 1")
+        if self.keep_ratio is not None and self.tokens_per_keyframe is not None:
+            raise ValueError("`keep_ratio` and `tokens_per_keyframe` both set the rate; give one of them")
+        self._check_choice("keyframe_storage", KeyframeStorage)
+        self._check_choice("patch_selection", PatchSelection)
+        self._check_choice("motion_source", MotionSourceChoice)
+        self._check_integer("tokens_per_keyframe", 1, optional=True)
+        self._check_integer("jpeg_quality", 1, 100)
+        self._check_integer("refinement_steps", 0, optional=True)
+        self._check_integer("motion_quantizers", 0, optional=True)
+        self._check_integer("max_clips", 1, 2**53, optional=True)
+        self._check_integer("batch_size", 1)
+        if not 0 <= self.start_seconds < math.inf:
+            raise ValueError(f"`start_seconds` (={self.start_seconds}) must be 0 or more, and finite")
+        if self.duration_seconds is not None and not 0 < self.duration_seconds < math.inf:
+            raise ValueError(f"`duration_seconds` (={self.duration_seconds}) must be above 0, and finite")
+
+
+@dataclass(frozen=True)
+class DecodeConfig(_Config):
+    """How tokens become frames.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    size: tuple[int, int] | None = None
+    """(width, height) of the frames, each 16 to 4096. None: about 256 x 144 pixels in the source's own shape."""
+    keyframe_source: KeyframeSource = "auto"
+    """`tokens`: keyframes decoded from their ids; `jpeg`: the stored pictures; `auto`: the pictures where there are
+    any."""
+    motion_quantizers: int | None = None
+    """Use only the first so many motion quantizers. None: all that the tokens hold."""
+    num_inference_steps: int | None = None
+    """Network evaluations of the video detokenizer per clip. None: the model's own number."""
+    bidirectional: bool = True
+    """Rebuild each clip between its own keyframe and the next one. False: from its own keyframe alone."""
+    noise_rate: float = 1.0
+    """Strength of the explicit noise constraint between clips, above 0 to 1; 1 starts each clip from pure noise."""
+    seed: int = 0
+    """Seed of the noise that fills in what the tokens do not say."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            for side in self.size:
+                if isinstance(side, bool) or not isinstance(side, int) or not 16 <= side <= 4096:
+                    raise ValueError(f"`size` (={self.size}) must be (width, height), whole numbers from 16 to 4096")
+        self._check_choice("keyframe_source", KeyframeSource)
+        self._check_integer("motion_quantizers", 0, optional=True)
+        self._check_integer("num_inference_steps", 1, optional=True)
+        if not 0 < self.noise_rate <= 1:
+            raise ValueError(f"`noise_rate` (={self.noise_rate}) must be above 0 and at most 1")
+
+
+def _rate(value: Any) -> Fraction:
+    """Return a frame rate as an exact fraction.
+
+    Raises:
+        ValueError: not a number, or not above 0 and at most 1000.
+    """
+    try:
+        rate = Fraction(value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"`fps` (={value!r}) must be a number such as 12 or 30000/1001") from error
+    if not Fraction(1, 3600) <= rate <= 1000:
+        raise ValueError(f"`fps` (={value}) must lie between 1/3600 and 1000 frames a second")
+    return rate
