@@ -37,6 +37,7 @@ from videotok.evaluation import (
     warp_rungs,
 )
 from videotok.pipeline import VideoTokenizer
+from videotok.config import EncodeConfig
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     rows = []
     for path in footage(args.videos):
         try:
-            rate = model.encode(path, max_clips=args.max_clips).tokens_per_second
+            rate = model.encode(path, EncodeConfig(max_clips=args.max_clips)).tokens_per_second
             for index, clip, following in clips_with_next(path, args.max_clips):
                 name = {"video": path.name, "clip": index, "tokens_per_second": rate}
                 rows += measure(model, plain, args, clip, following, name)

@@ -146,8 +146,8 @@ def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
     [
         ("--fps zero", "'zero'"),
         ("--fps 0", "above 0"),
-        ("--keep 0", "above 0 and at most 1"),
-        ("--keep 1.5", "above 0 and at most 1"),
+        ("--keep-ratio 0", "above 0 and at most 1"),
+        ("--keep-ratio 1.5", "above 0 and at most 1"),
         ("--motion-quantizers 4", "this model has 3 levels"),
         ("--motion-quantizers -1", "--motion-quantizers"),
         ("--start -1", "--start"),

@@ -42,7 +42,7 @@ def test_encode_says_what_it_made(folder, tiny_model, capsys):
 
 
 def test_encode_options(folder, tiny_model):
-    options = "--fps 6 --keep 0.9 --motion-quantizers 1 --start 0.5 --duration 2 --max-clips 3 -o other.vtok"
+    options = "--fps 6 --keep-ratio 0.9 --motion-quantizers 1 --start 0.5 --duration 2 --max-clips 3 -o other.vtok"
     assert main(["encode", "clip.mp4", "--model", str(tiny_model), *shlex.split(options)]) == 0
     tokens = VideoTokens.load("other.vtok")
     assert tokens.spec.fps == 6

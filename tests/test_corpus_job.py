@@ -11,6 +11,7 @@ import pytest
 from corpora import Replayed, all_rows, copied, make_videos
 
 from videotok.cli.main import main
+from videotok.config import EncodeConfig
 from videotok.corpus import job
 from videotok.corpus import storage as durable
 from videotok.corpus.ray_pipeline import Cluster
@@ -59,7 +60,7 @@ def test_ids_are_those_of_encode(corpus, videos, tiny_model):
     rows = all_rows(corpus)
     assert sorted(set(rows["video_id"].to_pylist())) == VIDEOS
     for name in VIDEOS:
-        tokens: VideoTokens = tokenizer.encode(videos / name, predict_keyframes=False)
+        tokens: VideoTokens = tokenizer.encode(videos / name, EncodeConfig(predict_keyframes=False))
         found = [row for row in rows.to_pylist() if row["video_id"] == name]
         assert [row["clips"] for row in found] == [tokens.num_clips] * tokens.num_clips
         for clip, row in enumerate(found):

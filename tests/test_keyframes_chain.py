@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.predict_keyframes import main as benchmark
+from benchmarks.visual_delta import main as benchmark
 
 from codec import VideoWriter
 from videotok import TokensError, VideoTokenizer, VideoTokens
 from videotok.cli.main import main
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.keyframe_prediction import (
     REFRESH,
     WINDOW,
@@ -226,11 +227,11 @@ def test_decoding_follows_the_encoder(tokenizer, still_mp4, tmp_path):
     shown = [s for s, _ in decoded_keyframes(again, tokenizer.keyframes, tokenizer.motion)]
     for a, b in zip(exact, shown, strict=True):
         torch.testing.assert_close(b.double(), a, rtol=0, atol=1e-3)
-    assert sum(1 for _ in tokenizer.decode(again, size=(64, 48), steps=1)) == 60
+    assert sum(1 for _ in tokenizer.decode(again, DecodeConfig(size=(64, 48), num_inference_steps=1))) == 60
 
 
 def test_independent_clips_on_request(tokenizer, still_mp4):
-    chained, alone = tokenizer.encode(still_mp4), tokenizer.encode(still_mp4, predict_keyframes=False)
+    chained, alone = tokenizer.encode(still_mp4), tokenizer.encode(still_mp4, EncodeConfig(predict_keyframes=False))
     assert alone.independent.all()
     assert not alone.skip_mask.any()
     assert chained.independent.tolist()[0]
@@ -238,15 +239,18 @@ def test_independent_clips_on_request(tokenizer, still_mp4):
 
 
 def test_the_budget_of_a_file(tokenizer, still_mp4):
-    tokens = tokenizer.encode(still_mp4, visual_tokens=3, predict_keyframes=False)
+    tokens = tokenizer.encode(still_mp4, EncodeConfig(tokens_per_keyframe=3, predict_keyframes=False))
     assert len(tokens.visual_ids) == 9
-    again = tokenizer.encode(still_mp4, visual_tokens=3, predict_keyframes=False, batch_size=2)
+    again = tokenizer.encode(still_mp4, EncodeConfig(tokens_per_keyframe=3, predict_keyframes=False, batch_size=2))
     np.testing.assert_array_equal(again.visual_ids, tokens.visual_ids)
 
 
 def test_fewer_levels_change_the_motion_but_not_what_is_carried(tokenizer, still_mp4):
     tokens = tokenizer.encode(still_mp4)
-    whole, coarse = (list(tokenizer.decoded_clips(tokens, (64, 48), motion_quantizers=levels)) for levels in (None, 0))
+    whole, coarse = (
+        list(tokenizer.decoded_clips(tokens, DecodeConfig(size=(64, 48), motion_quantizers=levels)))
+        for levels in (None, 0)
+    )
     for a, b in zip(whole, coarse, strict=True):
         torch.testing.assert_close(a.keyframe, b.keyframe, rtol=0, atol=0)
     assert any(not torch.equal(a.vectors, b.vectors) for a, b in zip(whole, coarse, strict=True))
@@ -259,22 +263,23 @@ def test_pictures_in_place_of_words(tokenizer, still_mp4, tmp_path, monkeypatch,
     tokens = VideoTokens.load("a.vtok")
     assert len(tokens.pictures) == 3
     source = photograph("coffee")[:96, :160] / 127.5 - 1
-    shown = next(tokenizer.decoded_clips(tokens, (160, 96))).keyframe[0].permute(1, 2, 0).numpy()
+    shown = next(tokenizer.decoded_clips(tokens, DecodeConfig(size=(160, 96)))).keyframe[0].permute(1, 2, 0).numpy()
     assert np.abs(shown - source).mean() < 0.05
-    from_ids = next(tokenizer.decoded_clips(tokens, (160, 96), keyframe="tokens")).keyframe[0].permute(1, 2, 0).numpy()
+    ids_only = DecodeConfig(size=(160, 96), keyframe_source="tokens")
+    from_ids = next(tokenizer.decoded_clips(tokens, ids_only)).keyframe[0].permute(1, 2, 0).numpy()
     assert np.abs(from_ids - source).mean() > 0.1  # these weights know nothing
     assert tokens.bits_per_second()["pictures"] == pytest.approx(8 * sum(map(len, tokens.pictures)) / 5)
     capsys.readouterr()
     assert main(["info", "a.vtok"]) == 0
     assert "pictures" in capsys.readouterr().out
-    smaller = tokenizer.encode(still_mp4, keyframe="image", image_quality=30)
+    smaller = tokenizer.encode(still_mp4, EncodeConfig(keyframe_storage="jpeg", jpeg_quality=30))
     assert sum(map(len, smaller.pictures)) < sum(map(len, tokens.pictures)) / 2
     plain = replace(tokens, pictures=())
     with pytest.raises(TokensError, match="no pictures are kept"):
-        tokenizer.decoded_clips(plain, (160, 96), keyframe="image")
+        tokenizer.decoded_clips(plain, DecodeConfig(size=(160, 96), keyframe_source="jpeg"))
     broken = replace(tokens, pictures=(b"no jpeg",) * 3)
     with pytest.raises(TokensError, match="keyframe 0"):
-        next(tokenizer.decoded_clips(broken, (160, 96)))
+        next(tokenizer.decoded_clips(broken, DecodeConfig(size=(160, 96))))
 
 
 def test_the_benchmark_compares_both_ways(still_mp4, tiny_model, tmp_path):
@@ -291,11 +296,11 @@ def test_the_benchmark_compares_both_ways(still_mp4, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--keep 0.5 --visual-tokens 9", "give one of them"),
-        ("--visual-tokens 17", "16 patches at most"),
-        ("--visual-tokens 0", "--visual-tokens"),
-        ("--image-quality 101", "--image-quality"),
-        ("--keyframe painting", "painting"),
+        ("--keep-ratio 0.5 --tokens-per-keyframe 9", "give one of them"),
+        ("--tokens-per-keyframe 17", "16 patches at most"),
+        ("--tokens-per-keyframe 0", "--tokens-per-keyframe"),
+        ("--jpeg-quality 101", "--jpeg-quality"),
+        ("--keyframe-storage painting", "painting"),
     ],
 )
 def test_bad_requests(still_mp4, tiny_model, tmp_path, capsys, options, says):

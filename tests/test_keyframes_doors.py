@@ -11,6 +11,7 @@ from diffusers import VQModel
 from videotok import ModelError, TokensError, VideoTokenizer, VideoTokens
 from videotok.bundle import ENTRY_POINTS, load_keyframes
 from videotok.cli.main import main
+from videotok.config import EncodeConfig
 from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, VQModelTokenizer
 
 
@@ -116,7 +117,7 @@ def test_one_part_of_another_folder(folder, tiny_model, clip_mp4, tmp_path, monk
 
 def test_the_same_ids_however_it_is_run(bundle, clip_mp4):
     tokenizer = VideoTokenizer.from_pretrained(bundle)
-    one, two = (tokenizer.encode(clip_mp4, batch_size=size) for size in (1, 2))
+    one, two = (tokenizer.encode(clip_mp4, EncodeConfig(batch_size=size)) for size in (1, 2))
     np.testing.assert_array_equal(one.visual_ids, two.visual_ids)
 
 

@@ -9,6 +9,7 @@ import pytest
 from corpora import copied, make_videos, plain_stream
 
 from videotok import TokensError, VideoTokenizer
+from videotok.config import EncodeConfig
 from videotok.corpus import job
 from videotok.corpus import storage as durable
 from videotok.corpus.settings import Plan, Settings
@@ -41,7 +42,7 @@ def test_samples_are_what_encode_gives(corpus, videos, tiny_model):
     found = list(samples([corpus]))
     assert [sample.caption for sample in found] == ["it more/layerss", "it more/zooms", "it pans", ""]
     for sample, name in zip(found, NAMES, strict=True):
-        tokens = tokenizer.encode(videos / name, predict_keyframes=False)
+        tokens = tokenizer.encode(videos / name, EncodeConfig(predict_keyframes=False))
         assert sample.turns == ()
         assert sample.place.endswith(name)
         for field in ("visual_ids", "visual_offsets", "keep_mask", "motion_ids", "global_motion_ids", "num_frames"):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from codec import ClipSpec, MediaError, iter_clips
+from codec import MediaError, iter_clips
 from videotok import ModelError, TokensError, VideoTokenizer
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.image_utils import display_size
 
 
@@ -47,46 +48,46 @@ def test_tokens_describe_the_clip(tokens, tokenizer, tiny_model):
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (2, 1), (1, 2), (2, 3)])
 def test_ids_do_not_depend_on_threads_or_batch(tokenizer, clip_mp4, tokens, threads, count, batch_size):
     threads(count)
-    again = tokenizer.encode(clip_mp4, batch_size=batch_size)
+    again = tokenizer.encode(clip_mp4, EncodeConfig(batch_size=batch_size))
     for name in ("visual_ids", "keep_mask", "motion_ids", "global_motion_ids"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tokens, name), err_msg=name)
 
 
 def test_part_of_a_video(tokenizer, clip_mp4, tokens):
-    part = tokenizer.encode(clip_mp4, start_seconds=1.0, duration_seconds=1.5)
+    part = tokenizer.encode(clip_mp4, EncodeConfig(start_seconds=1.0, duration_seconds=1.5))
     assert part.start_seconds == 1.0
     assert part.num_frames.tolist() == [18]
     assert part.pts_seconds[0] == pytest.approx(1.0)
-    first = tokenizer.encode(clip_mp4, max_clips=1)
+    first = tokenizer.encode(clip_mp4, EncodeConfig(max_clips=1))
     np.testing.assert_array_equal(first.visual_ids, tokens.visual_ids_of(0))
 
 
 def test_other_frame_rates(tokenizer, clip_mp4):
-    slow = tokenizer.encode(clip_mp4, ClipSpec(fps=Fraction(6)))
+    slow = tokenizer.encode(clip_mp4, EncodeConfig(fps=Fraction(6)))
     assert slow.num_frames.tolist() == [18]
     assert slow.duration_seconds == 3
-    assert sum(1 for _ in tokenizer.decode(slow, steps=1)) == 18
+    assert sum(1 for _ in tokenizer.decode(slow, DecodeConfig(num_inference_steps=1))) == 18
 
 
 def test_progress_counts_seconds_of_video(tokenizer, clip_mp4):
     told = []
-    tokenizer.encode(clip_mp4, batch_size=1, progress=lambda *state: told.append(state))
+    tokenizer.encode(clip_mp4, EncodeConfig(batch_size=1), progress=lambda *state: told.append(state))
     assert told == [(2.0, 3.0), (3.0, 3.0)]
 
 
 def test_levels_are_a_choice(tokenizer, clip_mp4, tokens):
-    assert tokenizer.encode(clip_mp4, motion_quantizers=3).num_motion_quantizers == 3
-    coarse = tokenizer.encode(clip_mp4, motion_quantizers=1)
+    assert tokenizer.encode(clip_mp4, EncodeConfig(motion_quantizers=3)).num_motion_quantizers == 3
+    coarse = tokenizer.encode(clip_mp4, EncodeConfig(motion_quantizers=1))
     np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
     with pytest.raises(ValueError, match="4"):
-        tokenizer.encode(clip_mp4, motion_quantizers=4)
+        tokenizer.encode(clip_mp4, EncodeConfig(motion_quantizers=4))
 
 
 def test_frames_have_shape_number_and_seed(tokenizer, tokens):
-    frames = list(tokenizer.decode(tokens, size=(64, 48), steps=1))
+    frames = list(tokenizer.decode(tokens, DecodeConfig(size=(64, 48), num_inference_steps=1)))
     assert len(frames) == 36
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {((48, 64, 3), "uint8")}
-    again = list(tokenizer.decode(tokens, size=(64, 48), steps=1))
+    again = list(tokenizer.decode(tokens, DecodeConfig(size=(64, 48), num_inference_steps=1)))
     np.testing.assert_array_equal(frames, again)
 
 
@@ -101,7 +102,7 @@ def test_frames_stream(tokenizer, tokens, clip_mp4):
             asked.append(index)
             yield picture
 
-    next(tokenizer.decode(twelve, size=(64, 48), keyframes=keyframes(), steps=1))
+    next(tokenizer.decode(twelve, DecodeConfig(size=(64, 48), num_inference_steps=1), keyframes=keyframes()))
     assert len(asked) <= 3
 
 
@@ -124,11 +125,11 @@ def replace_clips(tokens, clips):
 
 def test_given_keyframes_replace_the_ids(tokenizer, tokens, clip_mp4):
     pictures = [clip.keyframe for clip in iter_clips(clip_mp4)]
-    clips = list(tokenizer.decoded_clips(tokens, (160, 96), keyframes=pictures))
+    clips = list(tokenizer.decoded_clips(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures))
     shown = ((clips[1].keyframe[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
     np.testing.assert_array_equal(shown, pictures[1])
     with pytest.raises(TokensError, match="1 keyframes for 2 clips"):
-        list(tokenizer.decoded_clips(tokens, (160, 96), keyframes=pictures[:1]))
+        list(tokenizer.decoded_clips(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures[:1]))
 
 
 def test_other_weights_are_refused_by_name(tokens, other_model):
@@ -148,12 +149,12 @@ def test_a_file_shorter_than_its_header_says(tokenizer, clip_mp4, monkeypatch):
     monkeypatch.setattr(pipeline, "probe", lambda path: replace(honest(path), duration_seconds=10.0))
     with pytest.raises(MediaError, match=r"cut short: 3.00 s of 10.00 s can be read; .* --duration 3.0"):
         tokenizer.encode(clip_mp4)
-    assert tokenizer.encode(clip_mp4, duration_seconds=3.0).num_clips == 2
+    assert tokenizer.encode(clip_mp4, EncodeConfig(duration_seconds=3.0)).num_clips == 2
 
 
 def test_a_single_frame_is_no_video(tokenizer, clip_mp4):
     with pytest.raises(MediaError, match="a single frame"):
-        tokenizer.encode(clip_mp4, duration_seconds=0.05)
+        tokenizer.encode(clip_mp4, EncodeConfig(duration_seconds=0.05))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_same_models_from_the_files_and_from_the_bundle(published: Path, tmp_pat
 def test_encodes_and_decodes(published: Path, clip_mp4: Path, tmp_path: Path):
     vtok, video = tmp_path / "clip.vtok", tmp_path / "out.mp4"
     arguments = ["--model", str(published), "-o"]
-    options = ["--max-clips", "1", "--motion-source", "mpeg4", "--selector", "sample", "--seed", "1"]
+    options = ["--max-clips", "1", "--motion-source", "mpeg4", "--patch-selection", "sample", "--seed", "1"]
     assert main(["encode", str(clip_mp4), *options, *arguments, str(vtok)]) == 0
     tokens = VideoTokens.load(vtok)
     assert tokens.motion_source == "mpeg4"

@@ -8,6 +8,7 @@ import torch
 from published_files import small_parts, write_language_model, write_published
 
 from videotok.cli.main import main
+from videotok.config import EncodeConfig
 from videotok.errors import ModelError, TokensError
 from videotok.lavit.conversion import convert
 from videotok.lavit.modeling_keyframes import LavitKeyframes
@@ -114,7 +115,7 @@ def test_ids_where_there_is_nothing_better_and_it_says_so(bundle: Path, clip_mp4
 
 def test_a_file_of_tokens_has_no_features(bundle: Path, clip_mp4: Path, tmp_path: Path):
     sighted = load_for_video(bundle / "language_model_sft")
-    tokens = sighted.tokenizer.encode(clip_mp4, max_clips=1, predict_keyframes=False, motion_source="mpeg4")
+    tokens = sighted.tokenizer.encode(clip_mp4, EncodeConfig(max_clips=1, predict_keyframes=False, motion_source="mpeg4"))
     tokens.save(tmp_path / "clip.vtok")
     store = TokenCache(tmp_path / "kept", sighted.tokenizer, sighted.model.settings, sighted.model.feature_kinds)
     with pytest.raises(TokensError, match="or give --inputs ids"):

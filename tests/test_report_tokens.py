@@ -16,6 +16,7 @@ import pytest
 
 from videotok import VideoTokenizer, VideoTokens
 from videotok.cli.main import main
+from videotok.config import EncodeConfig
 from videotok.report.tokens import gather_word, said
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -143,11 +144,11 @@ def test_three_kinds_of_patches():
 
 def test_the_patches_of_a_word(tiny_model, clip_mp4, tmp_path, capsys):
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    word = int(tokenizer.encode(clip_mp4, predict_keyframes=False).visual_ids[0])
+    word = int(tokenizer.encode(clip_mp4, EncodeConfig(predict_keyframes=False)).visual_ids[0])
     place = tmp_path / "word.html"
     command = ["inspect", str(clip_mp4.parent), "--word", str(word), "-o", str(place), "--model", str(tiny_model)]
     assert main(command) == 0
-    tokens = tokenizer.encode(clip_mp4, predict_keyframes=False)
+    tokens = tokenizer.encode(clip_mp4, EncodeConfig(predict_keyframes=False))
     count = int((tokens.visual_ids == word).sum())
     text = place.read_text(encoding="utf-8")
     assert text.count("<img") == count > 0

@@ -8,6 +8,7 @@ import pytest
 from codec import ClipSpec, VideoWriter, iter_clips
 from tests.videos import ENCODINGS
 from videotok.cli.main import main
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.pipeline import VideoTokenizer
 from videotok.tokens import VideoTokens
 from videotok.virtual_camera import Layer, Scene, photograph, steady
@@ -89,18 +90,18 @@ def test_clips_can_be_split_there(two_scenes):
 def test_split_clips_go_through_tokens_and_back(two_scenes, tiny_model, tmp_path):
     place = tmp_path / "two.vtok"
     model = ["--model", str(tiny_model)]
-    assert main(["encode", str(two_scenes), "-o", str(place), "--split-cuts", *model]) == 0
+    assert main(["encode", str(two_scenes), "-o", str(place), "--split-at-cuts", *model]) == 0
     tokens = VideoTokens.load(place)
     assert tokens.num_frames.tolist() == [CUT, 13]
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    assert len(list(tokenizer.decode(tokens, size=(64, 40)))) == 30
+    assert len(list(tokenizer.decode(tokens, DecodeConfig(size=(64, 40))))) == 30
     out = str(tmp_path / "out.mp4")
     assert main(["decode", str(place), "-o", out, "--compare", str(two_scenes), "--size", "64x40", *model]) == 0
 
 
 def test_the_next_scene_does_not_reach_back(two_scenes, tiny_model):
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    tokens = tokenizer.encode(two_scenes, split_at_cuts=True, predict_keyframes=False)
-    alone = tokenizer.encode(two_scenes, duration_seconds=CUT / FPS, predict_keyframes=False)
-    together = list(tokenizer.decode(tokens, size=(64, 40)))[:CUT]
-    assert np.array_equal(np.stack(together), np.stack(list(tokenizer.decode(alone, size=(64, 40)))))
+    tokens = tokenizer.encode(two_scenes, EncodeConfig(split_at_cuts=True, predict_keyframes=False))
+    alone = tokenizer.encode(two_scenes, EncodeConfig(duration_seconds=CUT / FPS, predict_keyframes=False))
+    together = list(tokenizer.decode(tokens, DecodeConfig(size=(64, 40))))[:CUT]
+    assert np.array_equal(np.stack(together), np.stack(list(tokenizer.decode(alone, DecodeConfig(size=(64, 40))))))

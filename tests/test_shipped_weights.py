@@ -10,6 +10,7 @@ from safetensors import safe_open
 from codec import REPRODUCIBLE, VideoWriter, iter_clips
 from videotok import VideoTokenizer
 from videotok.bundle import PARTS, SHIPPED
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.evaluation import ReconstructionFigures, clips_with_next, compared, ends_of, figures, ladder
 from videotok.virtual_camera import Layer, Scene, photograph, steady
 
@@ -64,7 +65,7 @@ def test_ids_do_not_depend_on_threads_or_batch(tokenizer, tokens, panned, thread
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        again = tokenizer.encode(panned, batch_size=batch_size)
+        again = tokenizer.encode(panned, EncodeConfig(batch_size=batch_size))
     finally:
         torch.set_num_threads(before)
     for name in ("visual_ids", "keep_mask", "motion_ids", "global_motion_ids"):
@@ -89,9 +90,9 @@ def test_a_still_camera_stays_still(tokenizer, panned):
 def test_the_ladder(tokenizer, tokens, panned):
     """Each step earns its place on a clip nobody trained on; the figures are windows, not records."""
     pictures = [clip.keyframe for clip in iter_clips(panned)]
-    clips = tokenizer.decoded_clips(tokens, (256, 144), keyframes=pictures)
+    clips = tokenizer.decoded_clips(tokens, DecodeConfig(size=(256, 144)), keyframes=pictures)
     figures = ReconstructionFigures()
-    for clip in compared(tokenizer, tokens, clips, panned, (256, 144), steps=None, seed=0):
+    for clip in compared(tokenizer, tokens, clips, panned, (256, 144)):
         figures.add(clip)
     psnr = {name: value for name, value, _ in figures.rows()}
     assert psnr["warp"] > psnr["hold"] + 3

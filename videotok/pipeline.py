@@ -14,7 +14,6 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,8 +24,9 @@ from codec.probe import check_length, expected_seconds
 from motion_vq import MotionTokenizer, MotionTokens
 from unet3d import LatentDetokenizer, VideoDetokenizer, decode_chain
 from videotok.bundle import Bundle
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
-from videotok.image_utils import IMAGE_QUALITY, display_size, from_jpeg, pixels, resized, squashed, tensor, to_jpeg
+from videotok.image_utils import display_size, from_jpeg, pixels, resized, squashed, tensor, to_jpeg
 from videotok.keyframe_prediction import (
     EncodedKeyframe,
     PredictiveKeyframeEncoder,
@@ -303,8 +303,6 @@ class Models:
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
 
-KeyframeKind = Literal["tokens", "image"]
-
 
 class VideoTokenizer(Models):
     """Three models and a codec, as one.
@@ -336,86 +334,93 @@ class VideoTokenizer(Models):
         return cls(Bundle.find(model, keyframes))
 
     def encode(
-        self,
-        path: str | Path,
-        spec: ClipSpec | None = None,
-        *,
-        keep: float | None = None,
-        visual_tokens: int | None = None,
-        predict_keyframes: bool = True,
-        keyframe: KeyframeKind = "tokens",
-        image_quality: int = IMAGE_QUALITY,
-        motion_quantizers: int | None = None,
-        motion_source: Literal["auto", "native", "reencode", "mpeg4"] = "auto",
-        start_seconds: float = 0.0,
-        duration_seconds: float | None = None,
-        max_clips: int | None = None,
-        split_at_cuts: bool = False,
-        isolate: bool = False,
-        batch_size: int = 4,
-        progress: Progress | None = None,
+        self, video: str | Path, config: EncodeConfig | None = None, *, progress: Progress | None = None
     ) -> VideoTokens:
-        """Turns a video file into tokens, in memory that does not grow with its length (but for the tokens).
+        """Turn a video file into tokens, in memory that does not grow with its length (but for the tokens).
 
         Args:
-            path: any video file FFmpeg reads.
-            spec: frames, rate and grid of a clip; `self.spec()`, 24 frames at 12 fps, where not given.
-            keep: share of a keyframe's patches to keep, above 0 to 1, on average over many pictures; the model's own
-                rate where not given.
-            visual_tokens: tokens a keyframe on average instead, never more in all; see `videotok.keyframe_prediction`.
-            predict_keyframes: say of a keyframe only what the clip before does not explain (`videotok.keyframe_prediction`). False:
-                every clip is independent.
-            keyframe: `image` keeps the keyframes as JPEG files besides, for decoding with exact pictures.
-            image_quality: of those, 1 to 100.
-            motion_quantizers: levels of motion ids, 0 (camera alone) to the model's; `default_motion_quantizers` if not given.
-            motion_source: `native`, the stream's own vectors; `reencode`, those of an x264 re-encoding; `auto`, the
-                first where there are any.
-            start_seconds: where to begin, counted from the first frame.
-            duration_seconds: how much to encode; to the end where not given.
-            max_clips: how many clips at most.
-            split_at_cuts: begin a new clip with every new scene; the clip before is short.
-            isolate: decode in a child process, for files nobody vouches for; see `codec.iter_clips_isolated`.
-            batch_size: clips that go through the models at once; does not change the ids.
-            progress: told how far it is, after every batch.
+            video: any video file FFmpeg reads.
+            config: see `EncodeConfig`; its defaults where not given.
+            progress: called with the seconds done and the seconds there are, after every batch.
 
         Raises:
             MediaError: the file cannot be read, ends before its header says, shows fewer than two frames, or has no
-                vectors of its own although `native` was asked for.
-            ValueError: `keep`, `visual_tokens`, `image_quality` or `motion_quantizers` out of range.
+                motion vectors although `native` was asked for.
+            ValueError: an option that these models cannot follow.
         """
-        path = Path(path)
-        spec = spec or self.spec()
-        levels = self.default_motion_quantizers if motion_quantizers is None else motion_quantizers
-        info = probe_isolated(path) if isolate else probe(path)
-        expected = expected_seconds(info, spec, start_seconds, duration_seconds, max_clips)
-        read = iter_clips_isolated if isolate else iter_clips
+        path, config = Path(video), config or EncodeConfig()
+        spec = self.spec(config.fps)
+        quantizers = self.default_motion_quantizers if config.motion_quantizers is None else config.motion_quantizers
+        info = probe_isolated(path) if config.isolate else probe(path)
+        expected = expected_seconds(info, spec, config.start_seconds, config.duration_seconds, config.max_clips)
+        read = iter_clips_isolated if config.isolate else iter_clips
         clips = read(
             path,
             spec,
-            motion_source=motion_source,
-            start_seconds=start_seconds,
-            duration_seconds=duration_seconds,
-            max_clips=max_clips,
-            split_at_cuts=split_at_cuts,
+            motion_source=config.motion_source,
+            start_seconds=config.start_seconds,
+            duration_seconds=config.duration_seconds,
+            max_clips=config.max_clips,
+            split_at_cuts=config.split_at_cuts,
         )
+        self.check(config)
+        self._apply(config)
         chain = PredictiveKeyframeEncoder(
-            self.keyframe_encoder, keep=keep, visual_tokens=visual_tokens, delta=predict_keyframes
+            self.keyframe_encoder,
+            keep=config.keep_ratio,
+            visual_tokens=config.tokens_per_keyframe,
+            delta=config.predict_keyframes,
         )
         gathered, seconds = TokenAccumulator(), 0.0
-        for batch in _batched(clips, batch_size):
-            motion = self.motion_tokens([clip.motion for clip in batch], levels)
+        for batch in _batched(clips, config.batch_size):
+            motion = self.motion_tokens([clip.motion for clip in batch], quantizers)
             gathered.add_motion(batch, motion)
             gathered.add_keyframes(self._keyframe_words(chain, batch, motion))
-            if keyframe == "image":
-                gathered.pictures += [to_jpeg(clip.keyframe, image_quality) for clip in batch]
+            if config.keyframe_storage == "jpeg":
+                gathered.pictures += [to_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
             if progress:
                 progress(seconds, expected)
         gathered.add_keyframes(chain.finish())
         # so many clips may be shorter than they could be
-        check_length(path, spec, sum(gathered.num_frames), None if split_at_cuts and max_clips else expected)
+        check_length(
+            path, spec, sum(gathered.num_frames), None if config.split_at_cuts and config.max_clips else expected
+        )
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
-        return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, start_seconds)
+        return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config.start_seconds)
+
+    def check(self, config: EncodeConfig) -> None:
+        """Check that these models can follow a config, before any work.
+
+        Raises:
+            ValueError: an option that they cannot follow; the message names it.
+        """
+        keyframes, quantizers = self.keyframe_encoder, self.motion_encoder.num_quantizers
+        if config.motion_quantizers is not None and config.motion_quantizers > quantizers:
+            raise ValueError(
+                f"`motion_quantizers` (={config.motion_quantizers}): this model has {quantizers} quantizers"
+            )
+        patches, tokens, ratio = keyframes.num_patches, config.tokens_per_keyframe, config.keep_ratio
+        if tokens is not None and tokens > patches:
+            raise ValueError(
+                f"`tokens_per_keyframe` (={tokens}): a keyframe of this model has {patches} patches at most"
+            )
+        if not keyframes.drops_patches and ((tokens or patches) < patches or (ratio or 1) < 1):
+            name, value = ("keep_ratio", ratio) if tokens is None else ("tokens_per_keyframe", tokens)
+            raise ValueError(f"`{name}` (={value}): this model has {patches} tokens for every keyframe and drops none")
+        if config.patch_selection == "sample" and not hasattr(keyframes, "sampling"):
+            raise ValueError("`patch_selection` (='sample'): only the published Video-LaVIT weights sample patches")
+        if config.refinement_steps is not None and not hasattr(keyframes, "code_vectors"):
+            raise ValueError(
+                f"`refinement_steps` (={config.refinement_steps}): only videotok's own keyframe tokenizer refines codes"
+            )
+
+    def _apply(self, config: EncodeConfig) -> None:
+        # until the protocol of keyframe tokenizers takes both
+        if config.refinement_steps is not None:
+            self.keyframe_encoder.register_to_config(search=config.refinement_steps)  # type: ignore[attr-defined]
+        if config.patch_selection == "sample":
+            self.keyframe_encoder.sampling = torch.Generator().manual_seed(config.seed)  # type: ignore[attr-defined]
 
     def _keyframe_words(
         self, chain: PredictiveKeyframeEncoder, clips: list[Clip], motion: MotionTokens
@@ -428,81 +433,63 @@ class VideoTokenizer(Models):
     def decode(
         self,
         tokens: VideoTokens,
+        config: DecodeConfig | None = None,
         *,
-        size: tuple[int, int] | None = None,
         keyframes: Iterable[np.ndarray] | None = None,
-        keyframe: KeyframeKind | None = None,
-        motion_quantizers: int | None = None,
-        steps: int | None = None,
-        seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Frames of the video, uint8 [height, width, 3] RGB, one after another at `tokens.spec.fps`.
 
         Args:
             tokens: made with this model's weights.
-            size: (width, height) of the frames; about 256 x 144 pixels in the source's own shape where not given.
-            keyframes: uint8 [H, W, 3] RGB a clip, used instead of what the tokens say of keyframes.
-            keyframe: from the ids (`tokens`) or from the pictures that were kept (`image`); pictures, where there are
-                any, if not given.
-            motion_quantizers: use only so many levels of motion ids.
-            steps: network evaluations a clip; the model's own number where not given.
-            seed: of the noise that fills in what the tokens do not say.
+            config: see `DecodeConfig`; its defaults where not given.
+            keyframes: uint8 [H, W, 3] RGB, one per clip, used instead of those of the tokens.
 
         Raises:
             TokensError: tokens of another model, fewer keyframes than clips, or no pictures although they are wanted.
-            ValueError: more motion levels than the tokens hold.
+            ValueError: more motion quantizers than the tokens hold.
         """
-        size = size or display_size(tokens.source.width, tokens.source.height)
-        clips = self.decoded_clips(
-            tokens, size, keyframes=keyframes, keyframe=keyframe, motion_quantizers=motion_quantizers
+        config = config or DecodeConfig()
+        return itertools.chain.from_iterable(
+            self.rebuilt(self.decoded_clips(tokens, config, keyframes=keyframes), config)
         )
-        return itertools.chain.from_iterable(self.rebuilt(clips, steps=steps, seed=seed))
 
     def decoded_clips(
         self,
         tokens: VideoTokens,
-        size: tuple[int, int],
+        config: DecodeConfig | None = None,
         *,
         keyframes: Iterable[np.ndarray] | None = None,
-        keyframe: KeyframeKind | None = None,
-        motion_quantizers: int | None = None,
     ) -> Iterator[DecodedClip]:
         """Keyframes and vectors of each clip, without the detokenizer. Arguments and errors as for `decode`."""
+        config = config or DecodeConfig()
+        size = config.size or display_size(tokens.source.width, tokens.source.height)
+        quantizers = config.motion_quantizers
         self.bundle.check(tokens)
-        if motion_quantizers is not None:
-            tokens.first_quantizers(motion_quantizers)  # refused now, and not when the first clip is asked for
-        if keyframes is None and (tokens.pictures if keyframe is None else keyframe == "image"):
+        if quantizers is not None:
+            tokens.first_quantizers(quantizers)  # refused now, and not when the first clip is asked for
+        source = config.keyframe_source
+        if keyframes is None and (tokens.pictures if source == "auto" else source == "jpeg"):
             if not tokens.pictures:
                 raise TokensError(f"no pictures are kept with the tokens of {tokens.source.file}; decode from the ids")
             keyframes = kept_pictures(tokens)
         if keyframes is not None:
-            seen = tokens if motion_quantizers is None else tokens.first_quantizers(motion_quantizers)
+            seen = tokens if quantizers is None else tokens.first_quantizers(quantizers)
             return given_clips(seen, self.motion, size, iter(keyframes))
         check_patches(tokens, self.keyframes.num_patches)
-        return decoded_clips(tokens, self.keyframes, self.motion, size, motion_quantizers=motion_quantizers)
+        return decoded_clips(tokens, self.keyframes, self.motion, size, motion_quantizers=quantizers)
 
-    def rebuilt(
-        self,
-        clips: Iterable[DecodedClip],
-        *,
-        steps: int | None,
-        seed: int,
-        bidirectional: bool = True,
-        noise_rate: float = 1.0,
-    ) -> Iterator[np.ndarray]:
-        """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours.
-
-        `bidirectional`, `noise_rate`: see `unet3d.decode_chain`.
-        """
+    def rebuilt(self, clips: Iterable[DecodedClip], config: DecodeConfig | None = None) -> Iterator[np.ndarray]:
+        """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours."""
+        config = config or DecodeConfig()
         for scene in scenes(clips):
             behind, ahead = itertools.tee(scene)
             chain = decode_chain(
                 self.detokenizer,
                 ((clip.keyframe, clip.vectors) for clip in ahead),
-                bidirectional=bidirectional,
-                noise_rate=noise_rate,
-                num_inference_steps=steps,
-                seed=seed,
+                bidirectional=config.bidirectional,
+                noise_rate=config.noise_rate,
+                num_inference_steps=config.num_inference_steps,
+                seed=config.seed,
             )
             for clip, frames in zip(behind, chain, strict=True):
                 yield pixels(frames)[: clip.num_frames]

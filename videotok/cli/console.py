@@ -1,6 +1,8 @@
-"""What the commands share: where they write, and what they say meanwhile."""
+"""What the commands share: refusals, outputs and progress bars."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +13,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 class Refusal(Exception):
     """A request that is turned down before any work; the message is one line that says why and what to do."""
+
+
+@contextmanager
+def invalid_options_refused() -> Iterator[None]:
+    """Turn a ValueError into a Refusal: for the checks of a config, whose messages name the option.
+
+    Raises:
+        Refusal: instead of ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
 
 def progress_bar() -> Progress:

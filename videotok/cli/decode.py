@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from videotok.cli.console import Refusal, parse_size, progress_bar, refuse_unwritable
+from videotok.cli.console import Refusal, invalid_options_refused, parse_size, progress_bar, refuse_unwritable
+from videotok.config import DecodeConfig, KeyframeSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +43,12 @@ def decode(
     keyframes_from: Annotated[
         Path | None, typer.Option(help="The source: take keyframes from it, not from their tokens.")
     ] = None,
-    keyframe: Annotated[
-        Literal["tokens", "image"] | None,
+    keyframe_source: Annotated[
+        KeyframeSource,
         typer.Option(
-            help="Keyframes from their tokens, or from the pictures kept in the file; pictures if there are any."
+            help="tokens: keyframes decoded from their ids; jpeg: the stored pictures; auto: pictures if there are any."
         ),
-    ] = None,
+    ] = "auto",
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT; about 256x144 pixels in the source's shape by default.")
     ] = None,
@@ -100,21 +101,28 @@ def decode(
         )
     options = QUALITY | REPRODUCIBLE
     shown = wanted or display_size(tokens.source.width, tokens.source.height)
+    with invalid_options_refused():
+        config = DecodeConfig(
+            size=shown,
+            keyframe_source=keyframe_source,
+            motion_quantizers=motion_quantizers,
+            num_inference_steps=steps,
+            bidirectional=not forward,
+            noise_rate=noise_rate,
+            seed=seed,
+        )
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
-    clips = tokenizer.decoded_clips(
-        tokens, shown, keyframes=given, keyframe=keyframe, motion_quantizers=motion_quantizers
-    )
-    how = {"steps": steps, "seed": seed, "bidirectional": not forward, "noise_rate": noise_rate}
+    clips = tokenizer.decoded_clips(tokens, config, keyframes=given)
     figures = ReconstructionFigures()
     with ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=options))
         if compare:
             wide = (PANELS * shown[0], shown[1])
             panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=options))
-            both = compared(tokenizer, tokens, clips, compare, shown, **how)
+            both = compared(tokenizer, tokens, clips, compare, shown, config)
             rebuilt = _measured(both, figures, panels)
         else:
-            rebuilt = tokenizer.rebuilt(clips, **how)
+            rebuilt = tokenizer.rebuilt(clips, config)
         for frame in _shown(rebuilt, tokens):
             writer.write(frame)
     took = time.monotonic() - began
@@ -126,7 +134,11 @@ def decode(
         print(f"{beside}: the source, its two-way warp and the result side by side")
         print_table(
             figures,
-            "the source" if given else "pictures" if tokens.pictures and keyframe != "tokens" else "their tokens",
+            "the source"
+            if given
+            else "pictures"
+            if tokens.pictures and keyframe_source != "tokens"
+            else "their tokens",
         )
 
 

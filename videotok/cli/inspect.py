@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from videotok.cli.console import Refusal, parse_fps, progress_bar, refuse_unwritable
+from videotok.config import EncodeConfig
 
 if TYPE_CHECKING:
     from codec import Clip
@@ -84,11 +85,13 @@ def tokens_page(file: Path, source: Path | None, request: Request) -> None:
 def _encoded(tokenizer: "VideoTokenizer", video: Path, request: Request, progress: "Progress") -> "VideoTokens":
     return tokenizer.encode(
         video,
-        tokenizer.spec(request.fps),
-        motion_source=request.motion_source,
-        start_seconds=request.start,
-        duration_seconds=request.duration,
-        max_clips=request.max_clips or PAGE_CLIPS,
+        EncodeConfig(
+            fps=request.fps,
+            motion_source=request.motion_source,
+            start_seconds=request.start,
+            duration_seconds=request.duration,
+            max_clips=request.max_clips or PAGE_CLIPS,
+        ),
         progress=progress,
     )
 

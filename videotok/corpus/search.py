@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from videotok.config import EncodeConfig
 from videotok.corpus.storage import read_shard, shard_paths
 from videotok.errors import CorpusError, TokensError
 from videotok.pipeline import VideoTokenizer
@@ -131,11 +132,13 @@ def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> 
     spec = fingerprint["spec"]
     tokens = tokenizer.encode(
         video,
-        tokenizer.spec(Fraction(spec["fps"])),
-        keep=spec["keep"],
-        motion_quantizers=spec["motion_quantizers"],
-        motion_source=spec["motion_source"],
-        predict_keyframes=False,
+        EncodeConfig(
+            fps=Fraction(spec["fps"]),
+            keep_ratio=spec["keep"],
+            motion_quantizers=spec["motion_quantizers"],
+            motion_source=spec["motion_source"],
+            predict_keyframes=False,
+        ),
     )
     ends = tokens.pts_seconds + tokens.num_frames / float(tokens.spec.fps)
     return pa.table(

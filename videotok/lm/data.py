@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec import atomic_path
+from videotok.config import EncodeConfig
 from videotok.errors import TokensError
 from videotok.lm.chat import Turn
 from videotok.lm.model import VideoLanguageModel, VideoSettings
@@ -152,14 +153,15 @@ class TokenCache:
         if place.is_file():
             tokens = VideoTokens.load(place)
         else:
-            spec = self.tokenizer.spec(Fraction(self.settings.fps))
             # independent keyframes: a language model may see only some of the clips
             tokens = self.tokenizer.encode(
                 video,
-                spec,
-                motion_quantizers=self.settings.motion_quantizers,
-                motion_source=self.settings.motion_source,  # pyright: ignore[reportArgumentType]
-                predict_keyframes=False,
+                EncodeConfig(
+                    fps=Fraction(self.settings.fps),
+                    motion_quantizers=self.settings.motion_quantizers,
+                    motion_source=self.settings.motion_source,  # pyright: ignore[reportArgumentType]
+                    predict_keyframes=False,
+                ),
             )
             tokens.save(place)
         return Kept(tokens, self._features(video, tokens, place) if self.feature_kinds else None)

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from codec import Clip, MediaError
+from videotok.config import EncodeConfig
 from videotok.evaluation import (
     SIZE,
     Figures,
@@ -79,7 +80,7 @@ def evaluate(
     Raises:
         MediaError: the video cannot be read, or has no clip of three frames.
     """
-    tokens = model.encode(path, max_clips=settings.max_clips)
+    tokens = model.encode(path, EncodeConfig(max_clips=settings.max_clips))
     result = VideoResult(path.name, tokens.tokens_per_second, _bits_per_second(tokens))
     for index, clip, following in clips_with_next(path, settings.max_clips):
         truth, rungs, best = frames_of(clip), {}, {}

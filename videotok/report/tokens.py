@@ -77,7 +77,7 @@ def write_tokens_page(
     still = display_size(tokens.source.width, tokens.source.height, STILL_AREA)
     small = display_size(tokens.source.width, tokens.source.height)
     told, clips = itertools.tee(decoded_keyframes(tokens, tokenizer.keyframes, tokenizer.motion))
-    rebuilt = tokenizer.rebuilt(_clips(tokens, clips, small), steps=None, seed=0)
+    rebuilt = tokenizer.rebuilt(_clips(tokens, clips, small))
     sources: Iterator[Clip | None] = itertools.repeat(None)
     if video is not None:
         sources = source_clips(tokens, video, small)
