@@ -31,8 +31,8 @@ readme: ## Bring the README's tree up to date
 
 train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
 	if [ -d $(PHOTOS) ]; then \
-		$(VENV)/bin/videotok train film $(PHOTOS) $(CACHE)-films --videos $(FOOTAGE) && \
-		$(VENV)/bin/videotok train prepare $(CACHE)-films $(CACHE); \
+		$(VENV)/bin/videotok train synthesize $(PHOTOS) $(CACHE)-synthetic --videos $(FOOTAGE) && \
+		$(VENV)/bin/videotok train prepare $(CACHE)-synthetic $(CACHE); \
 	fi
 	$(VENV)/bin/videotok train prepare $(FOOTAGE) $(CACHE)
 	$(VENV)/bin/videotok train motion $(CACHE) --out $(RUNS)/motion --precision $(PRECISION)

@@ -1,205 +1,252 @@
-"""`videotok train`: footage -> cache -> weights."""
+"""`videotok train`: from footage to a training cache, and from the cache to weights."""
 
+import inspect
 import os
 from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from videotok.training.trainer import Task
+from videotok.cli.console import Refusal, parse_fps
 
-app = typer.Typer(no_args_is_help=True, help="Prepare footage and train the three models.")
+if TYPE_CHECKING:
+    from videotok.training.dataset import Cache, Read, Row
+    from videotok.training.trainer import Plan
+
+app = typer.Typer(no_args_is_help=True, help="Prepare footage, and train the three models on it.")
 console = Console(stderr=True)
 
 CacheFolder = Annotated[Path, typer.Argument(help="Folder written by `videotok train prepare`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, best weights, run.json.")]
-Steps = Annotated[int, typer.Option(help="Optimiser steps of the whole run.", min=1)]
-BatchSize = Annotated[int, typer.Option(help="Items a step.", min=1)]
-LearningRate = Annotated[float, typer.Option("--lr", help="Highest learning rate; warm-up, then a cosine to zero.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")]
-Seed = Annotated[int, typer.Option(help="Decides data order, noise and starting weights.")]
-Workers = Annotated[int, typer.Option(help="Processes that read ahead.", min=0)]
-Precision = Annotated[str, typer.Option(help="Of the forward pass: auto (bf16 on a GPU), bf16 or no.")]
-SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)]
-Start = Annotated[Path | None, typer.Option("--from", help="Weights to start from instead of new ones.")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options that all train commands have."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, best weights, run.json.")]
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the whole run.", min=1)] = 1_000
+    batch_size: Annotated[int, typer.Option(help="Items per step.", min=1)] = 8
+    learning_rate: Annotated[
+        float, typer.Option("--lr", help="Highest learning rate; linear warm-up, then a cosine to zero.")
+    ] = 1e-3
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Time limit; the learning rate then falls with the time.")
+    ] = None
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints and validations.", min=1)] = 100
+    precision: Annotated[
+        Literal["auto", "bf16", "no"], typer.Option(help="Precision of the forward pass; auto: bf16 on a GPU.")
+    ] = "auto"
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False
+    seed: Annotated[int, typer.Option(help="Seed of data order, noise and initial weights.")] = 0
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.", min=0)] = 1
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Folder of weights to start from, instead of new ones.")
+    ] = None
+
+    def plan(self) -> "Plan":
+        """Return what the trainer needs of these options."""
+        import torch
+
+        from videotok.training.trainer import Plan
+
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        return Plan(
+            self.steps,
+            self.batch_size,
+            self.learning_rate,
+            warmup_steps=min(200, self.steps // 10),
+            precision=precision,
+            seed=self.seed,
+            save_every=self.save_every,
+            max_seconds=None if self.max_minutes is None else 60 * self.max_minutes,
+            compile=self.compile,
+        )
+
+
+def train_command(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a train command: typer shows the fields of its `RunOptions` argument as options.
+
+    Args:
+        defaults: of this command, in the place of those of `RunOptions`.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
+        hints = get_type_hints(RunOptions, include_extras=True)
+        shared = []
+        for field in fields(RunOptions):
+            default = defaults.get(field.name, field.default)
+            default = inspect.Parameter.empty if default is MISSING else default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            shared.append(inspect.Parameter(field.name, kind, default=default, annotation=hints[field.name]))
+
+        @wraps(function)
+        def command(**values: Any) -> None:
+            options = RunOptions(**{name: values.pop(name) for name in hints})
+            function(**values, options=options)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        del command.__wrapped__  # type: ignore[attr-defined]
+        app.command()(command)
+        return command
+
+    return register
 
 
 @app.command()
 def prepare(
     videos: Annotated[Path, typer.Argument(help="Folder of videos and photographs.", exists=True, file_okay=False)],
     cache: Annotated[Path, typer.Argument(help="Folder to write.")],
-    fps: Annotated[str, typer.Option(help="Frames per second of a clip.")] = "12",
-    frames: Annotated[int, typer.Option(help="Frames in a clip.")] = 24,
+    fps: Annotated[str, typer.Option(help="Frames per second of the clips.")] = "12",
+    frames: Annotated[int, typer.Option(help="Frames per clip.", min=2)] = 24,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
 ) -> None:
-    """Cut videos into clips and write shards that need no video library to read."""
+    """Cut videos into clips and write them, and photographs, to a training cache."""
+    rate = parse_fps(fps)
+
     from codec import ClipSpec
-    from videotok.training.prepare import prepare as run
+    from videotok.training.prepare import prepare as prepare_cache
 
     with _progress("files") as progress:
         bar = progress.add_task("prepare", total=None)
-        found = run(
+        result = prepare_cache(
             videos,
             cache,
-            ClipSpec(frames=frames, fps=Fraction(fps)),
+            ClipSpec(frames=frames, fps=Fraction(rate)),
             workers=workers,
-            done=lambda done, of: progress.update(bar, completed=done, total=of),
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    console.print(f"{cache}: {found.clips} clips, {found.photos} photographs, {len(found.refused)} files refused")
-    for name, why in found.refused.items():
-        console.print(f"  {name}: {why}", highlight=False)
+    console.print(f"{cache}: {result.clips} clips, {result.photos} photographs, {len(result.refused)} files refused")
+    for name, reason in result.refused.items():
+        console.print(f"  {name}: {reason}", highlight=False)
 
 
 @app.command()
-def film(
+def synthesize(
     photos: Annotated[Path, typer.Argument(help="Folder of photographs.", exists=True, file_okay=False)],
-    folder: Annotated[Path, typer.Argument(help="Folder to write the films to; `prepare` it like other footage.")],
-    videos: Annotated[Path | None, typer.Option(help="Footage for some of the backgrounds.", file_okay=False)] = None,
-    count: Annotated[int, typer.Option(help="Films of 6.4 seconds.", min=1)] = 400,
+    folder: Annotated[Path, typer.Argument(help="Folder to write videos to; `prepare` it like other footage.")],
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of footage for some of the backgrounds.", file_okay=False)
+    ] = None,
+    count: Annotated[int, typer.Option(help="Number of videos, 6.4 seconds each.", min=1)] = 400,
 ) -> None:
-    """Film photographs and footage with a virtual camera that moves in every way; films that are there are kept."""
-    from videotok.training.synthetic import films
+    """Make training videos: photographs and footage under a moving virtual camera. Existing ones are kept."""
+    from videotok.training.synthetic import synthesize as write_videos
 
-    with _progress("films") as progress:
-        bar = progress.add_task("film", total=count)
-        films(photos, videos, folder, count, done=lambda done: progress.update(bar, completed=done))
+    with _progress("videos") as progress:
+        bar = progress.add_task("synthesize", total=count)
+        write_videos(photos, videos, folder, count, progress=lambda done: progress.update(bar, completed=done))
 
 
-@app.command()
-def keyframes(
-    cache: CacheFolder,
-    out: Out,
-    steps: Steps = 5_300,
-    batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 2.5e-4,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    precision: Precision = "auto",
-    save_every: SaveEvery = 100,
-    resume: Resume = False,
-    start: Start = None,
-) -> None:
+@train_command(steps=5_300, batch_size=8, learning_rate=2.5e-4, save_every=100)
+def keyframes(cache: CacheFolder, options: RunOptions) -> None:
     """Train the keyframe tokenizer and its detokenizer on photographs and keyframes."""
     from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
-    from videotok.training.dataset import Cache, Row
+    from videotok.training.dataset import Row
 
-    found = Cache(cache)
-    rows = found.photos("train") + found.clips("train")
-    held_back = found.photos("validation") + found.clips("validation")
-    task = KeyframeTraining(_model(KeyframeTokenizer, start))
-    plan = _plan(steps, batch_size, learning_rate, seed, precision, save_every)
-    _run(task, rows, held_back, Row.picture, plan, out, resume, workers, 64)
+    data = _cache(cache)
+    rows = data.photos("train") + data.clips("train")
+    held_back = data.photos("validation") + data.clips("validation")
+    task = KeyframeTraining(_model(KeyframeTokenizer, options.start))
+    _train(task, rows, held_back, Row.picture, options, validation_items=64)
 
 
-@app.command()
-def motion(
-    cache: CacheFolder,
-    out: Out,
-    steps: Steps = 3_000,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 1e-3,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    precision: Precision = "auto",
-    save_every: SaveEvery = 250,
-    resume: Resume = False,
-    start: Start = None,
-) -> None:
+@train_command(steps=3_000, batch_size=16, learning_rate=1e-3, save_every=250)
+def motion(cache: CacheFolder, options: RunOptions) -> None:
     """Train the motion tokenizer on motion fields."""
     from motion_vq import MotionTokenizer, MotionTraining
-    from videotok.training.dataset import Cache, Row
+    from videotok.training.dataset import Row
 
-    found = Cache(cache)
-    task = MotionTraining(_model(MotionTokenizer, start))
-    plan = _plan(steps, batch_size, learning_rate, seed, precision, save_every)
-    _run(task, found.clips("train"), found.clips("validation"), Row.motion, plan, out, resume, workers, 128)
+    data = _cache(cache)
+    task = MotionTraining(_model(MotionTokenizer, options.start))
+    _train(task, data.clips("train"), data.clips("validation"), Row.motion, options, validation_items=128)
 
 
-@app.command()
+@train_command(steps=5_000, batch_size=2, learning_rate=6e-4, save_every=100)
 def detokenizer(
     cache: CacheFolder,
-    out: Out,
-    tokenizer: Annotated[Path, typer.Option(help="Motion tokenizer whose decoded motion is learned from.")],
-    steps: Steps = 5_000,
-    batch_size: BatchSize = 2,
-    learning_rate: LearningRate = 6e-4,
-    seed: Seed = 0,
-    workers: Workers = 1,
-    precision: Precision = "auto",
-    save_every: SaveEvery = 100,
-    resume: Resume = False,
-    start: Start = None,
+    tokenizer: Annotated[Path, typer.Option(help="Motion tokenizer whose decoded motion the model is trained on.")],
+    options: RunOptions,
 ) -> None:
-    """Train the 3D U-Net on clips, with the motion that the motion tokenizer gives back."""
+    """Train the video detokenizer on clips, with motion that went through the motion tokenizer."""
     from motion_vq import MotionTokenizer
     from unet3d import DetokenizerTraining, VideoDetokenizer
-    from videotok.training.dataset import Cache, CodedMotion, Row
+    from videotok.training.dataset import CodedMotion, Row
 
-    found = Cache(cache)
-    coded = CodedMotion(MotionTokenizer.from_pretrained(tokenizer))
-    task = DetokenizerTraining(_model(VideoDetokenizer, start), code_motion=coded)
-    plan = _plan(steps, batch_size, learning_rate, seed, precision, save_every)
-    _run(task, found.clips("train"), found.clips("validation"), Row.clip, plan, out, resume, workers, 24)
+    data = _cache(cache)
+    coded = CodedMotion(_model(MotionTokenizer, tokenizer))
+    task = DetokenizerTraining(_model(VideoDetokenizer, options.start), code_motion=coded)
+    _train(task, data.clips("train"), data.clips("validation"), Row.clip, options, validation_items=24)
 
 
 @app.command()
 def export(
-    kind: Annotated[str, typer.Argument(help="keyframes, motion or detokenizer.")],
+    model: Annotated[Literal["keyframes", "motion", "detokenizer"], typer.Argument(help="Which model it is.")],
     run: Annotated[Path, typer.Argument(help="Folder of the run.", exists=True, file_okay=False)],
-    folder: Annotated[Path, typer.Argument(help="Where the half-precision weights go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the weights to.")],
 ) -> None:
     """Write a run's best weights in half precision."""
     from motion_vq import MotionTokenizer
     from unet3d import VideoDetokenizer
     from videotok.keyframes import KeyframeTokenizer
-    from videotok.training.trainer import export as write
+    from videotok.training.checkpoint import export_weights
 
-    models = {"keyframes": KeyframeTokenizer, "motion": MotionTokenizer, "detokenizer": VideoDetokenizer}
-    if kind not in models:
-        raise typer.BadParameter(f"{kind!r} is not a model; choose one of {', '.join(models)}")
-    size = write(models[kind], run, folder)
+    classes = {"keyframes": KeyframeTokenizer, "motion": MotionTokenizer, "detokenizer": VideoDetokenizer}
+    try:
+        size = export_weights(classes[model], run, folder)
+    except FileNotFoundError as error:
+        raise Refusal(str(error)) from error
     console.print(f"{folder}: {size / 1e6:.1f} MB")
 
 
-def _model(model_class, start: Path | None):
-    return model_class.from_pretrained(start) if start else model_class()
+def _cache(folder: Path) -> "Cache":
+    from videotok.training.dataset import Cache
+
+    try:
+        return Cache(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise Refusal(str(error)) from error
 
 
-def _plan(steps: int, batch_size: int, learning_rate: float, seed: int, precision: str, save_every: int):
-    import torch
-
-    from videotok.training.trainer import Plan
-
-    if precision not in ("auto", "bf16", "no"):
-        raise typer.BadParameter(f"--precision {precision!r} must be auto, bf16 or no")
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    warmup = min(200, steps // 10)
-    return Plan(
-        steps,
-        batch_size,
-        learning_rate,
-        warmup_steps=warmup,
-        precision="bf16" if precision == "bf16" else "no",
-        seed=seed,
-        save_every=save_every,
-    )
+def _model(model_class: Any, folder: Path | None) -> Any:
+    """Return a new model, or the one of a folder."""
+    if folder is None:
+        return model_class()
+    try:
+        return model_class.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _run(
-    task: "Task", rows: list, held_back: list, read: Callable, plan, out: Path, resume: bool, workers: int, items: int
+def _train(
+    task: Any, rows: list["Row"], held_back: list["Row"], read: "Read", options: RunOptions, *, validation_items: int
 ) -> None:
-    from videotok.training.dataset import Batches, validation_batches
+    """Train a task on rows of a cache, with a progress bar.
+
+    Raises:
+        Refusal: the folder holds a run, or the checkpoint in it does not fit; the loss has no finite gradient.
+    """
+    from videotok.training.dataset import SPLIT_VERSION, Batches, validation_batches
     from videotok.training.trainer import train
 
-    batches = Batches(rows, read, task.prepare, plan.batch_size, plan.steps, plan.seed)
-    validation = validation_batches(held_back or rows, read, task.prepare, plan.batch_size, items)
-    facts = {"items": len(rows), "validation_items": min(items, len(held_back or rows)), "held_back": bool(held_back)}
+    plan = options.plan()
+    facts = {
+        "items": len(rows),
+        "validation_items": min(validation_items, len(held_back or rows)),
+        "held_back": bool(held_back),
+        "split_version": SPLIT_VERSION,
+    }
     with _progress("steps") as progress:
         bar = progress.add_task("train", total=plan.steps)
 
@@ -210,10 +257,27 @@ def _run(
                 progress.console.print(f"step {step}: {shown}", highlight=False)
 
         try:
-            train(task, batches, validation, plan, out, resume=resume, workers=workers, facts=facts, report=report)
-        except (FileExistsError, ValueError) as error:
-            raise typer.BadParameter(str(error)) from error
-    console.print(f"{out / 'best'}: the weights with the highest validation PSNR")
+            batches = Batches(rows, read, task.prepare, plan.batch_size, plan.steps, plan.seed)
+            # a cache too small to hold anything back is validated on its training data, and run.json says so
+            validation = validation_batches(held_back or rows, read, task.prepare, plan.batch_size, validation_items)
+            train(
+                task,
+                batches,
+                validation,
+                plan,
+                options.out,
+                resume=options.resume,
+                workers=options.workers,
+                facts=facts,
+                report=report,
+            )
+        except FileExistsError as error:
+            raise Refusal(
+                f"{options.out} already holds a run; continue it with --resume, or choose another --out"
+            ) from error
+        except (ValueError, FloatingPointError) as error:
+            raise Refusal(str(error)) from error
+    console.print(f"{options.out / 'best'}: the weights with the highest validation PSNR")
 
 
 def _progress(unit: str) -> Progress:

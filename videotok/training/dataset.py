@@ -1,27 +1,24 @@
-"""The training cache: clips and photographs as shards that need no video library to read.
+"""The training data: a cache of clips and photographs on disk, its training and validation split, batches by step.
 
-A cache is a folder of safetensors files, one per chunk of source files, and `cache.json`:
+A cache is a folder with `cache.json` and one safetensors file for each group of source files, which can be read without
+a video library:
 
-    clips-00000.safetensors    jpeg uint8 [bytes], jpeg_ends int64 [pictures]: pictures one after another
-                               first_picture int64 [n], num_frames int64 [n]: frames of clip i, then its keyframe
-                               vectors float16 [n, T, h, w, 2], valid bool [n, T, h, w]
-                               follows bool [n]: clip i continues clip i - 1 of the same video
-                               source int64 [n]: index into the header's `sources`
-    photos-00000.safetensors   jpeg, jpeg_ends, source
-
-Batches of a training run: what is drawn at a step depends on the seed and the step alone.
-
-Motion as the detokenizer will meet it: through the motion tokenizer and back.
+    clips-*.safetensors     jpeg uint8 [bytes], jpeg_ends int64 [pictures]: JPEG files one after another
+                            first_picture int64 [n], num_frames int64 [n]: the frames of clip i, then its keyframe
+                            vectors float16 [n, T, h, w, 2], valid bool [n, T, h, w]
+                            follows bool [n]: clip i continues clip i - 1 of the same video
+                            source int64 [n]: index into `sources` of the header
+    photos-*.safetensors    jpeg, jpeg_ends, source
 """
 
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from re import sub
+from pathlib import Path, PurePath
 from typing import Literal
 
 import cv2
@@ -38,17 +35,30 @@ FORMAT = "1"
 Item = dict[str, np.ndarray]
 Split = Literal["train", "validation"]
 
+SPLIT_VERSION = 2
+"""Version of `is_validation`, recorded in run.json: figures on held-back data compare only within one version. In
+version 1 the training cache decided by the path and synthetic videos by the bare name, so that they disagreed."""
 
-def jpeg(picture: np.ndarray, quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] RGB -> JPEG bytes."""
-    ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not ok:
-        raise ValueError(f"picture of shape {picture.shape} and type {picture.dtype} could not be written as JPEG")
-    return data.tobytes()
+
+def is_validation(source: str | PurePath) -> bool:
+    """Return whether a source file belongs to the validation split, about one in twenty.
+
+    Decided by the file's name alone, without folder and suffix, so that a path and a name always agree. Numbered parts
+    of one recording (`walk_2.mp4`, `walk-3.mp4`) are on the same side.
+    """
+    recording = re.sub(r"([-_]\d+)+$", "", PurePath(source).stem)
+    return zlib.crc32(recording.encode()) % 20 == 0
 
 
 def write_shard(path: Path, pictures: Sequence[bytes], arrays: Item, header: dict) -> None:
-    """Writes one shard, whole or not at all."""
+    """Write one file of the cache, atomically.
+
+    Args:
+        path: the file.
+        pictures: JPEG files.
+        arrays: the other arrays of the layout above.
+        header: `sources` and `refused`, plain values.
+    """
     tensors = {
         "jpeg": np.frombuffer(b"".join(pictures), np.uint8),
         "jpeg_ends": np.cumsum([len(data) for data in pictures], dtype=np.int64),
@@ -58,14 +68,12 @@ def write_shard(path: Path, pictures: Sequence[bytes], arrays: Item, header: dic
         save_file(tensors, temporary, metadata={"videotok": json.dumps({"format": FORMAT, **header})})
 
 
-def is_validation(source: str) -> bool:
-    """One source in twenty is held back; parts of one recording (`name_2`, `name-2`) stay on the same side."""
-    recording = sub(r"([-_]\d+)+$", "", source.rsplit(".", 1)[0])
-    return zlib.crc32(recording.encode()) % 20 == 0
-
-
 class Shard:
-    """One file of the cache; pictures are read when asked for."""
+    """One file of the cache. Small arrays are in memory, pictures are read when asked for.
+
+    Raises:
+        ValueError: the file has another format version.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,6 +90,7 @@ class Shard:
         return len(self.arrays["source"])
 
     def __getstate__(self) -> dict:
+        # an open file does not travel to the processes of a DataLoader
         return {key: value for key, value in self.__dict__.items() if key != "_file"}
 
     @cached_property
@@ -89,36 +98,38 @@ class Shard:
         return safe_open(self.path, "numpy")
 
     def pictures(self, first: int, count: int) -> np.ndarray:
-        """uint8 [count, H, W, 3] RGB; the pictures must be of one size."""
+        """Return `count` pictures from number `first` on, uint8 [count, H, W, 3] RGB; they must be of one size."""
         ends = self.arrays["jpeg_ends"]
         start = int(ends[first - 1]) if first else 0
         data = self._file.get_slice("jpeg")[start : int(ends[first + count - 1])]
-        cuts = ends[first : first + count - 1] - start
-        decoded = [np.asarray(cv2.imdecode(part, cv2.IMREAD_COLOR)) for part in np.split(data, cuts)]
+        parts = np.split(data, ends[first : first + count - 1] - start)
+        decoded = [np.asarray(cv2.imdecode(part, cv2.IMREAD_COLOR)) for part in parts]
         return np.ascontiguousarray(np.stack(decoded)[..., ::-1])
 
     def source(self, row: int) -> str:
+        """Return the path of a row's source file, relative to the prepared folder."""
         return self.header["sources"][int(self.arrays["source"][row])]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where an item lies."""
+    """One clip or photograph of the cache."""
 
     shard: Shard
     row: int
 
     @property
     def source(self) -> str:
+        """Path of the source file, relative to the prepared folder."""
         return self.shard.source(self.row)
 
     @property
     def folder(self) -> str:
-        """First folder of the source's path: footage of one kind."""
+        """First folder of the source's path: one kind of footage."""
         return self.source.split("/")[0] if "/" in self.source else ""
 
     def motion(self) -> Item:
-        """vectors float32 [T, h, w, 2], valid bool [T, h, w], num_frames int64 []."""
+        """Return vectors float32 [T, h, w, 2], valid bool [T, h, w] and num_frames int64 [] of a clip."""
         arrays = self.shard.arrays
         return {
             "vectors": arrays["vectors"][self.row].astype(np.float32),
@@ -127,10 +138,10 @@ class Row:
         }
 
     def clip(self) -> Item:
-        """`motion()` and frames uint8 [T, H, W, 3] (the last one repeated past num_frames).
+        """Return `motion()` and frames uint8 [T, H, W, 3] of a clip, the last frame repeated past num_frames.
 
-        Where the next clip of the video is in the cache, also its first frame as next_keyframe_frame uint8 [H, W, 3]
-        and its step 0 as next_vectors0 float32 [h, w, 2].
+        If the cache has the next clip of the video, also its first frame as next_keyframe_frame uint8 [H, W, 3], and
+        the motion into it as next_vectors0 float32 [h, w, 2].
         """
         item = self.motion()
         first, count = int(self.shard.arrays["first_picture"][self.row]), int(item["num_frames"])
@@ -145,7 +156,7 @@ class Row:
         return item
 
     def picture(self) -> Item:
-        """photo uint8 [H, W, 3] of a photograph, keyframe uint8 [S, S, 3] of a clip."""
+        """Return photo uint8 [H, W, 3] of a photograph, or keyframe uint8 [S, S, 3] of a clip."""
         if "first_picture" not in self.shard.arrays:
             return {"photo": self.shard.pictures(self.row, 1)[0]}
         last = int(self.shard.arrays["first_picture"][self.row] + self.shard.arrays["num_frames"][self.row])
@@ -153,7 +164,7 @@ class Row:
 
 
 class Cache:
-    """Every shard of a folder.
+    """A folder written by `videotok train prepare`.
 
     Raises:
         FileNotFoundError: `folder` is not a training cache.
@@ -168,85 +179,102 @@ class Cache:
         self.facts = json.loads((self.folder / "cache.json").read_text())
 
     def clips(self, split: Split | None = None) -> list[Row]:
+        """Return the clips of a split, or all."""
         return self._rows("clips-*.safetensors", split)
 
     def photos(self, split: Split | None = None) -> list[Row]:
+        """Return the photographs of a split, or all."""
         return self._rows("photos-*.safetensors", split)
 
     def _rows(self, pattern: str, split: Split | None) -> list[Row]:
-        rows = [
-            Row(shard, i)
-            for path in sorted(self.folder.glob(pattern))
-            for shard in [Shard(path)]
-            for i in range(len(shard))
-        ]
+        shards = [Shard(path) for path in sorted(self.folder.glob(pattern))]
+        rows = [Row(shard, number) for shard in shards for number in range(len(shard))]
         return [row for row in rows if split is None or is_validation(row.source) == (split == "validation")]
 
 
 Read = Callable[[Row], Item]
+"""Such as `Row.clip`."""
 Prepare = Callable[[list[Item], np.random.Generator], dict[str, torch.Tensor]]
-
-
-class Draw:
-    """Draws rows with an equal chance for every folder: hours of static footage do not drown minutes of moving."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            raise ValueError("the cache holds nothing of this kind to draw from; prepare it from other footage")
-        folders: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            folders[row.folder].append(row)
-        self.folders = [folders[name] for name in sorted(folders)]
-
-    def __call__(self, rng: np.random.Generator) -> Row:
-        folder = self.folders[rng.integers(len(self.folders))]
-        return folder[rng.integers(len(folder))]
+"""Augments items and stacks them into a batch."""
 
 
 class Batches(Dataset):
-    """Item `step` is the whole batch of that step, so that a resumed run sees what an unbroken one would have."""
+    """Batches of a training run; what is drawn for a step depends on the seed and the step alone.
+
+    Every first-level folder of the footage is drawn with equal chance, so that hours of static footage do not outweigh
+    minutes of moving footage.
+
+    Args:
+        rows: what to draw from.
+        read: reads a row.
+        prepare: makes a batch of what was read.
+        batch_size: rows a step, over all processes.
+        steps: steps of the run.
+        seed: of draws and augmentation.
+
+    Raises:
+        ValueError: there are no rows.
+    """
 
     def __init__(
         self, rows: Sequence[Row], read: Read, prepare: Prepare, batch_size: int, steps: int, seed: int
     ) -> None:
-        self.draw, self.read, self.prepare = Draw(rows), read, prepare
-        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        if not rows:
+            raise ValueError("the cache has nothing of this kind to train on; prepare it from other footage")
+        folders: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            folders[row.folder].append(row)
+        self._folders = [folders[name] for name in sorted(folders)]
+        self._read, self._prepare = read, prepare
+        self._batch_size, self._steps, self._seed = batch_size, steps, seed
+        self._process, self._num_processes = 0, 1
 
     def __len__(self) -> int:
-        return self.steps
+        return self._steps
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, step])
-        return self.prepare([self.read(self.draw(rng)) for _ in range(self.batch_size)], rng)
+        rng = np.random.default_rng([self._seed, step])
+        rows = [self._draw(rng) for _ in range(self._batch_size)][self._process :: self._num_processes]
+        if self._num_processes > 1:
+            rng = np.random.default_rng([self._seed, step, self._process])
+        return self._prepare([self._read(row) for row in rows], rng)
 
-    def from_step(self, step: int, workers: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of the steps from `step` on, read ahead by `workers` processes."""
+    def from_step(
+        self, step: int, workers: int, process: int = 0, num_processes: int = 1
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the batches of the steps from `step` on, prepared by `workers` processes; see `trainer.StepBatches`."""
+        self._process, self._num_processes = process, num_processes
+        sampler = range(step, self._steps)
         return iter(
-            DataLoader(
-                self, batch_size=None, sampler=range(step, self.steps), num_workers=workers, worker_init_fn=_one_thread
-            )
+            DataLoader(self, batch_size=None, sampler=sampler, num_workers=workers, worker_init_fn=_limit_threads)
         )
+
+    def _draw(self, rng: np.random.Generator) -> Row:
+        folder = self._folders[rng.integers(len(self._folders))]
+        return folder[rng.integers(len(folder))]
 
 
 def validation_batches(
     rows: Sequence[Row], read: Read, prepare: Prepare, batch_size: int, items: int
 ) -> list[dict[str, torch.Tensor]]:
-    """`items` rows spread evenly over `rows`, always the same ones, prepared with a fixed seed."""
+    """Return `items` rows spread evenly over `rows`, always the same ones, as batches prepared with fixed seeds."""
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(items, len(rows))).astype(int)]
     parts = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     return [prepare([read(row) for row in part], np.random.default_rng(index)) for index, part in enumerate(parts)]
 
 
-def _one_thread(worker: int) -> None:
+def _limit_threads(worker: int) -> None:
     del worker
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
 class CodedMotion:
-    """Callable (vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> decoded vectors, same shape.
+    """Motion encoded and decoded again by a motion tokenizer, with a random number of quantizers at each call.
 
-    The number of levels is drawn anew at each call, so that the detokenizer learns coarse and fine motion alike.
+    The video detokenizer is trained on it, so that it learns from coarse and fine motion alike.
+
+    Callable (vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> decoded vectors, same shape.
     """
 
     def __init__(self, tokenizer: MotionTokenizer) -> None:
@@ -255,5 +283,4 @@ class CodedMotion:
     @torch.no_grad()
     def __call__(self, vectors: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         tokens = self.tokenizer.encode(vectors, valid, self.tokenizer.num_quantizers)
-        levels = int(rng.integers(1, tokens.num_quantizers + 1))
-        return self.tokenizer.decode(tokens.first_quantizers(levels))
+        return self.tokenizer.decode(tokens.first_quantizers(int(rng.integers(1, tokens.num_quantizers + 1))))

@@ -1,4 +1,4 @@
-"""What the detokenizer learns from: motion of every number of levels, and light that changes."""
+"""What the video detokenizer is trained on: motion of every number of quantizers, and brightness that changes."""
 
 import numpy as np
 import pytest
@@ -10,29 +10,29 @@ from unet3d.train import _faded
 from videotok.training.dataset import CodedMotion
 
 
-def test_motion_of_every_number_of_levels_is_met():
+def test_every_number_of_quantizers_is_drawn(monkeypatch):
     torch.manual_seed(0)
     tokenizer = MotionTokenizer(**TINY)
     assert tokenizer.config["default_num_quantizers"] < tokenizer.num_quantizers
     vectors, valid = moving_fields(1, 8, (8, 12))
-    met, decode = set(), tokenizer.decode
+    drawn, decode = set(), tokenizer.decode
 
-    def seen(tokens):
-        met.add(tokens.num_quantizers)
+    def record(tokens):
+        drawn.add(tokens.num_quantizers)
         return decode(tokens)
 
-    tokenizer.decode = seen
+    monkeypatch.setattr(tokenizer, "decode", record)
     coded, rng = CodedMotion(tokenizer), np.random.default_rng(0)
     for _ in range(40):
         assert coded(vectors, valid, rng).shape == vectors.shape
-    assert met == set(range(1, tokenizer.num_quantizers + 1))
+    assert drawn == set(range(1, tokenizer.num_quantizers + 1))
 
 
-def test_light_changes_evenly_from_the_keyframe_on():
+def test_brightness_changes_evenly_from_the_keyframe_on():
     frames = torch.full((1, 8, 3, 4, 4), 0.1)
     faded, following = _faded(frames, (frames[:, 0], torch.zeros(1)), np.random.default_rng(3))
     assert following is not None
-    levels = torch.cat((faded, following[0][:, None]), dim=1)[0, :, 0, 0, 0]
-    assert levels[0] == pytest.approx(0.1)
-    assert abs(levels[-1] - 0.1) > 0.01
-    assert torch.allclose(levels.diff(), levels.diff().mean().expand(8), atol=1e-6)
+    brightness = torch.cat((faded, following[0][:, None]), dim=1)[0, :, 0, 0, 0]
+    assert brightness[0] == pytest.approx(0.1)
+    assert abs(brightness[-1] - 0.1) > 0.01
+    assert torch.allclose(brightness.diff(), brightness.diff().mean().expand(8), atol=1e-6)
