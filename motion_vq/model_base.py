@@ -1,24 +1,35 @@
 """VideotokModel: a diffusers model that still loads configs and weights written under older names."""
 
+import json
+import re
 from collections import OrderedDict
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file
+from torch import nn
+
+_INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
 
 
 class VideotokModel(ModelMixin, ConfigMixin):
     """Base of videotok's models: `from_pretrained` and `save_pretrained` (config.json and safetensors), as in diffusers.
 
-    A subclass that renames an option or a parameter says so in the two tables below, so that folders saved by earlier
-    versions load unchanged. Weight files are never rewritten for this: their sha256 identifies the ids in .vtok files.
+    A subclass that renames an option or a parameter says so in the two tables below, and one that stores a parameter in
+    another shape converts it in `upgrade_weights`, so that folders saved by earlier versions load unchanged. Weight
+    files are never rewritten for this: their sha256 identifies the ids in .vtok files.
     """
 
     renamed_options: ClassVar[dict[str, str]] = {}
     """Old name in config.json -> name of the constructor's argument today."""
-    renamed_parameters: ClassVar[dict[str, str]] = {}
-    """Old part of a name in the state dict, between dots -> part today. `{"words": "codes"}` turns `codebook.words`
-    into `codebook.codes`."""
+    renamed_parameters: ClassVar[dict[str, str | None]] = {}
+    """Old part of a name in the state dict, one or more words between dots -> part today, or None where the parameter
+    is no longer used. `{"codebook.words": "codebook.codes"}` turns `keyframes.codebook.words` into
+    `keyframes.codebook.codes`."""
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -27,9 +38,57 @@ class VideotokModel(ModelMixin, ConfigMixin):
             config = {cls.renamed_options.get(name, name): value for name, value in config.items()}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+        """Load a model from a folder or a hub id; see `diffusers.ModelMixin.from_pretrained`."""
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        # diffusers does not convert the names of weights in several files
+        if (folder / _INDEX_NAME).is_file():
+            weight_map = json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+            if cls._needs_upgrade(weight_map):
+                return cls._from_old_shards(folder, sorted(set(weight_map.values())), kwargs.get("torch_dtype"))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Cast or move the weights in place; see `torch.nn.Module.to`. The one of diffusers warns at every cast."""
+        return nn.Module.to(self, *args, **kwargs)
+
+    def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
+        """Convert in place, after renaming, weights that an earlier version stored in another shape."""
+
+    @classmethod
+    def _needs_upgrade(cls, names: Any) -> bool:
+        """Whether these names of weights come from an earlier version."""
+        return any(cls._renamed(name) != name for name in names)
+
+    @classmethod
+    def _from_old_shards(cls, folder: Path, files: list[str], dtype: torch.dtype | None) -> Self:
+        with init_empty_weights(include_buffers=False):
+            model = cls.from_config(cls.load_config(folder))
+        state_dict: OrderedDict[str, Any] = OrderedDict()
+        for name in files:
+            state_dict.update(load_file(folder / name))
+        model._fix_state_dict_keys_on_load(state_dict)
+        model.load_state_dict(state_dict, assign=True)
+        return model.to(dtype).eval() if dtype is not None else model.eval()
+
+    @classmethod
+    def _renamed(cls, name: str) -> str | None:
+        """Return today's name of a parameter; None where it is no longer used."""
+        for old, new in cls.renamed_parameters.items():
+            found = re.search(rf"(?<![^.]){re.escape(old)}(?![^.])", name)
+            if found and new is None:
+                return None
+            if found:
+                name = name[: found.start()] + str(new) + name[found.end() :]
+        return name
+
     def _fix_state_dict_keys_on_load(self, state_dict: "OrderedDict[str, Any]") -> None:
         super()._fix_state_dict_keys_on_load(state_dict)
         for name in list(state_dict):
-            renamed = ".".join(self.renamed_parameters.get(part, part) for part in name.split("."))
+            renamed = self._renamed(name)
             if renamed != name:
-                state_dict[renamed] = state_dict.pop(name)
+                value = state_dict.pop(name)
+                if renamed is not None:
+                    state_dict[renamed] = value
+        self.upgrade_weights(state_dict)

@@ -1,4 +1,4 @@
-"""A keyframe tokenizer small enough for tests: 64 patches, 128 words."""
+"""Sizes of a keyframe tokenizer small enough for tests: 64 patches of 8 x 8 pixels, 128 codes."""
 
 SIZES = dict(
     image_size=64,
@@ -14,6 +14,9 @@ SIZES = dict(
     decoder_depth=2,
     decoder_heads=2,
     decoder_hidden=64,
-    cells=4,
-    cell_width=8,
+    seam_cells=4,
+    seam_width=8,
 )
+
+UPSAMPLER = dict(upsampler_widths=(16, 8), upsampler_blocks=(1, 1))
+"""The same with a convolutional upsampler: 8 -> 16 -> 32 -> 64 pixels."""

@@ -1,7 +1,7 @@
-"""Keyframes as visual words: few for a plain picture, more for a busy one."""
+"""Keyframe tokenizers: images to codebook ids, few for plain images and more for detailed ones, and back."""
 
-from videotok.keyframes.protocol import KeyframeTokenizerProtocol
-from videotok.keyframes.tokenizer import KeyframeTokenizer, KeyframeTokens
+from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens
+from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.keyframes.train import KeyframeTraining
 from videotok.keyframes.vqmodel import VQModelTokenizer
 

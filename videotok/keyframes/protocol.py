@@ -1,75 +1,205 @@
-"""What the pipeline needs of a keyframe tokenizer, whoever trained it."""
+"""KeyframeTokenizerProtocol: all that videotok uses of a keyframe tokenizer, whoever made and trained it."""
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from videotok.keyframes.tokenizer import KeyframeTokens
+from videotok.errors import ModelError
+
+
+@dataclass(frozen=True)
+class KeyframeTokens:
+    """The ids of a batch of keyframes, and the patches that they stand for."""
+
+    ids: list[Tensor]
+    """One int64 [n_i] a keyframe, in raster order of the kept patches; ids from 0."""
+    keep_mask: Tensor
+    """bool [B, N]: which patches were kept; row i has n_i of them."""
+
+    def __repr__(self) -> str:
+        return f"KeyframeTokens({[len(ids) for ids in self.ids]} of {self.keep_mask.shape[1]} patches)"
 
 
 @runtime_checkable
 class KeyframeTokenizerProtocol(Protocol):
-    """Square pictures to integers at places of a grid, and back.
+    """Turns square images into codebook ids at the patches of a grid, and back.
 
-        images [B, 3, S, S] ── encode ──► ids int64 [n_i] a picture, keep_mask bool [B, N] ── decode ──► [B, 3, S, S]
+        images [B, 3, S, S] ── encode ──► ids int64 [n_i] an image, keep_mask bool [B, N] ── decode ──► [B, 3, S, S]
 
-    `videotok.keyframes.KeyframeTokenizer` (words at the patches that matter) and `videotok.keyframes.VQModelTokenizer`
-    (a word at every cell) are two; others are registered under the entry point group `videotok.keyframes`, see
-    `videotok.bundle`. Encoding must draw nothing at random, and in float64 give the same ids in any batch
-    and on any number of threads.
+    `KeyframeTokenizer` keeps the patches that matter, `VQModelTokenizer` has a code for every cell of its grid,
+    `videotok.lavit` holds the published Video-LaVIT tokenizer; others are registered under the entry point group
+    `videotok.keyframes` (see `videotok.bundle`). A class that subclasses this protocol gets the members that have a
+    default here; it gives the others as properties or class attributes.
+
+    Encoding must not draw random numbers unless it is given a `generator`, and in float64 it must give the same ids in
+    any batch and on any number of threads.
     """
 
     @property
     def image_size(self) -> int:
-        """S: side of the square pictures it takes and gives, in pixels. Keyframes of other shapes are squashed."""
+        """S: side of the square images it takes and returns, in pixels. Keyframes of other shapes are resized to it."""
         ...
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the places that words can stand at."""
+        """(rows, columns) of patches."""
         ...
 
     @property
     def num_patches(self) -> int:
-        """N: rows times columns, the most words that a keyframe can have."""
-        ...
+        """N = rows * columns: the most tokens that a keyframe can have."""
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def codebook_size(self) -> int:
-        """Number of words; ids lie in [0, codebook_size)."""
+        """Number of codes; ids lie in [0, codebook_size)."""
+        ...
+
+    @property
+    def codebook_vectors(self) -> Tensor | None:
+        """The codes, float [codebook_size, dim]; None where they are not shown."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
         ...
 
     @property
     def drops_patches(self) -> bool:
-        """Whether `decode` can do without the words of some places. False: `keep_mask` is all True, always."""
+        """Whether `decode` can do without the tokens of some patches. False: `keep_mask` is always all True."""
+        ...
+
+    @property
+    def codes_have_positions(self) -> bool:
+        """Whether a token describes the patch it stands at. False: the tokens describe the image as a whole, so a patch
+        cannot be predicted from the keyframe before."""
+        return True
+
+    @property
+    def refines_codes(self) -> bool:
+        """Whether `encode` takes `refinement_steps`."""
+        return False
+
+    @property
+    def samples_patches(self) -> bool:
+        """Whether `encode` takes a `generator`, to sample the kept patches."""
+        return False
+
+    @property
+    def chooses_rate(self) -> bool:
+        """Whether `encode` takes a `keep_ratio` below 1. False: the tokenizer decides by itself how much it keeps."""
+        return True
+
+    @property
+    def encoding_dtype(self) -> torch.dtype:
+        """Precision in which ids are decided: that of the weights while `encode` runs."""
+        return torch.float64
+
+    @property
+    def feature_width(self) -> int:
+        """Width of `patch_features`; 0: there are none."""
+        return 0
+
+    def to(self, *, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """Move or cast the weights in place, and return the tokenizer."""
         ...
 
     def scores(self, images: Tensor) -> Tensor:
-        """images [B, 3, S, S] in [-1, 1] -> how much each place deserves its word, [B, N].
+        """Return how much each patch is worth its token, [B, N], for images [B, 3, S, S] in [-1, 1].
 
-        Comparable between pictures: the budget of a video is spent from the highest score down. Not called where
-        `drops_patches` is False.
+        Scores are comparable between images: rate control spends the tokens of a video from the highest score down.
+        Not called where `drops_patches` is False.
         """
         ...
 
-    def encode(self, images: Tensor, keep: float | None = None, *, keep_mask: Tensor | None = None) -> KeyframeTokens:
-        """images [B, 3, S, S] in [-1, 1], of any float type -> their words.
+    def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
+        """Return continuous features of kept patches for a language model, [n_i, feature_width] an image.
 
         Args:
-            images: float tensor.
-            keep: part of all patches to keep, 0 < keep <= 1, on the average over many pictures; None: its own rate.
-            keep_mask: bool [B, N] instead: the caller chooses the patches, at least one a picture.
+            images: float [B, 3, S, S] in [-1, 1].
+            keep_mask: bool [B, N], at least one patch an image.
 
         Raises:
-            ValueError: pictures of another size, or a rule that cannot be followed.
+            ModelError: this tokenizer has no such features.
+        """
+        raise ModelError(f"{type(self).__name__} has no features of kept patches; use its ids instead")
+
+    def encode(
+        self,
+        images: Tensor,
+        *,
+        keep_ratio: float | None = None,
+        num_tokens: int | None = None,
+        keep_mask: Tensor | None = None,
+        refinement_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> KeyframeTokens:
+        """Return the tokens of images.
+
+        Args:
+            images: [B, 3, S, S] in [-1, 1], of any float type.
+            keep_ratio: share of all patches to keep, above 0 to 1, on average over many images. None: the model's own.
+            num_tokens: exactly so many tokens an image instead, 1 to N.
+            keep_mask: bool [B, N] instead: the patches to keep, at least one an image.
+            refinement_steps: steps of code refinement, where `refines_codes`. None: the model's own number.
+            generator: samples the kept patches, where `samples_patches`. None: nothing is random.
+
+        Raises:
+            ValueError: images of another size, more than one of `keep_ratio`, `num_tokens` and `keep_mask`, or an
+                option that is out of range or that this tokenizer does not have.
         """
         ...
 
     def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
-        """ids int64 [n_i] a picture, in reading order of the kept patches, and keep_mask bool [B, N] ->
-        images [B, 3, S, S] in [-1, 1].
+        """Return the images of tokens, [B, 3, S, S] in [-1, 1].
+
+        Args:
+            ids: int64 [n_i] an image, in raster order of the kept patches.
+            keep_mask: bool [B, N].
 
         Raises:
-            ValueError: an id outside the codebook, or another number of ids than kept patches.
+            ValueError: an id outside the codebook, or another number of ids than of kept patches.
         """
         ...
+
+
+def check_images(images: Tensor, image_size: int) -> None:
+    """Refuse images that are not [B, 3, image_size, image_size].
+
+    Raises:
+        ValueError: another shape.
+    """
+    expected = (3, image_size, image_size)
+    if images.ndim != 4 or images.shape[1:] != expected:
+        raise ValueError(f"`images` must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
+
+
+def check_keep_mask(keep_mask: Tensor, shape: tuple[int, int]) -> None:
+    """Refuse a mask that is not bool of `shape` [B, N], or keeps no patch of some image.
+
+    Raises:
+        ValueError: such a mask.
+    """
+    if keep_mask.shape != shape or keep_mask.dtype != torch.bool or not keep_mask.any(1).all():
+        raise ValueError(f"`keep_mask` must be bool {list(shape)} and keep at least one patch of each image")
+
+
+def check_ids(ids: Tensor, codebook_size: int) -> None:
+    """Refuse ids (any shape) outside the codebook.
+
+    Raises:
+        ValueError: an id below 0, or of `codebook_size` and more.
+    """
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < codebook_size:
+        raise ValueError(
+            f"`ids` lie in {int(ids.min())}..{int(ids.max())}, this codebook has codes 0..{codebook_size - 1}"
+        )

@@ -1,13 +1,7 @@
-"""Keyframes to visual words and back: few words for a plain picture, more for a busy one.
+"""KeyframeTokenizer: keyframes to codebook ids and back, few for plain images and more for detailed ones."""
 
-Words chosen by what they decode to, not by where the encoder points alone (analysis by synthesis).
-
-The encoder never sees the picture that its words give. Search does: it decodes them, asks which way each word would
-have to move for the picture to come nearer (the gradient of the squared error), moves the vectors a little that way
-and reads the nearest words again. The best words met are kept, so a search never makes a picture worse.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,49 +9,67 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from motion_vq.model_base import VideotokModel
-from motion_vq.vector_quantizer import Codebook
+from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
-from videotok.keyframes.selector import Merger, Selector, Thresholds, keep_above, keep_best, pack
+from videotok.keyframes.merger import Merger, pack
+from videotok.keyframes.protocol import (
+    KeyframeTokenizerProtocol,
+    KeyframeTokens,
+    check_ids,
+    check_images,
+    check_keep_mask,
+)
+from videotok.keyframes.refinement import refine_codes
+from videotok.keyframes.selector import KeepThresholds, Selector, keep_above, keep_best
 from videotok.keyframes.vit import VisionTransformer
 
 
-@dataclass(frozen=True)
-class KeyframeTokens:
-    """The words of a batch of keyframes, and the patches they stand at."""
-
-    ids: list[Tensor]
-    """One int64 [n_i] a picture, in raster order of the kept patches; ids from 0."""
-    keep_mask: Tensor
-    """bool [B, N]: which patches were kept; row i holds n_i of them."""
-
-    def __repr__(self) -> str:
-        return f"KeyframeTokens({[len(ids) for ids in self.ids]} of {self.keep_mask.shape[1]} patches)"
-
-
-class KeyframeTokenizer(VideotokModel):
+class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     """Dynamic visual tokenizer after LaVIT (arXiv 2309.04669), with a detokenizer to pixels.
 
         images [B, 3, S, S] in [-1, 1]
-          │ vision transformer                    features [B, N, width]
-          │ selector ─► what each patch saves     keep_mask bool [B, N]
-          │ merger: kept tokens take in the rest  [B, n, width]
-          │ Linear, then length one               [B, n, code_dim]
-          ▼ nearest word of the codebook          ids int64 [n_i] a picture
-          │ detokenizer: words at their patches, the others filled
+          │ vision transformer                            features [B, N, width]
+          │ selector: what each patch saves               keep_mask bool [B, N]
+          │ merger: kept patches take in dropped ones     [B, n, width]
+          │ Linear, scaled to unit length                 [B, n, code_dim]
+          ▼ nearest code of the codebook                  ids int64 [n_i] an image
+          │ detokenizer: codes at their patches, the others filled in
           ▼
         images [B, 3, S, S] in [-1, 1]
 
-    Nothing is drawn at random when encoding. Rounding could still decide between two words or two patches that lie
-    equally near; in float64 (`model.double()`) ids are the same in any batch and on any number of threads.
+    Encoding draws no random numbers. Rounding could still decide between two codes or two patches that are equally
+    near; in float64 (`model.double()`) ids are the same in any batch and on any number of threads.
 
-    The defaults are the weights that ship. LaVIT's published size is
-    `KeyframeTokenizer(image_size=224, patch_size=14, width=1408, depth=40, heads=16, hidden=6144, merger_depth=12,
-    decoder_width=1408, decoder_depth=12, decoder_heads=16, decoder_hidden=6144, cells=2)`.
+    LaVIT's published size is `KeyframeTokenizer(image_size=224, patch_size=14, width=1408, depth=40, heads=16,
+    hidden=6144, merger_depth=12, decoder_width=1408, decoder_depth=12, decoder_heads=16, decoder_hidden=6144,
+    seam_cells=2)`.
     """
+
+    renamed_options: ClassVar[dict[str, str]] = {
+        "cells": "seam_cells",
+        "cell_width": "seam_width",
+        "default_keep": "default_keep_ratio",
+        "search": "refinement_steps",
+    }
+    renamed_parameters: ClassVar[dict[str, str]] = {
+        "codebook.words": "codebook.codes",
+        "codebook.started": "codebook.initialized",
+        "selector.judge": "selector.head",
+        "selector.reach": "selector.redundancy",
+        "merger.nothing": "merger.null_token",
+        "detokenizer.words": "detokenizer.code_embedding",
+        "detokenizer.empty": "detokenizer.mask_token",
+        "detokenizer.recall": "detokenizer.feature_head",
+        "detokenizer.pixels": "detokenizer.pixel_head",
+        "detokenizer.cells": "detokenizer.refiner.cells",
+        "detokenizer.join": "detokenizer.refiner.hidden",
+        "detokenizer.finish": "detokenizer.refiner.out",
+    }
 
     @register_to_config
     def __init__(
         self,
+        *,
         image_size: int = 256,
         patch_size: int = 16,
         width: int = 256,
@@ -71,69 +83,80 @@ class KeyframeTokenizer(VideotokModel):
         decoder_depth: int = 4,
         decoder_heads: int = 4,
         decoder_hidden: int = 1024,
-        cells: int = 4,
-        cell_width: int = 64,
-        default_keep: float = 0.5,
-        search: int = 0,
+        seam_cells: int = 4,
+        seam_width: int = 64,
+        upsampler_widths: Sequence[int] | None = None,
+        upsampler_blocks: Sequence[int] = (2, 2, 1),
+        default_keep_ratio: float = 0.5,
+        refinement_steps: int = 0,
     ) -> None:
-        """Sizes of every part.
+        """Build a tokenizer with random weights.
 
         Args:
-            image_size: side of the square pictures, in pixels.
+            image_size: side of the square images, in pixels.
             patch_size: side of a patch, in pixels; must divide `image_size`.
-            width, depth, heads, hidden: of the vision transformer; the merger has the same width, heads and hidden.
+            width, depth, heads, hidden: of the vision transformer: values of a feature, blocks, attention heads, values
+                in the middle of an MLP. The merger has the same width, heads and hidden.
             merger_depth: blocks of the merger.
-            codebook_size, code_dim: words, and numbers a word.
+            codebook_size, code_dim: number of codes, and values of a code.
             decoder_width, decoder_depth, decoder_heads, decoder_hidden: of the detokenizer's transformer.
-            cells, cell_width: the detokenizer's convolutions see `cells` x `cells` cells a patch, `cell_width` wide.
-            default_keep: part of all patches that is kept where the caller does not say, 0 < default_keep <= 1.
-            search: steps in which `encode` looks for better words (search.py) where the caller does not say, from 0.
+            seam_cells, seam_width: without an upsampler, convolutions remove the seams between patches, on
+                `seam_cells` x `seam_cells` cells a patch of `seam_width` values.
+            upsampler_widths: channels of the stages of a convolutional upsampler, each twice as large as the one
+                before; `2 ** (number of stages + 1)` must be `patch_size`, and 8 must divide each. None: no upsampler.
+            upsampler_blocks: residual blocks of each stage.
+            default_keep_ratio: share of all patches that is kept where the caller does not say, above 0 to 1.
+            refinement_steps: steps of code refinement where the caller does not say, 0 or more.
 
         Raises:
-            ValueError: a size does not divide the one it must.
+            ValueError: sizes that do not fit each other.
         """
         super().__init__()
-        for part, whole in (
-            ("patch_size", "image_size"),
-            ("heads", "width"),
-            ("decoder_heads", "decoder_width"),
-            ("cells", "patch_size"),
-        ):
-            if self.config[whole] % self.config[part]:
-                raise ValueError(f"`{part}` (={self.config[part]}) must divide `{whole}` (={self.config[whole]})")
+        self._check_sizes()
         self.vit = VisionTransformer(image_size, patch_size, width, depth, heads, hidden)
         self.selector = Selector(width, image_size // patch_size)
-        self.thresholds = Thresholds()
+        self.thresholds = KeepThresholds()
         self.merger = Merger(width, merger_depth, heads, hidden)
         self.to_code = nn.Linear(width, code_dim)
-        self.codebook = Codebook(codebook_size, code_dim)
+        self.codebook = VectorQuantizer(codebook_size, code_dim, normalized=True)
         self.detokenizer = KeyframeDetokenizer(
-            image_size,
-            patch_size,
-            code_dim,
-            decoder_width,
-            decoder_depth,
-            decoder_heads,
-            decoder_hidden,
-            cells,
-            cell_width,
-            width,
+            image_size=image_size,
+            patch_size=patch_size,
+            code_dim=code_dim,
+            width=decoder_width,
+            depth=decoder_depth,
+            heads=decoder_heads,
+            hidden=decoder_hidden,
+            feature_width=width,
+            seam_cells=seam_cells,
+            seam_width=seam_width,
+            upsampler_widths=upsampler_widths,
+            upsampler_blocks=upsampler_blocks,
         )
+
+    def _check_sizes(self) -> None:
+        config = self.config
+        divisions = [("patch_size", "image_size"), ("heads", "width"), ("decoder_heads", "decoder_width")]
+        if config["upsampler_widths"] is None:
+            divisions.append(("seam_cells", "patch_size"))
+        for part, whole in divisions:
+            if config[whole] % config[part]:
+                raise ValueError(f"`{part}` (={config[part]}) must divide `{whole}` (={config[whole]})")
+        widths, blocks = config["upsampler_widths"], config["upsampler_blocks"]
+        if widths is None:
+            return
+        if len(widths) != len(blocks) or 2 ** (len(widths) + 1) != config["patch_size"]:
+            raise ValueError(
+                f"`upsampler_widths` (={tuple(widths)}) and `upsampler_blocks` (={tuple(blocks)}) must have one entry "
+                f"for each doubling but the last, to `patch_size` (={config['patch_size']})"
+            )
+        if any(width % 8 for width in widths):
+            raise ValueError(f"8 must divide each of `upsampler_widths` (={tuple(widths)})")
 
     @property
     def image_size(self) -> int:
-        """Side of the square pictures this model takes and gives, in pixels."""
+        """Side of the square images this model takes and returns, in pixels."""
         return self.config["image_size"]
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of a picture: the most words a keyframe can have."""
-        return (self.image_size // self.config["patch_size"]) ** 2
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of words; ids lie in [0, codebook_size)."""
-        return self.config["codebook_size"]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -142,138 +165,148 @@ class KeyframeTokenizer(VideotokModel):
         return side, side
 
     @property
+    def codebook_size(self) -> int:
+        """Number of codes; ids lie in [0, codebook_size)."""
+        return self.config["codebook_size"]
+
+    @property
+    def codebook_vectors(self) -> Tensor:
+        """The codes, [codebook_size, code_dim], each of unit length."""
+        return self.codebook.codes
+
+    @property
+    def feature_width(self) -> int:
+        """Width of `patch_features`."""
+        return self.config["width"]
+
+    @property
     def drops_patches(self) -> bool:
-        """True: `decode` fills the patches that have no word."""
+        """True: `decode` fills in patches without a token."""
+        return True
+
+    @property
+    def refines_codes(self) -> bool:
+        """True: see `refinement_steps` of `encode`."""
         return True
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
-        """images [B, 3, S, S] in [-1, 1] -> what keeping each patch is worth, [B, N]; comparable between pictures."""
+        """Return how much each patch is worth its token, [B, N], comparable between images; see `Selector.scores`."""
         return self.selector.scores(self.features(images))
+
+    @torch.no_grad()
+    def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
+        """Return the merged features of kept patches, [n_i, width] an image; see `KeyframeTokenizerProtocol`."""
+        merged, present = self.merger(self.features(images), keep_mask.to(self.device))
+        return [rows[kept] for rows, kept in zip(merged, present, strict=True)]
 
     @torch.no_grad()
     def encode(
         self,
         images: Tensor,
-        keep: float | None = None,
         *,
+        keep_ratio: float | None = None,
         num_tokens: int | None = None,
         keep_mask: Tensor | None = None,
-        search: int | None = None,
+        refinement_steps: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> KeyframeTokens:
-        """images [B, 3, S, S] in [-1, 1] -> their words.
+        """Return the tokens of images.
 
         Args:
-            images: float tensor of this model's `image_size`.
-            keep: part of all patches to keep, 0 < keep <= 1, on the average over many pictures: a plain picture gets
-                fewer, a busy one more. None: the model's default.
-            num_tokens: exactly so many words a picture instead, 1 to `num_patches`.
-            keep_mask: bool [B, num_patches]; the caller chooses the patches, at least one a picture.
-            search: steps in which words are sought that decode to a nearer picture (search.py); 0 takes the encoder's
-                own. None: the model's default.
+            images: [B, 3, S, S] in [-1, 1], of this model's `image_size`.
+            keep_ratio: share of all patches to keep, above 0 to 1, on average over many images: plain images get fewer
+                tokens, detailed ones more. None: the model's default.
+            num_tokens: exactly so many tokens an image instead, 1 to `num_patches`.
+            keep_mask: bool [B, num_patches] instead: the patches to keep, at least one an image.
+            refinement_steps: steps of code refinement (`videotok.keyframes.refinement`), 0 or more. None: the model's
+                default.
+            generator: must be None: this tokenizer does not sample.
 
         Raises:
-            ValueError: pictures of another size, more than one rule given, or a rule out of its range.
+            ValueError: images of another size, more than one of `keep_ratio`, `num_tokens` and `keep_mask`, or an
+                option out of range.
         """
-        steps: int = self.config["search"] if search is None else search
+        if generator is not None:
+            raise ValueError("`generator`: this keyframe tokenizer does not sample patches; leave it out")
+        steps: int = self.config["refinement_steps"] if refinement_steps is None else refinement_steps
         if steps < 0:
-            raise ValueError(f"`search` (={steps}) counts steps: 0 or more")
+            raise ValueError(f"`refinement_steps` (={steps}) must be 0 or more")
         features = self.features(images)
-        mask = self._choose(features, keep, num_tokens, keep_mask)
+        mask = self._select(features, keep_ratio, num_tokens, keep_mask)
         vectors, present = self.code_vectors(features, mask)
-        ids = better_words(self, images, mask, vectors, present, steps) if steps else self.codebook.nearest(vectors)
+        if steps:
+            ids = refine_codes(self.codebook, self.detokenizer, images, mask, vectors, present, steps)
+        else:
+            ids = self.codebook.nearest(vectors)
         return KeyframeTokens([row[there] for row, there in zip(ids, present, strict=True)], mask)
 
     @torch.no_grad()
     def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
-        """ids int64 [n_i] a picture and keep_mask bool [B, N] -> images [B, 3, S, S] in [-1, 1].
+        """Return the images of tokens, [B, 3, S, S] in [-1, 1].
+
+        Args:
+            ids: int64 [n_i] an image, in raster order of the kept patches.
+            keep_mask: bool [B, num_patches].
 
         Raises:
-            ValueError: an id outside the codebook, or another number of ids than kept patches.
+            ValueError: an id outside the codebook, or another number of ids than of kept patches.
         """
         counts = keep_mask.sum(dim=1).tolist()
         lengths = [len(row) for row in ids]
         if keep_mask.shape != (len(ids), self.num_patches) or counts != lengths:
             raise ValueError(
-                f"`keep_mask` {tuple(keep_mask.shape)} keeps {counts} patches for pictures of {lengths} ids; "
-                f"expected {(len(ids), self.num_patches)} and one id a kept patch"
+                f"`keep_mask` {tuple(keep_mask.shape)} keeps {counts} patches for images of {lengths} ids; "
+                f"expected {(len(ids), self.num_patches)} and one id for each kept patch"
             )
         flat = torch.cat(ids)
-        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.codebook_size:
-            found = f"{int(flat.min())}..{int(flat.max())}"
-            raise ValueError(f"`ids` lie in {found}, this codebook has words 0..{self.codebook_size - 1}")
+        check_ids(flat, self.codebook_size)
         keep_mask = keep_mask.to(self.device)
         packed = torch.zeros(keep_mask.shape, dtype=torch.long, device=self.device)
         packed[keep_mask] = flat.to(self.device)
         packed, present = pack(packed[..., None], keep_mask)
-        return self.detokenizer(self.codebook(packed[..., 0]), present, keep_mask).clamp(-1, 1)
+        return self.detokenizer(self.codebook.lookup(packed[..., 0]), present, keep_mask).clamp(-1, 1)
 
-    def forward(self, images: Tensor, keep: float | None = None) -> Tensor:
-        """There and back: images [B, 3, S, S] -> what their words say of them."""
-        tokens = self.encode(images, keep)
+    def forward(self, images: Tensor, keep_ratio: float | None = None) -> Tensor:
+        """Encode images [B, 3, S, S] and decode them again."""
+        tokens = self.encode(images, keep_ratio=keep_ratio)
         return self.decode(tokens.ids, tokens.keep_mask)
 
     def features(self, images: Tensor) -> Tensor:
-        """images [B, 3, S, S] -> features [B, N, width]."""
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise ValueError(f"`images` must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
+        """Return the vision transformer's features [B, N, width] of images [B, 3, S, S]."""
+        check_images(images, self.image_size)
         return self.vit(images.to(self.device, self.dtype))
 
     def code_vectors(self, features: Tensor, keep_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, N, width], keep_mask bool [B, N] -> unit vectors [B, n, code_dim], present bool [B, n]."""
+        """Merge, pack and project features [B, N, width]: unit vectors [B, n, code_dim], and present bool [B, n]."""
         merged, present = self.merger(features, keep_mask)
-        # neighbouring words differ in the third digit: more than bfloat16 holds when training in mixed precision
-        with torch.autocast(merged.device.type, enabled=False):
-            return F.normalize(self.to_code(merged.to(self.dtype)), dim=-1), present
+        return self._to_sphere(merged), present
 
-    def _choose(self, features: Tensor, keep: float | None, num_tokens: int | None, keep_mask: Tensor | None) -> Tensor:
-        if sum(rule is not None for rule in (keep, num_tokens, keep_mask)) > 1:
-            raise ValueError("give only one of `keep`, `num_tokens` and `keep_mask`")
+    def code_vectors_in_place(self, features: Tensor, keep_mask: Tensor) -> Tensor:
+        """Return the same vectors without packing, [B, N, code_dim], of which only the kept patches count."""
+        return self._to_sphere(self.merger.merge_in_place(features, keep_mask))
+
+    def _to_sphere(self, merged: Tensor) -> Tensor:
+        # neighbouring codes differ in the third digit: more than bfloat16 holds when training in mixed precision
+        with torch.autocast(merged.device.type, enabled=False):
+            return F.normalize(self.to_code(merged.to(self.dtype)), dim=-1)
+
+    def _select(
+        self, features: Tensor, keep_ratio: float | None, num_tokens: int | None, keep_mask: Tensor | None
+    ) -> Tensor:
+        """Return the keep mask bool [B, N] that `encode` was asked for."""
+        if sum(rule is not None for rule in (keep_ratio, num_tokens, keep_mask)) > 1:
+            raise ValueError("give only one of `keep_ratio`, `num_tokens` and `keep_mask`")
         if keep_mask is not None:
             keep_mask = keep_mask.to(features.device)
-            if keep_mask.shape != features.shape[:2] or keep_mask.dtype != torch.bool or not keep_mask.any(1).all():
-                raise ValueError(
-                    f"`keep_mask` must be bool {list(features.shape[:2])} and keep a patch of each picture"
-                )
+            check_keep_mask(keep_mask, (len(features), self.num_patches))
             return keep_mask
         scores = self.selector.scores(features)
         if num_tokens is not None:
             if not 1 <= num_tokens <= self.num_patches:
                 raise ValueError(f"`num_tokens` (={num_tokens}) must lie in 1..{self.num_patches}")
             return keep_best(scores, torch.full((len(scores),), num_tokens, device=scores.device))
-        part: float = self.config["default_keep"] if keep is None else keep
-        if not 0 < part <= 1:
-            raise ValueError(f"`keep` (={keep}) is the part of all patches to keep: above 0, at most 1")
-        return keep_above(scores, self.thresholds(part))
-
-
-STRIDE = 0.016
-"""Length of the first step of a picture's mean word, on the sphere; a vector lies some 0.1 from its word."""
-
-
-def better_words(
-    model: "KeyframeTokenizer", images: Tensor, keep_mask: Tensor, vectors: Tensor, present: Tensor, steps: int
-) -> Tensor:
-    """Words for `images` [B, 3, S, S] after `steps` steps from `vectors` [B, n, code_dim]: ids int64 [B, n].
-
-    Nothing is drawn at random. A step costs about three decodings.
-    """
-    images = images.to(vectors)
-    ids = model.codebook.nearest(vectors)
-    best, least = ids, torch.full((len(images),), torch.inf, device=images.device, dtype=vectors.dtype)
-    for step in range(steps + 1):
-        with torch.set_grad_enabled(step < steps):
-            words = model.codebook(ids).requires_grad_(step < steps)
-            restored = model.detokenizer(words, present, keep_mask)
-            errors = (restored - images).square().mean(dim=(1, 2, 3))
-        nearer = errors.detach() < least
-        best = torch.where(nearer[:, None], ids, best)
-        least = torch.where(nearer, errors.detach(), least)
-        if step < steps:
-            (downhill,) = torch.autograd.grad(errors, words, torch.ones_like(errors))
-            lengths = (downhill.norm(dim=-1) * present).sum(dim=1) / present.sum(dim=1)
-            stride = STRIDE * (1 - 0.5 * step / steps)
-            vectors = F.normalize(vectors - stride * downhill / lengths[:, None, None].clamp(min=1e-30), dim=-1)
-            ids = model.codebook.nearest(vectors)
-    return best
+        share: float = self.config["default_keep_ratio"] if keep_ratio is None else keep_ratio
+        if not 0 < share <= 1:
+            raise ValueError(f"`keep_ratio` (={keep_ratio}) must be above 0 and at most 1")
+        return keep_above(scores, self.thresholds(share))
