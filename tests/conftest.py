@@ -59,7 +59,7 @@ def make_bundle(folder: Path, seed: int) -> Path:
         decoder_depth=1,
         decoder_heads=2,
         decoder_hidden=32,
-        cell_width=8,
+        seam_width=8,
     )
     motion = MotionTokenizer(
         encoder_widths=(16,),
