@@ -1,30 +1,49 @@
-"""WordCondition: visual words to what an SDXL-shaped U-Net is conditioned on (LaVIT, arXiv 2309.04669).
+"""ImageDecoder: codes of a keyframe to an image by an SDXL-shaped latent diffusion model (LaVIT, arXiv 2309.04669)."""
 
-ImageDecoder: visual words to a picture, through an SDXL-shaped latent diffusion U-Net
-"""
+from typing import Any, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from motion_vq.attention import tanh_head
+from motion_vq.attention import Attention, TransformerBlock, tanh_head
+from motion_vq.model_base import VideotokModel
 from unet3d.diffusion import device_of
-from videotok.keyframes.vit import Attention
-from videotok.lavit.modeling_keyframes import CrossBlock
 
 
-class WordCondition(ModelMixin, ConfigMixin):
-    """codes [n_i, code_dim] a picture -> features of its patches, and from them
+class CrossAttentionBlock(TransformerBlock):
+    """Self-attention, cross-attention to a memory, feed-forward, each added to its input."""
 
-        tokens [B, patches, sum(token_widths)]   768 + 1280 = 2048, where SDXL has two text encoders' features
-        pooled [B, pooled_width]                 1280, where it has the second one's summary
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__(width, heads, hidden)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross = Attention(width, heads, fused_kernel=False)
 
-    Queries, one a patch, attend to each other and to the codes in their order; where a code stood is not told.
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return [B, n, D] of x [B, n, D], memory [B, m, D] and mask bool [B, 1, 1, m], True where memory is valid."""
+        x = x + self.attention(self.attention_norm(x))
+        x = x + self.cross(self.cross_norm(x), memory, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class ImageConditionEncoder(VideotokModel):
+    """Codes of an image -> the condition of an SDXL-shaped U-Net. SDXL itself has features of two text encoders there.
+
+        tokens [B, num_patches, sum(token_widths)]   768 + 1280 = 2048 published
+        pooled [B, pooled_width]                     1280, the summary of the second encoder
+
+    One query a patch attends to all queries and to the codes in their order, without the codes' positions.
+
+    Args:
+        patches: number of queries, and the most codes of an image.
+        code_dim: dimensions of a code.
+        width, depth, heads, hidden: of the transformer.
+        token_widths: of the two parts of `tokens`.
+        pooled_width: of `pooled`.
     """
 
     @register_to_config
@@ -43,87 +62,102 @@ class WordCondition(ModelMixin, ConfigMixin):
         self.in_proj = nn.Linear(code_dim, width)
         self.positions = nn.Parameter(torch.zeros(patches, width))
         self.queries = nn.Parameter(torch.zeros(patches, width))
-        self.blocks = nn.ModuleList(CrossBlock(width, heads, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(CrossAttentionBlock(width, heads, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_features = tanh_head(width, width)
         self.to_tokens = nn.ModuleList(nn.Linear(width, size) for size in token_widths)
         self.pool_positions = nn.Parameter(torch.zeros(patches + 1, width))
-        self.pool = Attention(width, heads)
+        self.pool = Attention(width, heads, fused_kernel=False)
         self.pool.out = nn.Linear(width, pooled_width)
 
     @torch.no_grad()
     def forward(self, codes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(tokens, pooled), see above.
+        """Return (tokens, pooled) of codes [n_i, code_dim] an image.
 
         Raises:
-            ValueError: a picture with no code, or with more than there are patches.
+            ValueError: an image without a code, or with more codes than patches.
         """
         device = device_of(self)
         counts = torch.tensor([len(row) for row in codes], device=device)
         if not 1 <= int(counts.min()) <= int(counts.max()) <= len(self.positions):
-            raise ValueError(f"a picture has 1 to {len(self.positions)} codes, got {counts.tolist()}")
-        told = self.in_proj(pad_sequence(list(codes), batch_first=True).to(device, self.dtype))
-        told = told + self.positions[: told.shape[1]]
-        there = (torch.arange(told.shape[1], device=device) < counts[:, None])[:, None, None]
+            raise ValueError(f"an image has 1 to {len(self.positions)} codes, got {counts.tolist()}")
+        memory = self.in_proj(pad_sequence(list(codes), batch_first=True).to(device, self.dtype))
+        memory = memory + self.positions[: memory.shape[1]]
+        is_valid = (torch.arange(memory.shape[1], device=device) < counts[:, None])[:, None, None]
         x = self.queries.expand(len(codes), -1, -1)
         for block in self.blocks:
-            x = block(x, told, there)
+            x = block(x, memory, is_valid)
         features = self.to_features(self.norm(x))
         tokens = torch.cat([project(features) for project in self.to_tokens], dim=-1)
-        whole = torch.cat([features.mean(1, keepdim=True), features], dim=1) + self.pool_positions
-        return tokens, self.pool(whole[:, :1], whole)[:, 0]
+        pool_input = torch.cat([features.mean(1, keepdim=True), features], dim=1) + self.pool_positions
+        return tokens, self.pool(pool_input[:, :1], pool_input)[:, 0]
 
 
 class ImageDecoder:
-    """codes ── WordCondition ──► tokens, pooled ──► U-Net, guided away from zeros ──► latents ── decoder ──► picture
+    """Codes to images by guided latent diffusion.
+
+        codes ── ImageConditionEncoder ──► tokens, pooled ──► U-Net, guided ──► latents ── autoencoder ──► image
 
     Args:
-        condition, unet, vae, scheduler: as published.
-        size: (height, width) of pictures, multiples of 8 times the U-Net's shrinking.
-        steps: evaluations of the U-Net.
-        guidance: 1 = none.
-        seed: of the noise; every picture of a call has its own.
+        condition, unet, vae, scheduler: as published; any diffusers scheduler.
+        size: (height, width) of images, multiples of 8 times the U-Net's downsampling.
+        num_inference_steps: evaluations of the U-Net.
+        guidance_scale: classifier-free guidance, away from a condition of zeros; 1: none.
+        seed: of the noise; each image starts from the same noise.
     """
 
     def __init__(
         self,
-        condition: WordCondition,
+        condition: ImageConditionEncoder,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
-        scheduler: SchedulerMixin,
+        scheduler: Any,
         *,
         size: tuple[int, int] = (1024, 1024),
-        steps: int = 50,
-        guidance: float = 3.0,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 3.0,
         seed: int = 0,
     ) -> None:
         self.condition, self.unet, self.vae, self.scheduler = condition, unet, vae, scheduler
-        self.size, self.steps, self.guidance, self.seed = size, steps, guidance, seed
+        self.size, self.num_inference_steps = size, num_inference_steps
+        self.guidance_scale, self.seed = guidance_scale, seed
+
+    def to(self, device: torch.device) -> Self:
+        """Move all models in place."""
+        for model in (self.condition, self.unet, self.vae):
+            model.to(device)
+        return self
 
     @torch.no_grad()
-    def paint(self, codes: list[Tensor]) -> Tensor:
-        """codes [n_i, code_dim] a picture, in their order -> images float32 [B, 3, *size] in [-1, 1]."""
-        return torch.cat([self._painted(row) for row in codes])
+    def decode(self, codes: list[Tensor]) -> Tensor:
+        """Return images float32 [B, 3, *size] in [-1, 1] of codes [n_i, code_dim] an image, in their order."""
+        return torch.cat([self._decode_one(row) for row in codes])
 
-    def _painted(self, codes: Tensor) -> Tensor:
-        tokens, pooled = (both.to(device_of(self.unet), self.unet.dtype) for both in self.condition([codes]))
+    def _decode_one(self, codes: Tensor) -> Tensor:
+        tokens, pooled = (each.to(device_of(self.unet), self.unet.dtype) for each in self.condition([codes]))
+        # first the unconditional half of the batch, then the conditional one
         tokens, pooled = torch.cat([torch.zeros_like(tokens), tokens]), torch.cat([torch.zeros_like(pooled), pooled])
-        # SDXL's: size of the original, of what was cropped, of the picture
-        ids = torch.tensor([[*self.size, 0, 0, *self.size]] * 2, dtype=tokens.dtype, device=tokens.device)
-        told = {"text_embeds": pooled, "time_ids": ids}
-        scheduler = self.scheduler
-        scheduler.set_timesteps(self.steps, device=tokens.device)  # type: ignore[attr-defined]
-        generator = torch.Generator().manual_seed(self.seed)
-        shrink = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        shape = (1, self.unet.config["in_channels"], self.size[0] // shrink, self.size[1] // shrink)
-        latents = torch.randn(shape, generator=generator).to(tokens.device) * scheduler.init_noise_sigma  # type: ignore[attr-defined]
-        for timestep in scheduler.timesteps:  # type: ignore[attr-defined]
-            noisy = scheduler.scale_model_input(latents, timestep).repeat(2, 1, 1, 1).to(tokens)  # type: ignore[attr-defined]
-            guess = self.unet(noisy, timestep, tokens, added_cond_kwargs=told, return_dict=False)[0]
-            plain, led = guess.float().chunk(2)
-            guided = plain + self.guidance * (led - plain)
-            # ancestral schedulers draw noise at every step
-            extra = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
-            latents = scheduler.step(guided, timestep, latents, return_dict=False, **extra)[0]  # type: ignore[attr-defined]
-        latents = latents.to(device_of(self.vae), self.vae.dtype) / self.vae.config["scaling_factor"]
+        latents = self._sample(tokens, pooled).to(device_of(self.vae), self.vae.dtype)
+        latents = latents / self.vae.config["scaling_factor"]
         return self.vae.decode(latents, return_dict=False)[0].float().clamp(-1, 1).cpu()
+
+    def _sample(self, tokens: Tensor, pooled: Tensor) -> Tensor:
+        """Return latents [1, C, h, w] for tokens [2, N, D] and pooled [2, D]."""
+        device, scheduler = tokens.device, self.scheduler
+        # SDXL's: size of the original, offset of the crop, size of the image
+        time_ids = torch.tensor([[*self.size, 0, 0, *self.size]] * 2, dtype=tokens.dtype, device=device)
+        added = {"text_embeds": pooled, "time_ids": time_ids}
+        scheduler.set_timesteps(self.num_inference_steps, device=device)
+        generator = torch.Generator().manual_seed(self.seed)
+        downsampling = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        shape = (1, self.unet.config["in_channels"], self.size[0] // downsampling, self.size[1] // downsampling)
+        latents = randn_tensor(shape, generator=generator, device=device) * scheduler.init_noise_sigma
+        # ancestral schedulers add noise at every step
+        extra = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
+        for timestep in scheduler.timesteps:
+            model_input = scheduler.scale_model_input(latents, timestep).repeat(2, 1, 1, 1).to(tokens)
+            output = self.unet(model_input, timestep, tokens, added_cond_kwargs=added, return_dict=False)[0]
+            unconditional, conditional = output.float().chunk(2)
+            guided = unconditional + self.guidance_scale * (conditional - unconditional)
+            latents = scheduler.step(guided, timestep, latents, return_dict=False, **extra)[0]
+        return latents
