@@ -1,4 +1,4 @@
-"""Motion fields to ids and back: the camera's motion in a few ids, what moves by itself in nested levels."""
+"""Motion tokenizer: motion fields to discrete ids and back. Also the torch layers that every model here shares."""
 
 from motion_vq.global_motion import GlobalMotionCodec
 from motion_vq.tokenizer import PUBLISHED_CONFIG, MotionTokenizer, MotionTokens

@@ -17,7 +17,7 @@ _INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
 
 
 class VideotokModel(ModelMixin, ConfigMixin):
-    """Base of videotok's models: `from_pretrained` and `save_pretrained` (config.json and safetensors), as in diffusers.
+    """Base of videotok's models: `from_pretrained` and `save_pretrained` as in diffusers (config.json, safetensors).
 
     A subclass that renames an option or a parameter says so in the two tables below, and one that stores a parameter in
     another shape converts it in `upgrade_weights`, so that folders saved by earlier versions load unchanged. Weight
@@ -70,7 +70,10 @@ class VideotokModel(ModelMixin, ConfigMixin):
             state_dict.update(load_file(folder / name))
         model._fix_state_dict_keys_on_load(state_dict)
         model.load_state_dict(state_dict, assign=True)
-        return model.to(dtype).eval() if dtype is not None else model.eval()
+        if dtype is not None:
+            model.to(dtype)
+        model.eval()
+        return model
 
     @classmethod
     def _renamed(cls, name: str) -> str | None:

@@ -1,38 +1,40 @@
-"""What a clip's motion becomes: a few ids for the camera, levels of ids for what moves by itself.
-
-MotionTokenizer: a motion field to ids and back.
-
-The size that was published, as a configuration of the same class.
-"""
+"""MotionTokenizer: the motion of a clip to discrete ids and back."""
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from motion_vq.attention import Decoder, Encoder, Stride, fold, silence, tanh_head, unfold
-from motion_vq.global_motion import GlobalMotionCodec, compand, expand, to_fractions, to_pixels
+from motion_vq.attention import split_fused_attention, tanh_head, zero_module
+from motion_vq.fields import compand, expand, to_fractions, to_pixels
+from motion_vq.global_motion import GlobalMotionCodec
 from motion_vq.model_base import VideotokModel
-from motion_vq.vector_quantizer import Quantized, ResidualQuantizer
+from motion_vq.networks import Decoder, Encoder, Stride, fold, unfold
+from motion_vq.vector_quantizer import QuantizedLatents, ResidualQuantizer
 
 
 @dataclass(frozen=True)
 class MotionTokens:
-    """Motion of a batch of clips as plain integers from 0; nested: the first n levels are a valid coarser code."""
+    """Motion of a batch of clips as integers from 0. Nested: the ids of the first n quantizers are a coarser code.
+
+    Raises:
+        ValueError: arrays of other dimensions, or of different clips.
+    """
 
     ids: Tensor
-    """int64 [B, levels, tokens_per_quantizer], values 0..codebook_size - 1."""
+    """int64 [B, num_quantizers, tokens_per_quantizer], values 0 to codebook_size - 1."""
     global_motion_ids: Tensor
-    """int64 [B, num_global_motion_ids], values 0..global_motion_codebook_size - 1, one DCT coefficient of the camera's motion each;
-    the middle value stands for a still camera. [B, 0] where the tokenizer does not code the camera by itself."""
+    """int64 [B, num_global_motion_ids], values 0 to global_motion_codebook_size - 1, one DCT coefficient each; the
+    middle value is zero motion. [B, 0] where the tokenizer does not code the global motion separately."""
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 3 or self.global_motion_ids.ndim != 2 or len(self.ids) != len(self.global_motion_ids):
             raise ValueError(
-                "`ids` must be [B, levels, tokens] and `global_motion_ids` [B, K] of the same clips, "
+                "`ids` must be [B, num_quantizers, tokens] and `global_motion_ids` [B, K] of the same clips, "
                 f"got {tuple(self.ids.shape)} and {tuple(self.global_motion_ids.shape)}"
             )
 
@@ -40,75 +42,86 @@ class MotionTokens:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        clips, levels, tokens = self.ids.shape
-        return f"MotionTokens(clips={clips}, levels={levels}x{tokens}, global_motion_ids={self.global_motion_ids.shape[1]})"
+        clips, quantizers, tokens = self.ids.shape
+        global_ids = self.global_motion_ids.shape[1]
+        return f"MotionTokens(clips={clips}, quantizers={quantizers}x{tokens}, global_motion_ids={global_ids})"
 
     @property
     def num_quantizers(self) -> int:
-        """Residual levels held; 0 leaves the camera alone."""
+        """Residual quantizers there are ids of; 0 leaves the global motion alone."""
         return self.ids.shape[1]
 
     @property
     def tokens_per_clip(self) -> int:
-        """Ids of one clip, the camera's included."""
+        """Ids of one clip, those of the global motion included."""
         return self.ids.shape[1] * self.ids.shape[2] + self.global_motion_ids.shape[1]
 
     def first_quantizers(self, num_quantizers: int) -> "MotionTokens":
-        """The same motion, coarser: the camera's ids and the first `num_quantizers` levels (0 = the camera alone).
+        """Return a coarser code of the same motion: the ids of the first quantizers, 0 for the global motion alone.
 
         Raises:
-            ValueError: more levels asked for than there are.
+            ValueError: more quantizers than there are.
         """
         if not 0 <= num_quantizers <= self.num_quantizers:
             raise ValueError(
-                f"`num_quantizers` (={num_quantizers}) must be 0 to {self.num_quantizers}, the levels these tokens hold; "
-                "encode again with more levels for a finer motion"
+                f"`num_quantizers` (={num_quantizers}) must be 0 to {self.num_quantizers}, the number in these tokens; "
+                "encode again with more quantizers for a finer motion"
             )
         return MotionTokens(self.ids[:, :num_quantizers], self.global_motion_ids)
 
 
 class MotionTokenizer(VideotokModel):
-    """Codes the motion of a clip.
+    """Discrete tokenizer for the motion field of a clip.
 
-        vectors, valid ── camera fit ──► global_motion_ids ──► camera motion ─┐
-              │                                                        │
-              └────────────── minus ◄──────────────────────────────────┤
-                                │ local motion, companded              │
-                                ▼                                      │
-                  linear patches + space-time encoder                  │
-                                ▼                                      │
-                       residual quantizer ──► ids [levels, 135]        │
-                                ▼                                      ▼
-                  linear patches + space-time decoder ─────────────► plus ──► vectors
+        vectors, valid ── global motion fit ──► global_motion_ids ──► global motion ─┐
+              │                                                                      │
+              └────────────── minus ◄────────────────────────────────────────────────┤
+                                │ local motion, companded                            │
+                                ▼                                                    │
+                  linear patches + space-time encoder                                │
+                                ▼                                                    │
+                       residual quantizer ──► ids [num_quantizers, 135]              │
+                                ▼                                                    ▼
+                  linear patches + space-time decoder ───────────────────────────► plus ──► vectors
 
-    A field is [B, num_steps, *grid, 2] in fractions of the frame; a place of the code is a patch times all strides.
-    Everything is computed in the model's own dtype; in float64 the ids do not depend on threads or batch. Nothing
-    samples.
+    A field is [B, num_steps, *grid, 2] in fractions of the frame. One token stands for a patch times all strides.
+    Everything is computed in the model's own dtype; in float64 the ids do not depend on threads or batch. Nothing is
+    sampled.
 
     Args:
-        num_steps, grid: size of the fields, time and (height, width).
-        patch: steps and cells that the first layer takes together and the last one lays out; (1, 1, 1), as published:
-            single cells.
-        encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `layers`; decoder_* likewise.
+        num_steps, grid: size of the fields, in steps and (rows, columns).
+        patch: steps, rows and columns that the first layer takes together; (1, 1, 1), as published: single cells.
+        encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `networks.Encoder`.
+        decoder_widths, decoder_depths, decoder_strides: stages of the decoder.
         num_heads: attention heads; must divide the width of every stage that has blocks.
         code_dim, codebook_size: of each codebook.
-        num_quantizers: levels trained. `default_num_quantizers`: levels written when nobody asks.
-        num_stages: codebooks; more than levels lets hard patches have more ids than easy ones (see `quantizer`).
-        normalized_codebook: codes on the unit sphere, as published.
-        global_motion_terms, global_motion_codebook_size: of the camera's own ids, see `camera`; (0, 0, 0) = no such ids.
+        num_quantizers: quantizers trained. `default_num_quantizers`: used by `encode` where the caller gives no number.
+        num_stages: codebooks; with more than `num_quantizers`, patches that are hard to code get more ids than others,
+            see `ResidualQuantizer`.
+        normalized_codebook: latents and codes on the unit sphere, as published.
+        global_motion_terms, global_motion_codebook_size: see `GlobalMotionCodec`; (0, 0, 0): no such ids.
         unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y; negative
-            where they count motion the other way round.
-        companded: networks see the signed logarithm of vectors in units, not multiples of it.
-        linear_path: a linear encoder and decoder of patches beside the networks.
+            for weights that were trained on vectors of the opposite sign.
+        companded: the networks see the signed logarithm of vectors in units, not vectors in units.
+        linear_path: a linear encoder and decoder of patches in parallel with the networks.
         valid_channel: the encoder also sees which cells have a vector.
-        keyframe_step: the motion into the keyframe is coded too; the published weights know none, there it counts as 0.
+        keyframe_step: the motion into the keyframe is coded too. The published weights do not know it: there it is 0.
+
+    Raises:
+        ValueError: strides that do not fit together or do not divide a field.
     """
 
-    renamed_options = {
+    renamed_options: ClassVar = {
         "camera_terms": "global_motion_terms",
         "camera_codebook_size": "global_motion_codebook_size",
         "num_levels": "num_quantizers",
         "default_levels": "default_num_quantizers",
+    }
+    renamed_parameters: ClassVar = {
+        "_codebook.embed": "codes",
+        "_codebook.cluster_size": "usage",
+        "_codebook.initted": "initialized",
+        "_codebook.embed_avg": None,
     }
 
     @register_to_config
@@ -141,17 +154,9 @@ class MotionTokenizer(VideotokModel):
         super().__init__()
         self.grid = (grid[0], grid[1])
         self.patch = (patch[0], patch[1], patch[2])
-        place = _product(self.patch, *encoder_strides)
-        if place != _product(self.patch, *decoder_strides):
-            raise ValueError(
-                f"strides of encoder {encoder_strides} and decoder {decoder_strides} must make the same place"
-            )
-        if any(size % step for size, step in zip((num_steps, *grid), place, strict=True)):
-            raise ValueError(
-                f"patch times strides {place} must divide a field of {num_steps} steps of {grid[0]}x{grid[1]} cells"
-            )
-        self.code_grid = (num_steps // place[0], grid[0] // place[1], grid[1] // place[2])
-        self.camera = GlobalMotionCodec(num_steps, self.grid, tuple(global_motion_terms), global_motion_codebook_size)  # type: ignore[arg-type]
+        self.code_grid = _code_grid((num_steps, *self.grid), self.patch, encoder_strides, decoder_strides)
+        terms = (global_motion_terms[0], global_motion_terms[1], global_motion_terms[2])
+        self.global_motion = GlobalMotionCodec(num_steps, self.grid, terms, global_motion_codebook_size)
         cells = math.prod(patch)
         size = (num_steps // patch[0], grid[0] // patch[1], grid[1] // patch[2])
         channels = cells * (3 if valid_channel else 2)
@@ -168,93 +173,96 @@ class MotionTokenizer(VideotokModel):
         self.decoder = Decoder(code_dim, self.code_grid, decoder_widths, decoder_depths, decoder_strides, num_heads)
         self.decode_task_layer = tanh_head(decoder_widths[-1], 2 * cells)
         if linear_path:
-            if place != self.patch:
-                raise ValueError(
-                    f"`linear_path` needs patches {place} as large as a place of the code, got {self.patch}"
-                )
+            if math.prod(self.code_grid) != math.prod(size):
+                raise ValueError(f"`linear_path` needs one patch per token: no strides beside `patch` (={self.patch})")
             self.linear_in = nn.Linear(2 * cells, code_dim, bias=False)
             self.linear_out = nn.Linear(code_dim, 2 * cells, bias=False)
-            # the networks start as corrections of nothing
-            for head in (self.encode_task_layer, self.decode_task_layer):
-                silence(head[2])  # type: ignore[arg-type]
+            # the networks correct the linear path: they start from no correction
+            zero_module(self.encode_task_layer[2])
+            zero_module(self.decode_task_layer[2])
 
     @property
     def num_quantizers(self) -> int:
-        """Levels trained, the most that `encode` can give."""
+        """Quantizers trained, the most that `encode` can use."""
         return self.config["num_quantizers"]
 
     @property
     def default_num_quantizers(self) -> int:
-        """Levels given when nobody asks for a number."""
+        """Quantizers used where the caller gives no number."""
         return self.config["default_num_quantizers"]
 
     @property
     def codebook_size(self) -> int:
-        """Values of an id."""
+        """Number of values of a motion id."""
         return self.config["codebook_size"]
 
     @property
     def tokens_per_quantizer(self) -> int:
-        """Ids of a level: 135 for 24 steps of 20x36."""
-        steps, height, width = self.code_grid
-        return steps * height * width
+        """Motion ids of a clip for each quantizer: 135 for 24 steps of 20x36 cells."""
+        return math.prod(self.code_grid)
 
     @property
     def num_global_motion_ids(self) -> int:
-        """Ids of a clip that say what the camera does."""
-        return self.camera.num_ids
+        """Global motion ids of a clip."""
+        return self.global_motion.num_ids
 
     @property
     def global_motion_codebook_size(self) -> int:
-        """Values of a camera id."""
-        return self.camera.codebook_size
+        """Number of values of a global motion id."""
+        return self.global_motion.codebook_size
 
     @torch.no_grad()
     def encode(self, vectors: Tensor, valid: Tensor, num_quantizers: int | None = None) -> MotionTokens:
-        """Vectors [B, T, h, w, 2] in fractions of the frame and valid bool [B, T, h, w] -> ids.
+        """Return the ids of motion fields.
+
+        Args:
+            vectors: [B, num_steps, *grid, 2] in fractions of the frame (`codec.types.MotionField`).
+            valid: bool [B, num_steps, *grid], which cells have a vector.
+            num_quantizers: 0 for the global motion alone; the model's default where not given.
 
         Raises:
-            ValueError: a field of another size than the model's, or more levels than it has.
+            ValueError: a field of another size than the model's, or more quantizers than it has.
         """
         self._check_field(vectors, valid)
-        levels = self.default_num_quantizers if num_quantizers is None else num_quantizers
-        if not 0 <= levels <= self.num_quantizers:
+        number = self.default_num_quantizers if num_quantizers is None else num_quantizers
+        if not 0 <= number <= self.num_quantizers:
             raise ValueError(
-                f"`num_quantizers` (={levels}) must be 0 to {self.num_quantizers}, the levels these weights have"
+                f"`num_quantizers` (={number}) must be 0 to {self.num_quantizers}, the number these weights have"
             )
         vectors = vectors.to(self.dtype)
         if not self.config["keyframe_step"]:
             vectors = torch.cat([torch.zeros_like(vectors[:, :1]), vectors[:, 1:]], 1)
-        global_motion_ids = self.camera.encode(vectors, valid)
-        if levels == 0:
-            return MotionTokens(
-                global_motion_ids.new_zeros(len(vectors), 0, self.tokens_per_quantizer), global_motion_ids
-            )
-        camera = self.camera.decode(global_motion_ids, self.dtype)
-        return MotionTokens(self.quantize.encode(self.latents(vectors, camera, valid), levels), global_motion_ids)
+        global_motion_ids = self.global_motion.encode(vectors, valid)
+        if number == 0:
+            no_ids = global_motion_ids.new_zeros(len(vectors), 0, self.tokens_per_quantizer)
+            return MotionTokens(no_ids, global_motion_ids)
+        global_motion = self.global_motion.decode(global_motion_ids, self.dtype)
+        return MotionTokens(
+            self.quantize.encode(self.latents(vectors, global_motion, valid), number), global_motion_ids
+        )
 
     @torch.no_grad()
     def decode(self, tokens: MotionTokens) -> Tensor:
-        """Ids of any number of levels up to the model's -> vectors float32 [B, T, h, w, 2] in fractions of the frame.
+        """Return the vectors float32 [B, num_steps, *grid, 2], in fractions of the frame, of any number of quantizers.
 
         Raises:
             ValueError: ids of another shape or out of range.
         """
         self._check_tokens(tokens)
-        camera = self.camera.decode(tokens.global_motion_ids, self.dtype)
+        global_motion = self.global_motion.decode(tokens.global_motion_ids, self.dtype)
         if tokens.num_quantizers == 0:
-            return camera.float()
-        return (camera + self.local_motion(self.quantize.decode(tokens.ids, self.dtype))).float()
+            return global_motion.float()
+        return (global_motion + self.local_motion(self.quantize.decode(tokens.ids, self.dtype))).float()
 
-    def forward(self, vectors: Tensor, valid: Tensor, num_quantizers: int) -> tuple[Tensor, Quantized]:
-        """One training pass: (decoded vectors [B, T, h, w, 2], what the quantizer did)."""
-        camera = self.camera.decode(self.camera.encode(vectors, valid), vectors.dtype)
-        quantized = self.quantize(self.latents(vectors, camera, valid), num_quantizers)
-        return camera + self.local_motion(quantized.latents), quantized
+    def forward(self, vectors: Tensor, valid: Tensor, num_quantizers: int) -> tuple[Tensor, QuantizedLatents]:
+        """Run one training pass; return the decoded vectors [B, T, h, w, 2] and the quantizer's result."""
+        global_motion = self.global_motion.decode(self.global_motion.encode(vectors, valid), vectors.dtype)
+        quantized = self.quantize(self.latents(vectors, global_motion, valid), num_quantizers)
+        return global_motion + self.local_motion(quantized.latents), quantized
 
-    def latents(self, vectors: Tensor, camera: Tensor, valid: Tensor) -> Tensor:
-        """What the quantizer sees: [B, tokens_per_quantizer, code_dim]."""
-        local = self.scaled(vectors - camera)
+    def latents(self, vectors: Tensor, global_motion: Tensor, valid: Tensor) -> Tensor:
+        """Return what the quantizer sees, [B, tokens_per_quantizer, code_dim]."""
+        local = self.to_network_units(vectors - global_motion)
         channels = torch.cat([local, valid[..., None].to(local.dtype)], -1) if self.config["valid_channel"] else local
         latents = self.encode_task_layer(self.encoder(fold(channels, self.patch)))
         if self.config["linear_path"]:
@@ -262,7 +270,7 @@ class MotionTokenizer(VideotokModel):
         return latents.flatten(1, 3)
 
     def local_motion(self, latents: Tensor) -> Tensor:
-        """Latents [B, tokens_per_quantizer, code_dim] -> vectors [B, T, h, w, 2] without the camera's motion."""
+        """Return the vectors [B, T, h, w, 2], less global motion, of latents [B, tokens_per_quantizer, code_dim]."""
         latents = latents.unflatten(1, self.code_grid)
         patches = self.decode_task_layer(self.decoder(latents))
         if self.config["linear_path"]:
@@ -271,10 +279,17 @@ class MotionTokenizer(VideotokModel):
         unit = local.new_tensor(self.config["unit_pixels"])
         return to_fractions((expand(local, 1.0) if self.config["companded"] else local) * unit)
 
-    def scaled(self, vectors: Tensor) -> Tensor:
-        """Fractions of the frame to what the networks see."""
+    def to_network_units(self, vectors: Tensor) -> Tensor:
+        """Convert vectors [..., 2] in fractions of the frame to what the networks see."""
         values = to_pixels(vectors) / vectors.new_tensor(self.config["unit_pixels"])
         return compand(values, 1.0) if self.config["companded"] else values
+
+    def upgrade_weights(self, state_dict: "OrderedDict[str, Any]") -> None:
+        """Convert weights whose attention was fused and whose codebooks had a leading dimension of 1."""
+        split_fused_attention(state_dict)
+        for name, value in state_dict.items():
+            if name.endswith((".codes", ".usage")) and value.ndim > (2 if name.endswith(".codes") else 1):
+                state_dict[name] = value[0]
 
     def _check_field(self, vectors: Tensor, valid: Tensor) -> None:
         size = (self.config["num_steps"], *self.grid)
@@ -287,8 +302,8 @@ class MotionTokenizer(VideotokModel):
             raise ValueError(f"`valid` must be bool {list(vectors.shape[:4])}, got {valid.dtype} {list(valid.shape)}")
 
     def _check_tokens(self, tokens: MotionTokens) -> None:
-        levels, size = tokens.ids.shape[1:]
-        if levels > self.num_quantizers or size != self.tokens_per_quantizer:
+        quantizers, size = tokens.ids.shape[1:]
+        if quantizers > self.num_quantizers or size != self.tokens_per_quantizer:
             raise ValueError(
                 f"`ids` must be [B, 0 to {self.num_quantizers}, {self.tokens_per_quantizer}] for these weights, "
                 f"got {list(tokens.ids.shape)}; decode with the weights that encoded"
@@ -306,9 +321,24 @@ class MotionTokenizer(VideotokModel):
                 raise ValueError(f"`{name}` must be 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}")
 
 
-def _product(*strides: Stride) -> Stride:
-    t, h, w = (math.prod(steps) for steps in zip(*strides, strict=True))
-    return t, h, w
+def _code_grid(
+    field: tuple[int, int, int], patch: Stride, encoder_strides: tuple[Stride, ...], decoder_strides: tuple[Stride, ...]
+) -> tuple[int, int, int]:
+    """Return the tokens along time, rows and columns of a field [T, h, w].
+
+    Raises:
+        ValueError: strides of encoder and decoder that differ in all, or that do not divide the field.
+    """
+    token = tuple(math.prod(steps) for steps in zip(patch, *encoder_strides, strict=True))
+    if token != tuple(math.prod(steps) for steps in zip(patch, *decoder_strides, strict=True)):
+        raise ValueError(
+            f"`encoder_strides` (={encoder_strides}) and `decoder_strides` (={decoder_strides}) must have one product"
+        )
+    if any(size % step for size, step in zip(field, token, strict=True)):
+        raise ValueError(
+            f"patch times strides {token} must divide a field of {field[0]} steps of {field[1]}x{field[2]} cells"
+        )
+    return field[0] // token[0], field[1] // token[1], field[2] // token[2]
 
 
 PUBLISHED_CONFIG: dict[str, Any] = {
@@ -325,7 +355,8 @@ PUBLISHED_CONFIG: dict[str, Any] = {
     "default_num_quantizers": 1,
     "normalized_codebook": True,
     "global_motion_terms": (0, 0, 0),
-    # its vectors point from the last frame to this one, ours back: the sign; 256 and 144 times its deviations / 10
+    # the published vectors point from the last frame to this one, ours back: hence the sign. The values are 256 and 144
+    # times the published standard deviations, divided by 10
     "unit_pixels": (-2.54387968, -1.62759744),
     "companded": False,
     "linear_path": False,

@@ -1,176 +1,232 @@
-"""k-means, and the nearest of many.
+"""Vector quantization: one codebook, a residual quantizer made of several, k-means, and codebook usage.
 
-The visual words: vectors of length one, learned as running means of what they stand for.
-
-The words follow the exponential moving average of VQ-VAE (van den Oord et al., arXiv 1711.00937, appendix A.1) on the
-sphere, as ViT-VQGAN uses it (arXiv 2110.04627). vector-quantize-pytorch does the same with a one-hot matrix of tokens x
-words, and looks words up in float32 only; with 16,384 words the matrix costs more than the networks on a CPU, and
-encoding needs float64 to be the same on every machine, so both steps are written out here.
-
-Residual quantizer whose finer levels go where the first level says that motion is hard.
-
-Stage 1 gives every patch one id. Each further stage quantizes what the stages before left over. A plain residual
-quantizer adds one stage everywhere with every level; motion is sparse, so here (where `adaptive`) a level's ids are
-handed out by difficulty: stage s of a patch has the priority
-
-    difficulty[first id of the patch] - stage_cost * (s - 2)
-
-and level l takes the next `tokens_per_quantizer` (patch, stage) pairs in the order of priority. The decoder knows the first
-ids and so the same order; nothing else is sent, and the first n levels of a code are a code. This is the reverse
-water-filling of transform coding (Cover & Thomas, ch. 10), driven by the residual variance that each first id leaves.
+Codebooks follow the exponential moving average of VQ-VAE (van den Oord et al., arXiv 1711.00937, appendix A.1),
+normalized ones on the unit sphere as in ViT-VQGAN (arXiv 2110.04627). Assignments are summed with `index_add_`, since a
+one-hot matrix of vectors x codes would cost more than the networks with 16,384 codes, and codes are looked up in the
+vectors' own dtype, since float64 ids are the same on every machine.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import VectorQuantize
 
-_CHUNK = 8192
-_ROUNDS = 10
+_EUCLIDEAN_ROWS = 8192
+_DOT_ROWS = 64
+"""Vectors compared with all codes at once: with 16,384 codes the block of products stays in a CPU's cache."""
+_RESET_BELOW = 0.05
+_COLLAPSED_BELOW = 0.02
+"""A codebook whose perplexity is below this share of the codes that could have been used has collapsed."""
+_LEVELS_PER_OCTAVE = 16
+"""Difficulties are integers, sixteenths of a factor of two, so that no rounding decides an order."""
+_DIFFICULTY_DECAY = 0.99
 
 
-def nearest(points: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest row of `codebook` [K, D] for each of `points` [N, D]; the first of equals."""
-    lengths = codebook.square().sum(-1) / 2
-    return torch.cat([(lengths - chunk @ codebook.T).argmin(-1) for chunk in points.split(_CHUNK)])
+def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Return the ids int64 [N] of the codes [K, D] nearest to vectors [N, D]; the first among equals."""
+    half_squared_norms = codes.square().sum(-1) / 2
+    return torch.cat([(half_squared_norms - rows @ codes.T).argmin(-1) for rows in vectors.split(_EUCLIDEAN_ROWS)])
 
 
-def k_means(points: Tensor, num_codes: int, most_points: int = 65536) -> Tensor:
-    """Words [num_codes, D] of points [N, D], by Lloyd's rounds from points drawn by torch's global generator.
+def nearest_by_angle(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Return the ids int64 [N] of the codes [K, D] with the largest dot product with vectors [N, D]."""
+    transposed = codes.T.contiguous()
+    ids = [(rows @ transposed).argmax(dim=1) for rows in vectors.split(_DOT_ROWS)]
+    return torch.cat(ids) if ids else vectors.new_zeros(0, dtype=torch.long)
 
-    A word that lost all its points starts again at a point that is far from its own word; with fewer points than words
-    the rest are points with a little noise. No two words are the same: a tie would leave the choice to rounding.
+
+def k_means(
+    vectors: Tensor, num_codes: int, *, normalized: bool = False, rounds: int = 10, max_vectors: int = 65536
+) -> Tensor:
+    """Return the codes [num_codes, D] of vectors [N, D] by Lloyd's algorithm.
+
+    An empty code moves to a vector drawn in proportion to its squared error. Codes get a little noise, so that no two
+    are equal: a tie would leave the choice to rounding.
+
+    Args:
+        normalized: vectors and codes lie on the unit sphere.
+        max_vectors: so many vectors are drawn where there are more.
     """
-    points = points[torch.randperm(len(points))[:most_points]]
-    spread = points.std() * 1e-2 + 1e-6
-    words = points[torch.arange(num_codes) % len(points)]
-    words = words + torch.randn_like(words) * spread
-    for _ in range(_ROUNDS):
-        ids = nearest(points, words)
-        counts = torch.bincount(ids, minlength=num_codes)
-        sums = torch.zeros_like(words).index_add_(0, ids, points)
+    find = nearest_by_angle if normalized else nearest
+    vectors = vectors[torch.randperm(len(vectors))[:max_vectors]]
+    noise = vectors.std() * 1e-2 + 1e-6
+    codes = vectors[torch.arange(num_codes) % len(vectors)]
+    codes = codes + torch.randn_like(codes) * noise
+    for _ in range(rounds):
+        ids = find(vectors, codes)
+        sums, counts = _sum_by_id(vectors, ids, num_codes)
         empty = (counts == 0).nonzero().flatten()
-        words = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], words)
+        codes = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], codes)
         if len(empty):
-            distances = (points - words[ids]).square().sum(-1) + 1e-9
-            # torch.multinomial without replacement needs as many points as draws
-            chosen = torch.multinomial(distances, len(empty), replacement=len(points) < len(empty))
-            words[empty] = points[chosen] + torch.randn_like(points[chosen]) * spread
-    return words
+            errors = (vectors - codes[ids]).square().sum(-1) + 1e-9
+            # torch.multinomial without replacement needs as many vectors as draws
+            chosen = torch.multinomial(errors, len(empty), replacement=len(vectors) < len(empty))
+            codes[empty] = vectors[chosen] + torch.randn_like(vectors[chosen]) * noise
+        if normalized:
+            codes = F.normalize(codes, dim=-1)
+    return codes
 
 
-ROWS_AT_ONCE = 64
-"""Vectors compared with all words at once: the block of similarities stays in a CPU's cache."""
-DEAD_BELOW = 0.05
-"""A word used less than this part of the mean is dead: it starts again as a vector of the present batch."""
-
-COLLAPSED_BELOW = 0.02
-"""A codebook whose perplexity is less than this part of the words that could have been seen has collapsed."""
+def _sum_by_id(vectors: Tensor, ids: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """Return the sum [K, D] and the number [K] of the vectors [N, D] that have each id."""
+    sums = vectors.new_zeros(num_codes, vectors.shape[-1]).index_add_(0, ids, vectors)
+    return sums, torch.bincount(ids, minlength=num_codes)
 
 
-class Codebook(nn.Module):
-    """`size` words of `dim` numbers; `words` float [size, dim], each of length one."""
+class VectorQuantizer(nn.Module):
+    """A codebook of `num_codes` vectors with `dim` numbers each, learned by exponential moving averages.
 
-    words: Tensor
+    Args:
+        normalized: vectors and codes lie on the unit sphere; the nearest code has the largest dot product.
+        decay: of the moving averages, for each `update`.
+        reset_below: a code used less than this share of the mean is dead and starts again as a vector of the batch.
+    """
+
+    codes: Tensor
+    """Float [K, D]."""
     usage: Tensor
-    started: Tensor
+    """Float [K]: moving average of how often each code is used, in units of the mean code's use."""
+    initialized: Tensor
+    """Bool []: whether the codes come from data."""
 
-    def __init__(self, size: int, dim: int, decay: float = 0.99) -> None:
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        normalized: bool = False,
+        decay: float = 0.99,
+        reset_below: float = _RESET_BELOW,
+    ) -> None:
         super().__init__()
-        self.decay = decay
-        self.register_buffer("words", F.normalize(torch.randn(size, dim), dim=-1))
-        self.register_buffer("usage", torch.ones(size))
-        self.register_buffer("started", torch.tensor(False))
+        self.normalized, self.decay, self.reset_below = normalized, decay, reset_below
+        codes = torch.randn(num_codes, dim)
+        self.register_buffer("codes", F.normalize(codes, dim=-1) if normalized else codes)
+        self.register_buffer("usage", torch.ones(num_codes))
+        self.register_buffer("initialized", torch.tensor(False))
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """ids int64 [...] of the words that lie nearest to `vectors` [..., dim] on the sphere."""
-        flat, words = vectors.flatten(0, -2), self.words.to(vectors.dtype).T.contiguous()
-        # mixed precision would multiply in bfloat16, where most neighbouring words are the same word
+        """Return the ids int64 [...] of the codes nearest to vectors [..., D]."""
+        find = nearest_by_angle if self.normalized else nearest
+        # mixed precision would multiply in bfloat16, in which most neighbouring codes are equal
         with torch.autocast(vectors.device.type, enabled=False):
-            ids = [(rows @ words).argmax(dim=1) for rows in flat.split(ROWS_AT_ONCE)]
-        return (torch.cat(ids) if ids else flat.new_zeros(0, dtype=torch.long)).view(vectors.shape[:-1])
+            ids = find(vectors.flatten(0, -2), self.codes.to(vectors.dtype))
+        return ids.view(vectors.shape[:-1])
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids int64 [...] -> words [..., dim]."""
-        return self.words[ids]
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Return the codes [..., D] of ids int64 [...]."""
+        return self.codes[ids]
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, rounds: int = 5) -> None:
-        """Spherical k-means (Lloyd's rounds from a random sample) on `vectors` [n, dim], n >= size."""
-        if len(vectors) < len(self.words):
-            raise ValueError(f"{len(vectors)} vectors cannot start {len(self.words)} words; give at least as many")
-        self.words.copy_(vectors[torch.randperm(len(vectors), device=vectors.device)[: len(self.words)]])
-        for _ in range(rounds):
-            sums, counts = self._gather(vectors, self.nearest(vectors))
-            found = counts > 0
-            self.words[found] = F.normalize(sums[found], dim=-1)
+    def initialize(self, vectors: Tensor) -> None:
+        """Set the codes to those of k-means on vectors [N, D].
+
+        Raises:
+            ValueError: fewer vectors than codes.
+        """
+        num_codes = len(self.codes)
+        if len(vectors) < num_codes:
+            raise ValueError(f"{len(vectors)} vectors cannot initialize {num_codes} codes; give at least as many")
+        self.set_codes(k_means(vectors, num_codes, normalized=self.normalized, max_vectors=max(65536, 6 * num_codes)))
+
+    @torch.no_grad()
+    def set_codes(self, codes: Tensor) -> None:
+        """Replace the codes by [K, D], all equally used so far."""
+        self.codes.copy_(codes)
         self.usage.fill_(1.0)
-        self.started.fill_(True)
+        self.initialized.fill_(True)
 
     @torch.no_grad()
-    def learn(self, vectors: Tensor, ids: Tensor) -> int:
-        """Moves the words towards `vectors` [n, dim] whose ids [n] they are; returns how many dead words began anew."""
-        sums, counts = self._gather(vectors, ids)
-        # in units of the mean word's share of this batch: usage is about one, however many tokens a batch has
-        share = len(self.words) / max(len(ids), 1)
+    def update(self, vectors: Tensor, ids: Tensor) -> int:
+        """Move the codes towards the vectors [N, D] with those ids [N]; return how many dead codes were reset."""
+        num_codes = len(self.codes)
+        vectors = vectors.to(self.codes.dtype)
+        sums, counts = _sum_by_id(vectors, ids, num_codes)
+        # in units of the mean code's share of this batch, so that usage does not depend on the size of a batch
+        share = num_codes / max(len(ids), 1)
         sums, counts = sums * share, counts * share
-        kept = self.decay * self.usage
-        self.words.copy_(F.normalize(kept[:, None] * self.words + (1 - self.decay) * sums, dim=-1))
-        self.usage.copy_(kept + (1 - self.decay) * counts)
-        dead = (self.usage < DEAD_BELOW * self.usage.mean()).nonzero()[:, 0]
+        old_weight = self.decay * self.usage
+        new_usage = old_weight + (1 - self.decay) * counts
+        moved = old_weight[:, None] * self.codes + (1 - self.decay) * sums
+        self.codes.copy_(F.normalize(moved, dim=-1) if self.normalized else moved / new_usage[:, None].clamp(min=1e-12))
+        self.usage.copy_(new_usage)
+        dead = (self.usage < self.reset_below * self.usage.mean()).nonzero()[:, 0]
         dead = dead[torch.randperm(len(dead), device=dead.device)[: len(vectors)]]
-        self.words[dead] = vectors[torch.randperm(len(vectors), device=vectors.device)[: len(dead)]]
+        self.codes[dead] = vectors[torch.randperm(len(vectors), device=vectors.device)[: len(dead)]]
         self.usage[dead] = self.usage.mean()
         return len(dead)
 
-    def _gather(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.zeros_like(self.words).index_add_(0, ids, vectors.to(self.words.dtype))
-        return sums, torch.bincount(ids, minlength=len(self.words)).to(self.words.dtype)
+
+@dataclass(frozen=True)
+class CodebookUsage:
+    """How a set of ids uses a codebook."""
+
+    used_share: float
+    """Share of the codes that occur, 0 to 1."""
+    perplexity: float
+    """Exponential of the ids' entropy: the number of equally likely codes that would carry as much."""
 
 
-def codebook_use(ids: Tensor, size: int) -> tuple[float, float]:
-    """How much of a codebook `ids` use: part of the words seen (0 to 1), and perplexity (exp of entropy, in words)."""
-    shares = torch.bincount(ids.flatten(), minlength=size).double() / max(ids.numel(), 1)
+def codebook_usage(ids: Tensor, num_codes: int) -> CodebookUsage:
+    """Measure how ids int64 [...] use a codebook of `num_codes`."""
+    shares = torch.bincount(ids.flatten(), minlength=num_codes).double() / max(ids.numel(), 1)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
-    return float((shares > 0).double().mean()), float(entropy.exp())
+    return CodebookUsage(float((shares > 0).double().mean()), float(entropy.exp()))
 
 
-def collapsed(ids: Tensor, size: int) -> str | None:
-    """What is wrong with a codebook that gave `ids`, in one line; None where it is in good use."""
-    used, perplexity = codebook_use(ids, size)
-    if perplexity >= COLLAPSED_BELOW * min(size, ids.numel()):
+def collapse_message(ids: Tensor, num_codes: int) -> str | None:
+    """Return one line about a codebook that has collapsed, judged by the ids it gave; None where it is in good use."""
+    usage = codebook_usage(ids, num_codes)
+    if usage.perplexity >= _COLLAPSED_BELOW * min(num_codes, ids.numel()):
         return None
     return (
-        f"the codebook has collapsed: {ids.numel()} patches use {used:.1%} of {size} words, "
-        f"perplexity {perplexity:.1f}; lower the learning rate or begin anew"
+        f"the codebook has collapsed: {ids.numel()} patches use {usage.used_share:.1%} of {num_codes} codes, "
+        f"perplexity {usage.perplexity:.1f}; lower the learning rate or start again"
     )
 
 
-_PER_OCTAVE = 16  # difficulties are integers, so that no rounding decides an order: sixteenths of a factor of two
-_LEARNING_DECAY = 0.99
-
-
-class Quantized(NamedTuple):
-    """Result of a training step's quantization."""
+@dataclass(frozen=True)
+class QuantizedLatents:
+    """Result of quantizing in training."""
 
     latents: Tensor
-    """[B, P, D], gradients pass straight through to the encoder."""
+    """[B, P, D], the codes; gradients pass straight through to the encoder."""
     commitment: Tensor
-    """Scalar: mean squared distance of the encoder's latents to their codes."""
+    """[]: mean squared distance of the encoder's latents to their codes."""
 
 
 class ResidualQuantizer(nn.Module):
-    """Latents [B, P, D] <-> ids [B, levels, P]; P = `tokens_per_quantizer`.
+    """Residual vector quantizer: latents [B, P, D] <-> ids [B, num_quantizers, P], P = `tokens_per_quantizer`.
 
-    `num_stages` codebooks; more than `num_quantizers` let one patch have more ids than there are levels. `normalized`:
-    codes and latents on the unit sphere (one level only: a residual has no unit length).
+    Each codebook ("stage") quantizes what the stages before it left over. A plain residual quantizer adds one stage at
+    every patch with every quantizer. Motion is sparse: where there are more stages than quantizers (`adaptive`), the
+    first quantizer holds stage 1 of every patch, and the ids of the others go where the first one says that motion is
+    hard to code. Stage s of a patch has the priority
+
+        difficulty[first id of the patch] - stage_cost * (s - 2)
+
+    and quantizer q holds the next P (patch, stage) pairs in the order of priority. The decoder knows the first ids and
+    so the same order: nothing else is sent, and the first q quantizers are a valid coarser code. This is the reverse
+    water-filling of transform coding (Cover & Thomas, Elements of Information Theory, ch. 10), driven by the error that
+    each first id leaves.
+
+    Args:
+        dim, codebook_size: of every stage's codebook.
+        num_quantizers: the most quantizers there are ids of.
+        num_stages: codebooks, at least `num_quantizers`.
+        normalized: latents and codes on the unit sphere; one stage only, since a residual has no unit length.
+        decay: of the codebooks' moving averages.
+
+    Raises:
+        ValueError: fewer stages than quantizers, or more than one normalized stage.
     """
 
     first_error: Tensor
+    """Float [K]: moving average of the squared error that each first id leaves."""
     difficulty: Tensor
+    """Int32 [K]: 16 * log2 of it."""
 
     def __init__(
         self,
@@ -181,7 +237,7 @@ class ResidualQuantizer(nn.Module):
         num_stages: int,
         *,
         normalized: bool = False,
-        ema_decay: float = 0.99,
+        decay: float = 0.99,
     ) -> None:
         super().__init__()
         if not 1 <= num_quantizers <= num_stages:
@@ -189,143 +245,131 @@ class ResidualQuantizer(nn.Module):
                 f"`num_stages` (={num_stages}) must be at least `num_quantizers` (={num_quantizers}), and that 1"
             )
         if normalized and num_stages > 1:
-            raise ValueError(
-                f"`normalized` codebooks have one level and one stage, got {num_quantizers} and {num_stages}"
-            )
-        self.tokens_per_quantizer, self.num_quantizers, self.num_stages = (
-            tokens_per_quantizer,
-            num_quantizers,
-            num_stages,
-        )
+            raise ValueError(f"`normalized` codebooks have one stage, got `num_stages` (={num_stages})")
+        self.tokens_per_quantizer = tokens_per_quantizer
+        self.num_quantizers, self.num_stages = num_quantizers, num_stages
         self.codebook_size, self.normalized = codebook_size, normalized
         self.adaptive = num_stages > num_quantizers
-        self.stage_cost = _PER_OCTAVE // 2
+        self.stage_cost = _LEVELS_PER_OCTAVE // 2
         self.stages = nn.ModuleList(
-            VectorQuantize(
-                dim,
-                codebook_size,
-                decay=ema_decay,
-                use_cosine_sim=normalized,
-                kmeans_init=True,
-                threshold_ema_dead_code=0.1,  # pyright: ignore[reportArgumentType] (a share of a use a batch)
-                commitment_weight=0.0,
-                rotation_trick=False,
-            )
-            for _ in range(num_stages)
+            VectorQuantizer(codebook_size, dim, normalized=normalized, decay=decay) for _ in range(num_stages)
         )
         self.register_buffer("first_error", torch.zeros(codebook_size))
         self.register_buffer("difficulty", torch.zeros(codebook_size, dtype=torch.int32))
 
     @property
-    def started(self) -> bool:
+    def initialized(self) -> bool:
         """Whether the codebooks come from data."""
-        return bool(self.stages[0]._codebook.initted)  # type: ignore[union-attr]
+        return bool(self._stage(0).initialized)
 
-    def forward(self, latents: Tensor, num_quantizers: int) -> Quantized:
-        """Quantizes with `num_quantizers` levels and, in training mode, moves the codebooks towards what they code."""
+    def forward(self, latents: Tensor, num_quantizers: int) -> QuantizedLatents:
+        """Quantize latents [B, P, D] with `num_quantizers`; in training mode, also update the codebooks."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             target = F.normalize(latents, dim=-1) if self.normalized else latents
-            codes, first_ids, _ = self.stages[0](target.detach())
+            fixed = target.detach()
+            first_ids, codes = self._quantize(0, fixed)
             if self.adaptive and self.training:
-                self._learn_difficulty(first_ids, (target.detach() - codes).square().mean(-1))
+                self._update_difficulty(first_ids, (fixed - codes).square().mean(-1))
             counts = self.stage_counts(first_ids, num_quantizers)
             for number in range(1, int(counts.max())):
                 chosen = counts > number
-                residual = target.detach()[chosen] - codes[chosen]
-                codes = codes.masked_scatter(
-                    chosen[..., None], codes[chosen] + self.stages[number](residual[None])[0][0]
-                )
+                _, refinement = self._quantize(number, fixed[chosen] - codes[chosen])
+                codes = codes.masked_scatter(chosen[..., None], codes[chosen] + refinement)
             commitment = F.mse_loss(target, codes)
-            return Quantized(target + (codes - target).detach(), commitment)
+            return QuantizedLatents(target + (codes - target).detach(), commitment)
 
     def encode(self, latents: Tensor, num_quantizers: int) -> Tensor:
-        """Latents [B, P, D] -> int64 ids [B, num_quantizers, P]; in the latents' own dtype, nearest code first to last."""
+        """Return the ids int64 [B, num_quantizers, P] of latents [B, P, D], computed in the latents' own dtype."""
         residual = F.normalize(latents, dim=-1) if self.normalized else latents
         found = []
         for number in range(self.num_stages if self.adaptive else num_quantizers):
-            codebook = self._codebook(number, residual.dtype)
-            ids = nearest(residual.flatten(0, 1), codebook).view(residual.shape[:2])
-            residual = residual - codebook[ids]
+            codes = self._stage(number).codes.to(residual.dtype)
+            # not by angle, even where normalized: the distance of the published model counts the codes' lengths
+            ids = nearest(residual.flatten(0, 1), codes).view(residual.shape[:2])
+            residual = residual - codes[ids]
             found.append(ids)
-        stages = torch.stack(found, -1)
-        patches, numbers = self._layout(stages[..., 0], num_quantizers)
-        return stages.flatten(1).gather(1, (patches * stages.shape[2] + numbers).flatten(1)).view_as(patches)
+        stage_ids = torch.stack(found, -1)
+        patches, stages = self._layout(stage_ids[..., 0], num_quantizers)
+        return stage_ids.flatten(1).gather(1, (patches * stage_ids.shape[2] + stages).flatten(1)).view_as(patches)
 
     def decode(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Ids [B, levels, P] -> latents [B, P, D]; no level at all gives zeros."""
-        codebooks = torch.stack([self._codebook(number, dtype) for number in range(self.num_stages)])
+        """Return the latents [B, P, D] of ids [B, n, P], any n up to `num_quantizers`; zeros where n is 0."""
+        codebooks = torch.stack([self._stage(number).codes.to(dtype) for number in range(self.num_stages)])
         latents = codebooks.new_zeros(len(ids), self.tokens_per_quantizer, codebooks.shape[-1])
         if ids.shape[1] == 0:
             return latents
-        patches, numbers = self._layout(ids[:, 0], ids.shape[1])
-        codes = codebooks[numbers, ids].flatten(1, 2)
+        patches, stages = self._layout(ids[:, 0], ids.shape[1])
+        codes = codebooks[stages, ids].flatten(1, 2)
         return latents.scatter_add(1, patches.flatten(1)[..., None].expand_as(codes), codes)
 
     def stage_counts(self, first_ids: Tensor, num_quantizers: int) -> Tensor:
-        """How many ids each patch has among `num_quantizers` levels: int64 [B, P] for first ids [B, P]."""
+        """Return how many ids each patch has with `num_quantizers`: int64 [B, P], for first ids [B, P]."""
         patches, _ = self._layout(first_ids, num_quantizers)
         ones = torch.ones_like(patches).flatten(1)
         return torch.zeros_like(first_ids).scatter_add(1, patches.flatten(1), ones)
 
     def _layout(self, first_ids: Tensor, num_quantizers: int) -> tuple[Tensor, Tensor]:
-        """Which patch, and which stage of it, each place of each level codes: two int64 [B, num_quantizers, P]."""
+        """Return the patch and the stage of every id: two int64 [B, num_quantizers, P]."""
         size, device = self.tokens_per_quantizer, first_ids.device
-        place = torch.arange(size, device=device).expand(len(first_ids), 1, size)
+        all_patches = torch.arange(size, device=device).expand(len(first_ids), 1, size)
         if not self.adaptive:
-            level = torch.arange(num_quantizers, device=device)[:, None]
-            return place.expand(-1, num_quantizers, -1), level.expand(len(first_ids), -1, size)
-        later = self.num_stages - 1
-        stage = torch.arange(later, device=device)
-        priority = self.difficulty[first_ids].long()[..., None] - self.stage_cost * stage
-        # a stable sort: equal priorities in the order of patches; a patch's stages fall, so they stay in their order
+            stages = torch.arange(num_quantizers, device=device)[:, None]
+            return all_patches.expand(-1, num_quantizers, -1), stages.expand(len(first_ids), -1, size)
+        num_later = self.num_stages - 1
+        stages = torch.arange(num_later, device=device)
+        priority = self.difficulty[first_ids].long()[..., None] - self.stage_cost * stages
+        # stable: equal priorities stay in the order of patches; a patch's own fall, so that its stages keep their order
         order = priority.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : size * (num_quantizers - 1)]
         pairs = order.view(len(first_ids), num_quantizers - 1, size).sort(-1).values
-        patches = torch.cat([place, pairs // later], 1)
-        return patches, torch.cat([torch.zeros_like(place), pairs % later + 1], 1)
+        patches = torch.cat([all_patches, pairs // num_later], 1)
+        return patches, torch.cat([torch.zeros_like(all_patches), pairs % num_later + 1], 1)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor) -> None:
-        """Starting codebooks: k-means of latents [B, P, D], stage after stage, on what each is given to code."""
+    def initialize(self, latents: Tensor) -> None:
+        """Set the codebooks to those of k-means on latents [B, P, D], stage after stage, on what each has to code."""
         residual = latents.clone()
         chosen = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
         counts = chosen.long()
-        for number, stage in enumerate(self.stages):
-            points = residual[chosen]
-            codebook = k_means(points, self.codebook_size)
-            ids = nearest(points, codebook)
-            _set_codebook(stage, codebook, torch.bincount(ids, minlength=self.codebook_size))  # type: ignore[arg-type]
-            residual[chosen] -= codebook[ids]
+        for number in range(self.num_stages):
+            vectors = residual[chosen]
+            codes = k_means(vectors, self.codebook_size)
+            ids = nearest(vectors, codes)
+            self._stage(number).set_codes(codes)
+            residual[chosen] -= codes[ids]
             if number == 0:
                 first_ids = ids.view_as(counts)
                 if self.adaptive:
-                    self._learn_difficulty(first_ids, residual.square().mean(-1))
+                    self._update_difficulty(first_ids, residual.square().mean(-1))
                 counts = self.stage_counts(first_ids, self.num_quantizers)
             chosen = counts > number + 1
             if not chosen.any():
                 break
 
     @torch.no_grad()
-    def _learn_difficulty(self, first_ids: Tensor, errors: Tensor) -> None:
+    def _quantize(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ids [...] and codes [..., D] of vectors [..., D] in one stage; in training, update the stage."""
+        stage = self._stage(number)
+        flat = vectors.flatten(0, -2)
+        if self.training and not stage.initialized:
+            stage.set_codes(k_means(flat, self.codebook_size, normalized=self.normalized))
+        ids = stage.nearest(flat)
+        codes = stage.lookup(ids)
+        if self.training:
+            stage.update(flat, ids)
+        return ids.view(vectors.shape[:-1]), codes.view_as(vectors)
+
+    @torch.no_grad()
+    def _update_difficulty(self, first_ids: Tensor, errors: Tensor) -> None:
+        """Take in the squared errors [B, P] that first ids [B, P] left."""
         ids, errors = first_ids.flatten(), errors.flatten().to(self.first_error.dtype)
         counts = torch.zeros_like(self.first_error).index_add_(0, ids, torch.ones_like(errors))
         means = torch.zeros_like(self.first_error).index_add_(0, ids, errors) / counts.clamp(min=1)
-        # an id seen once says less than one seen often; a new one starts from what it saw first
-        weight = torch.where(self.first_error > 0, 1 - _LEARNING_DECAY ** counts.clamp(max=16), 1.0) * (counts > 0)
+        # an id that occurs often moves its average further; a new one starts from its first errors
+        weight = torch.where(self.first_error > 0, 1 - _DIFFICULTY_DECAY ** counts.clamp(max=16), 1.0) * (counts > 0)
         self.first_error.lerp_(means.clamp(min=1e-6), weight)
-        octaves = self.first_error.clamp(min=1e-6).log2() * _PER_OCTAVE
+        octaves = self.first_error.clamp(min=1e-6).log2() * _LEVELS_PER_OCTAVE
         self.difficulty.copy_(octaves.round().to(torch.int32))
 
-    def _codebook(self, number: int, dtype: torch.dtype) -> Tensor:
-        return self.stages[number]._codebook.embed[0].to(dtype)  # type: ignore[union-attr,index]
-
-
-def _set_codebook(stage: VectorQuantize, codebook: Tensor, counts: Tensor) -> None:
-    """Gives a stage a codebook, as if its moving averages had come to it."""
-    book = stage._codebook
-    # averages count codes a batch; a batch of training is some thousand points
-    sizes = (counts / counts.sum() * 4096).clamp(min=1.0)[None]
-    book.embed.data.copy_(codebook[None])  # type: ignore[operator]
-    book.cluster_size.data.copy_(sizes)  # type: ignore[operator]
-    book.embed_avg.data.copy_(codebook[None] * sizes[..., None])  # type: ignore[operator]
-    book.initted.data.fill_(True)  # type: ignore[operator]
+    def _stage(self, number: int) -> VectorQuantizer:
+        return self.stages[number]  # type: ignore[return-value]

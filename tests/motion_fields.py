@@ -25,13 +25,13 @@ TINY = {
 
 
 def pan(num_clips: int, num_steps: int, grid: tuple[int, int], pixels: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Every cell moves by the same pixels (of 256x144) at every step: vectors [B, T, h, w, 2] and valid."""
+    """Return vectors [B, T, h, w, 2] that are the same pixels (of 256x144) everywhere, and valid."""
     vectors = (torch.tensor(pixels) / PIXELS).expand(num_clips, num_steps, *grid, 2).contiguous()
     return vectors, torch.ones(num_clips, num_steps, *grid, dtype=torch.bool)
 
 
 def moving_fields(num_clips: int, num_steps: int, grid: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A camera's pan and zoom, a block that moves against it, a few cells without a vector: vectors and valid."""
+    """Return vectors and valid of a pan and zoom with a block that moves otherwise and a few cells without a vector."""
     generator = torch.Generator().manual_seed(seed)
     height, width = grid
 

@@ -15,8 +15,8 @@ def tokenizer() -> MotionTokenizer:
     torch.manual_seed(0)
     model = MotionTokenizer(**TINY).eval()
     latents = torch.randn(40, model.tokens_per_quantizer, TINY["code_dim"])
-    model.quantize.initialise(latents)
-    # a network that corrects something, so that tests see all of it
+    model.quantize.initialize(latents)
+    # a network that corrects something, so that tests cover all of it
     for head in (model.encode_task_layer, model.decode_task_layer):
         torch.nn.init.normal_(head[2].weight, std=0.1)
     return model
@@ -43,22 +43,22 @@ def test_shapes_and_ranges(tokenizer, fields):
     assert torch.isfinite(decoded).all()
 
 
-def test_levels_are_nested(tokenizer, fields):
+def test_quantizers_are_nested(tokenizer, fields):
     vectors, valid = fields
     fine = tokenizer.encode(vectors, valid, 3)
-    for levels in range(4):
-        coarse = tokenizer.encode(vectors, valid, levels)
-        assert torch.equal(coarse.ids, fine.first_quantizers(levels).ids)
+    for number in range(4):
+        coarse = tokenizer.encode(vectors, valid, number)
+        assert torch.equal(coarse.ids, fine.first_quantizers(number).ids)
         assert torch.equal(coarse.global_motion_ids, fine.global_motion_ids)
-        assert torch.equal(tokenizer.decode(coarse), tokenizer.decode(fine.first_quantizers(levels)))
+        assert torch.equal(tokenizer.decode(coarse), tokenizer.decode(fine.first_quantizers(number)))
 
 
-def test_each_level_adds_its_ids_where_the_first_finds_motion_hard(tokenizer, fields):
+def test_each_quantizer_adds_ids_where_the_first_finds_motion_hard(tokenizer, fields):
     quantizer = tokenizer.quantize
     first_ids = tokenizer.encode(*fields, 1).ids[:, 0]
-    for levels in (1, 2, 3):
-        counts = quantizer.stage_counts(first_ids, levels)
-        assert (counts.sum(1) == levels * tokenizer.tokens_per_quantizer).all()
+    for number in (1, 2, 3):
+        counts = quantizer.stage_counts(first_ids, number)
+        assert (counts.sum(1) == number * tokenizer.tokens_per_quantizer).all()
         assert counts.min() >= 1
         assert counts.max() <= TINY["num_stages"]
     difficulty = quantizer.difficulty[first_ids]
@@ -69,7 +69,7 @@ def test_each_level_adds_its_ids_where_the_first_finds_motion_hard(tokenizer, fi
 def test_decoding_adds_the_codes_that_encoding_chose(tokenizer):
     latents = torch.randn(3, 12, 8)
     quantizer = tokenizer.quantize
-    errors = [(latents - quantizer.decode(quantizer.encode(latents, levels))).square().mean() for levels in (1, 2, 3)]
+    errors = [(latents - quantizer.decode(quantizer.encode(latents, number))).square().mean() for number in (1, 2, 3)]
     assert errors[0] > errors[1] > errors[2]
 
 

@@ -1,4 +1,4 @@
-"""The motion tokenizer's task: fields stay fields when augmented, the loss falls, figures can be trusted."""
+"""Training of the motion tokenizer: augmentation, losses, and that it learns."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from motion_fields import PIXELS, TINY, moving_fields, pan
 
 from motion_vq import MotionTokenizer, MotionTraining
-from motion_vq.losses import both_ways, path_loss, step_loss
-from motion_vq.train import augment, camera_motion
+from motion_vq.losses import displacements, path_loss, step_loss
+from motion_vq.train import augment, random_global_motion
 
 
 def items(number: int) -> list[dict[str, np.ndarray]]:
@@ -24,7 +24,7 @@ def task() -> MotionTraining:
 def test_training_lowers_the_loss(task):
     rng = np.random.default_rng(0)
     batches = [task.prepare(items(16), rng) for _ in range(4)]
-    task.initialise(batches)
+    task.initialize(batches)
     optimizer = torch.optim.AdamW(task.model.parameters(), 2e-3)
     before = task.validate(batches)
     for step in range(40):
@@ -39,11 +39,11 @@ def test_training_lowers_the_loss(task):
     assert after["paths_0"] == pytest.approx(before["paths_0"])
 
 
-def test_initialising_leaves_a_trained_model_as_it_is(task):
+def test_initialize_leaves_a_trained_model_as_it_is(task):
     batches = [task.prepare(items(16), np.random.default_rng(0))]
-    task.initialise(batches)
+    task.initialize(batches)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    task.initialise([task.prepare(items(8), np.random.default_rng(1))])
+    task.initialize([task.prepare(items(8), np.random.default_rng(1))])
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
 
 
@@ -58,16 +58,16 @@ def test_augmenting_keeps_shapes_and_types():
         assert np.isfinite(vectors).all()
 
 
-def test_virtual_cameras_move_by_pixels_not_frames():
+def test_random_cameras_move_by_pixels_not_frames():
     rng = np.random.default_rng(0)
-    speeds = [np.abs(camera_motion(24, 20, 36, rng) * PIXELS.numpy()).mean() for _ in range(200)]
+    speeds = [np.abs(random_global_motion(24, 20, 36, rng) * PIXELS.numpy()).mean() for _ in range(200)]
     assert 0.1 < np.median(speeds) < 3
     assert max(speeds) < 64
 
 
-def test_paths_add_up_both_ways():
+def test_paths_add_up_displacements():
     vectors, valid = pan(1, 6, (20, 36), (1.0, -0.5))
-    found = both_ways(vectors) * PIXELS
+    found = displacements(vectors) * PIXELS
     assert found.shape == (1, 10, 20, 36, 2)
     assert torch.allclose(found[:, 4, 10, 18], torch.tensor([[5.0, -2.5]]), atol=1e-4)
     assert torch.allclose(found[:, 9, 10, 18], torch.tensor([[-5.0, 2.5]]), atol=1e-4)
