@@ -197,6 +197,11 @@ class MotionTokenizer(VideotokModel):
         return self.config["codebook_size"]
 
     @property
+    def feature_width(self) -> int:
+        """Channels of `latents`."""
+        return self.config["code_dim"]
+
+    @property
     def tokens_per_quantizer(self) -> int:
         """Motion ids of a clip for each quantizer: 135 for 24 steps of 20x36 cells."""
         return math.prod(self.code_grid)
@@ -210,6 +215,16 @@ class MotionTokenizer(VideotokModel):
     def global_motion_codebook_size(self) -> int:
         """Number of values of a global motion id."""
         return self.global_motion.codebook_size
+
+    def codebook_vectors(self, num_quantizers: int) -> Tensor:
+        """Return a codebook for the ids of each of the first quantizers, float32 [n, codebook_size, code_dim].
+
+        It is the one of stage q for quantizer q. Where there are more stages than quantizers, ids of quantizer 2 and
+        later are of several stages (see `ResidualQuantizer`), and this is no more than a starting point for embeddings.
+        """
+        shape = (0, self.codebook_size, self.feature_width)
+        codes = [stage.codes.detach().float() for stage in self.quantize.stages[:num_quantizers]]
+        return torch.stack(codes) if codes else torch.zeros(shape, device=self.device)
 
     @torch.no_grad()
     def encode(self, vectors: Tensor, valid: Tensor, num_quantizers: int | None = None) -> MotionTokens:
