@@ -8,13 +8,13 @@ from videotok.footage import video_files
 
 
 def add_footage_arguments(parser: argparse.ArgumentParser) -> None:
-    """`VIDEOS…` and `--json OUT`, the same for every benchmark."""
+    """Add `VIDEOS…` and `--json OUT`, the same for every benchmark."""
     parser.add_argument("videos", nargs="+", type=Path, help="video files, or folders of them")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
 
 
 def footage(paths: list[Path]) -> list[Path]:
-    """Files of `paths`, folders replaced by the videos below them, in order of name.
+    """Return the files of `paths`, folders replaced by the videos in them, in order of name.
 
     Raises:
         SystemExit: a path does not exist, or there is no video.

@@ -18,10 +18,11 @@ from torch import Tensor
 from benchmarks.kmeans import KMeansCodes, fields, sample
 from codec import atomic_path
 from motion_vq import MotionTokenizer, MotionTokens
-from motion_vq.global_motion import to_pixels
+from motion_vq.fields import to_pixels
 from unet3d.warping import bidirectional, compose, warp
-from videotok.evaluation import Ends, psnr, still_rungs
-from videotok.image_utils import pixels, tensor
+from videotok.evaluation import still_baselines
+from videotok.image_utils import to_tensor, to_uint8
+from videotok.metrics import psnr
 from videotok.training.dataset import Cache, Row
 
 
@@ -55,8 +56,8 @@ def measure(
     """Rows {video, clip, rung, levels, ids, psnr} of one clip; `ids`: motion ids of a clip."""
     item = row.clip()
     truth = item["frames"]
-    next_keyframe = None if following is None else tensor(item["next_keyframe_frame"])
-    ends = Ends(tensor(truth[0]), next_keyframe)
+    next_keyframe = None if following is None else to_tensor(item["next_keyframe_frame"])
+    keyframe = to_tensor(truth[0])
     vectors, valid = fields([row] if following is None else [row, following])
     tokens = model.encode(vectors, valid, max(levels))
 
@@ -64,7 +65,7 @@ def measure(
         found = float(np.mean([psnr(a, b) for a, b in zip(truth[1:23], frames[1:23], strict=True)]))
         return {"video": row.source, "clip": row.row, "rung": rung, "levels": levels, "ids": ids, "psnr": found}
 
-    rows = [score(rung, frames) for rung, frames in still_rungs(ends, len(truth)).items()]
+    rows = [score(rung, frames) for rung, frames in still_baselines(keyframe, next_keyframe, len(truth)).items()]
     tried: list[tuple[str, int | None, int | None, Tensor]] = [("_raw", None, None, vectors)]
     if model.num_global_motion_ids:
         tried.append(("_camera", 0, model.num_global_motion_ids, model.decode(tokens.first_quantizers(0))))
@@ -73,10 +74,10 @@ def measure(
         tried.append(("", number, coarse.tokens_per_clip, model.decode(coarse)))
         tried.append(("_kmeans", number, baseline.ids(vectors, number), baseline.coded(vectors, number)))
     for suffix, number, ids, field in tried:
-        rows.append(score(f"warp{suffix}", pixels(warp(ends.keyframe, compose(field[:1]))), number, ids))
+        rows.append(score(f"warp{suffix}", to_uint8(warp(keyframe, compose(field[:1]))), number, ids))
         if next_keyframe is not None:
-            both = bidirectional(ends.keyframe, field[:1], next_keyframe, field[1:])
-            rows.append(score(f"bidirectional{suffix}", pixels(both.pictures), number, ids))
+            both = bidirectional(keyframe, field[:1], next_keyframe, field[1:])
+            rows.append(score(f"bidirectional{suffix}", to_uint8(both.pictures), number, ids))
     return rows
 
 

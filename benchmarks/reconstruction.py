@@ -1,183 +1,169 @@
-"""How well clips are rebuilt: python -m benchmarks.reconstruction VIDEOS… --json OUT
+"""Rate and quality of videos, method by method: `python -m benchmarks.reconstruction VIDEOS… --json OUT`.
 
-Every rung of the ladder on every clip, against the source's own frames at 256x144, 12 fps: mean over frames 1…22 (fewer
-in a short last clip) of PSNR and SSIM, sharpness (mean absolute Laplacian) and flicker (mean absolute second difference
-in time) beside the source's. Keyframes are exact, or `--keyframes tokens` decodes them from their tokens. `kmeans` is
-the two-way warp (the forward one in a last clip) along plain k-means codes of as many levels, see benchmarks/kmeans.py;
-`forward`, measured on request, is the detokenizer without the next keyframe, to be compared with `warp`.
-The table averages clips that have a next clip, so that all rungs stand on the same clips; last clips, which can only be
-rebuilt forward, follow in a line of their own. JSON: a list of rows, one a video, clip, rung and number of levels;
-`ids` are the motion ids of the clip.
+Every video is encoded and decoded with each number of motion quantizers, and compared with its own frames at 256x144,
+12 fps, by `videotok.evaluation`: mean over frames 1 to 22 of each clip of PSNR, SSIM, MS-SSIM and, with `--lpips`,
+LPIPS; sharpness and flicker beside the source's. `--keyframes exact` decodes with the source's own keyframes: what the
+motion alone costs, without a rate.
+
+Methods are those of `videotok.evaluation`, and besides:
+
+    warp_kmeans, bidirectional_kmeans   along plain k-means codes of as many quantizers, see benchmarks/kmeans.py
+    forward                             with --forward: detokenized from the clip's own keyframe alone
+
+The table averages clips that have a next one, so that all methods stand on the same clips; last clips, which can only
+be decoded from one keyframe, follow in a line of their own. JSON: a list of rows, one for each video, clip, method and
+number of motion quantizers.
 """
 
 import argparse
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.footage import add_footage_arguments, footage
 from benchmarks.kmeans import KMeansCodes
-from codec import Clip, MediaError, atomic_path
-from videotok.evaluation import (
-    Ends,
-    Rung,
-    clips_with_next,
-    ends_of,
-    figures,
-    flicker,
-    frames_of,
-    ladder,
-    measured,
-    sharpness,
-    warp_rungs,
-)
+from codec import MediaError, MotionField, atomic_path
+from videotok.config import DecodeConfig, EncodeConfig
+from videotok.evaluation import SIZE, ClipResult, EvaluationConfig, evaluate, uncoded_motion
+from videotok.perceptual import LPIPS
 from videotok.pipeline import VideoTokenizer
-from videotok.config import EncodeConfig
+
+FIGURES = ("psnr", "ssim", "ms_ssim", "lpips", "sharpness", "flicker")
+VIDEO_METHODS = ("repeat", "warp", "bidirectional", "detokenized")
+"""Columns of the table of videos."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How well clips are rebuilt, rung by rung.")
+    parser = argparse.ArgumentParser(description="Rate and quality of videos, method by method.")
     add_footage_arguments(parser)
-    parser.add_argument("--model", help="bundle of weights instead of the shipped one")
-    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 4], help="motion levels to measure")
-    parser.add_argument("--keyframes", choices=("exact", "tokens"), default="exact")
-    parser.add_argument("--steps", type=int, help="network evaluations a clip (default: the model's own)")
-    parser.add_argument("--max-clips", type=int, help="clips a video")
-    parser.add_argument("--forward", action="store_true", help="the detokenizer without next keyframes too")
-    parser.add_argument("--no-detokenizer", action="store_true", help="leave out the slow rung")
+    parser.add_argument("--model", help="folder or hub id of other weights than the shipped ones")
+    parser.add_argument("--motion-quantizers", type=int, nargs="+", default=[1, 2, 4], help="numbers to encode with")
+    parser.add_argument("--keyframes", choices=("tokens", "exact"), default="tokens")
+    parser.add_argument("--steps", type=int, help="network evaluations of the detokenizer per clip")
+    parser.add_argument("--max-clips", type=int, help="clips of a video")
+    parser.add_argument("--forward", action="store_true", help="detokenize without next keyframes as well")
+    parser.add_argument("--lpips", type=Path, help="weights of the LPIPS network (SqueezeNet, safetensors)")
     args = parser.parse_args()
-    model, plain = VideoTokenizer.from_pretrained(args.model), KMeansCodes.load()
-    rows = []
-    for path in footage(args.videos):
+    tokenizer, kmeans = VideoTokenizer.from_pretrained(args.model), KMeansCodes.load()
+    lpips = LPIPS.load(args.lpips) if args.lpips else None
+    rows: list[dict[str, Any]] = []
+    for video in footage(args.videos):
+        found: list[dict[str, Any]] = []
         try:
-            rate = model.encode(path, EncodeConfig(max_clips=args.max_clips)).tokens_per_second
-            for index, clip, following in clips_with_next(path, args.max_clips):
-                name = {"video": path.name, "clip": index, "tokens_per_second": rate}
-                rows += measure(model, plain, args, clip, following, name)
+            for quantizers in args.motion_quantizers:
+                found += measure(tokenizer, kmeans, video, quantizers, args, lpips)
         except MediaError as error:
             print(f"left out: {error}")
             continue
-        print(f"{path.name}: {summary([row for row in rows if row['video'] == path.name])}", flush=True)
+        rows += found
+        print(f"{video.name}: {summary(found)}", flush=True)
     print_videos(rows)
-    print_table(rows)
+    print_methods(rows)
     if args.json:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def measure(
-    model: VideoTokenizer, plain: KMeansCodes, args: argparse.Namespace, clip: Clip, following: Clip | None, name: dict
-) -> list[dict]:
-    """Rows of one clip."""
-    truth = frames_of(clip)
-    source = truth[measured(truth)]
-    shared = {**name, "source_sharpness": sharpness(source), "source_flicker": flicker(source)}
-    shared["last"] = following is None
-    ends = ends_of(model, clip, following, exact=args.keyframes == "exact")
-    learned = ladder(
-        model,
-        ends,
-        clip,
-        following,
-        args.levels,
-        steps=args.steps,
-        detokenize=not args.no_detokenizer,
-        forward=args.forward,
+    tokenizer: VideoTokenizer,
+    kmeans: KMeansCodes,
+    video: Path,
+    quantizers: int,
+    args: argparse.Namespace,
+    lpips: LPIPS | None,
+) -> Iterator[dict[str, Any]]:
+    """Return the rows of one video at one number of motion quantizers."""
+    config = EvaluationConfig(
+        motion_quantizers=(quantizers,),
+        keyframes=(args.keyframes,),
+        encode=EncodeConfig(max_clips=args.max_clips),
+        decode=DecodeConfig(size=SIZE, num_inference_steps=args.steps),
     )
-    rows = []
-    for rung in chain(learned, kmeans_rungs(plain, ends, clip, following, args.levels)):
-        found = figures(truth, rung.frames)
-        row = {**shared, "rung": rung.name, "levels": rung.levels, "ids": _ids(model, rung)}
-        row |= {"psnr": float(np.mean(found.psnr)), "ssim": float(np.mean(found.ssim))}
-        rows.append(row | {"sharpness": found.sharpness, "flicker": found.flicker, "seconds": rung.seconds})
-    return rows
+
+    def kmeans_motion(motion: MotionField):
+        return kmeans.coded(uncoded_motion(motion), quantizers)
+
+    other_motion = {"uncoded": uncoded_motion, "kmeans": kmeans_motion}
+    for clip in evaluate(tokenizer, video, config, other_motion=other_motion, lpips=lpips):
+        yield from _rows(clip.result)
+    if args.forward:
+        forward = replace(config, decode=replace(config.decode, bidirectional=False))
+        for clip in evaluate(tokenizer, video, forward, lpips=lpips):
+            yield from (row | {"method": "forward"} for row in _rows(clip.result) if row["method"] == "detokenized")
 
 
-def kmeans_rungs(
-    plain: KMeansCodes, ends: Ends, clip: Clip, following: Clip | None, levels: list[int]
-) -> Iterator[Rung]:
-    """The best warp along k-means codes, at each number of levels."""
-    for number in levels:
-        began = time.monotonic()
-        coded = [
-            plain.coded(torch.from_numpy(one.motion.vectors)[None], number)
-            for one in (clip, following)
-            if one is not None
-        ]
-        rungs = dict(warp_rungs(ends, coded[0], coded[1] if following else None))
-        yield Rung("kmeans", number, rungs.get("bidirectional", rungs["warp"]), time.monotonic() - began)
+def _rows(result: ClipResult) -> list[dict[str, Any]]:
+    """Rows of one clip; the time that decoding took belongs to `detokenized`."""
+    return [
+        row | {"decode_seconds": result.decode_seconds if row["method"] == "detokenized" else None}
+        for row in result.rows()
+    ]
 
 
-def _ids(model: VideoTokenizer, rung: Rung) -> int | None:
-    """Motion ids of a clip that a rung is rebuilt from."""
-    if rung.levels is None:
-        return None
-    own = 0 if rung.name == "kmeans" else model.motion.num_global_motion_ids
-    return own + rung.levels * model.motion.tokens_per_quantizer
-
-
-def summary(rows: list[dict]) -> str:
-    """`hold 20.1  warp 24.0 …`, means over all rows of a rung."""
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return `repeat 20.1  warp/4 24.0 …`: mean PSNR of each method and number of motion quantizers."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["rung"], row["levels"]].append(row["psnr"])
-    return "  ".join(
-        f"{rung}{f'/{levels}' if levels else ''} {np.mean(values):.2f}" for (rung, levels), values in groups.items()
-    )
+        if row["method"] != "source":
+            groups[row["method"], row["motion_quantizers"]].append(row["psnr"])
+    return "  ".join(f"{method}/{number} {np.mean(values):.2f}" for (method, number), values in groups.items())
 
 
-def print_videos(rows: list[dict]) -> None:
-    """A Markdown table, one line a video: PSNR over all its clips, at the last number of levels measured."""
-    rungs = ("hold", "warp", "bidirectional", "detokenized")
-    levels = [row["levels"] for row in rows if row["rung"] == "warp"][-1:]
-    print(f"\n| video | clips | tokens/s | {' | '.join(rungs)} |\n|---|---|---|{'---|' * len(rungs)}")
+def print_videos(rows: list[dict[str, Any]]) -> None:
+    """Print a Markdown table with a line for each video: PSNR over all its clips, at the last number of quantizers."""
+    if not rows:
+        return
+    last = rows[-1]["motion_quantizers"]
+    print(f"\n| video | clips | tokens/s | kbit/s | {' | '.join(VIDEO_METHODS)} |")
+    print(f"|{'---|' * (4 + len(VIDEO_METHODS))}")
     means = defaultdict(list)
     for video in dict.fromkeys(row["video"] for row in rows):
-        mine = [row for row in rows if row["video"] == video and row["levels"] in (None, *levels)]
-        cells = []
-        for rung in rungs:
-            # a last clip has no two-way warp: what it can be rebuilt from is the forward one
-            figures = [
+        own = [row for row in rows if row["video"] == video and row["motion_quantizers"] == last]
+        for method in VIDEO_METHODS:
+            # a last clip has no next keyframe: what comes nearest to a bidirectional warp is a warp
+            means[video, method] = [
                 row["psnr"]
-                for row in mine
-                if row["rung"] == ("warp" if rung == "bidirectional" and row["last"] else rung)
+                for row in own
+                if row["method"] == ("warp" if method == "bidirectional" and row["last"] else method)
             ]
-            cells.append(f"{np.mean(figures):.2f}" if figures else "")
-            means[rung] += figures
-        clips_of_video = sum(row["rung"] == "hold" for row in mine)
-        print(f"| {video} | {clips_of_video} | {mine[0]['tokens_per_second']:.0f} | {' | '.join(cells)} |")
-    cells = [f"{np.mean(means[rung]):.2f}" if means[rung] else "" for rung in rungs]
-    print(f"| all clips | {len(means['hold'])} | | {' | '.join(cells)} |")
+        rate = own[0].get("tokens_per_second"), own[0].get("bits_per_second")
+        cells = [f"{rate[0]:.0f}" if rate[0] else "", f"{rate[1] / 1000:.2f}" if rate[1] else ""]
+        cells += [f"{np.mean(means[video, method]):.2f}" for method in VIDEO_METHODS]
+        print(f"| {video} | {len(means[video, 'repeat'])} | {' | '.join(cells)} |")
+    totals = {
+        method: [value for (_, name), values in means.items() if name == method for value in values]
+        for method in VIDEO_METHODS
+    }
+    cells = [f"{np.mean(values):.2f}" for values in totals.values()]
+    print(f"| all clips | {len(totals['repeat'])} | | | {' | '.join(cells)} |")
 
 
-def print_table(rows: list[dict]) -> None:
-    """Means by rung, of clips with a next clip; then those of last clips."""
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Print means by method and number of quantizers over clips with a next one; then those of last clips."""
     groups = defaultdict(list)
     for row in rows:
         if not row["last"]:
-            groups[row["rung"], row["levels"]].append(row)
-    print(
-        f"\n{'rung':<14}{'levels':>7}{'ids':>6}{'clips':>7}{'PSNR':>8}{'SSIM':>8}{'sharpness':>11}{'flicker':>9}{'seconds':>9}"
-    )
-    for (rung, levels), group in groups.items():
-        means = {
-            key: np.mean([row[key] for row in group]) for key in ("psnr", "ssim", "sharpness", "flicker", "seconds")
-        }
+            groups[row["method"], row["motion_quantizers"]].append(row)
+    print(f"\n{'method':<22}{'quantizers':>11}{'clips':>6}{''.join(f'{name:>10}' for name in FIGURES)}{'seconds':>9}")
+    for (method, quantizers), group in groups.items():
+        columns = FIGURES if method != "source" else ("sharpness", "flicker")
+        cells = [_mean(group, name) if name in columns else "" for name in FIGURES]
         print(
-            f"{rung:<14}{levels or '':>7}{group[0]['ids'] or '':>6}{len(group):>7}"
-            f"{means['psnr']:>8.2f}{means['ssim']:>8.3f}{means['sharpness']:>11.2f}{means['flicker']:>9.2f}"
-            f"{means['seconds']:>9.2f}"
+            f"{method:<22}{quantizers:>11}{len(group):>6}{''.join(f'{cell:>10}' for cell in cells)}"
+            f"{_mean(group, 'decode_seconds'):>9}"
         )
-    first = [row for row in rows if not row["last"] and row["rung"] == "hold"]
-    for key in ("sharpness", "flicker"):
-        if first:
-            print(f"source {key}: {np.mean([row[f'source_{key}'] for row in first]):.2f}")
-    print(f"last clips, forward only: {summary([row for row in rows if row['last']])}")
+    print(f"last clips, from one keyframe: {summary([row for row in rows if row['last']])}")
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> str:
+    values = [row[name] for row in rows if row[name] is not None]
+    digits = 3 if name in ("ssim", "ms_ssim", "lpips") else 2
+    return f"{np.mean(values):.{digits}f}" if values else ""
 
 
 if __name__ == "__main__":

@@ -1,283 +1,301 @@
-"""How near one picture is to another, and how a video looks without a reference. All take uint8 RGB.
+"""The evaluator: rate and distortion of the same tokens, beside baselines of increasing effort.
 
-The ladder of rebuilt clips: what each step of the system is worth, from the keyframe held still upward.
+    video ── encode(config) ──► VideoTokens ── decode(config) ──► frames ─┐
+      │                             │                                     ├─► figures of each clip
+      │                             └─ keyframes, motion ─► baselines ────┤
+      └─ the frames that were encoded ────────────────────────────────────┘
 
-What each step of the system is worth on a clip: the rungs of the ladder, and their figures frame by frame.
+What a clip is rebuilt by, from the least effort to the most (`METHODS`):
 
-A decoded video beside its source: the ladder's figures, and the pictures side by side.
+    repeat          its keyframe, repeated
+    crossfade       from its keyframe into the next one
+    warp            its keyframe, warped along the motion
+    bidirectional   both keyframes, warped towards each other
+    detokenized     the frames of `VideoTokenizer.decode`
+
+Keyframes are those of the tokens, or exact ones, which show what the motion alone costs. `warp` and `bidirectional` can
+also follow other motion than that of the tokens, such as the uncoded vectors: then they are `warp_uncoded` and
+`bidirectional_uncoded`.
 """
 
-import itertools
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from codec import Clip, ClipSpec, iter_clips
+from codec import Clip, MotionField, iter_clips
 from unet3d.warping import bidirectional, one_way
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
-from videotok.image_utils import pixels, tensor
+from videotok.image_utils import display_size, to_uint8
+from videotok.metrics import Figures, mean_figures, measure
+from videotok.perceptual import LPIPS
 from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.tokens import VideoTokens
 
-
-def psnr(truth: np.ndarray, picture: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of one picture uint8 [H, W, 3]; equal pictures count as 100 dB."""
-    if np.array_equal(truth, picture):
-        return 100.0
-    return float(peak_signal_noise_ratio(truth, picture, data_range=255))
-
-
-def ssim(truth: np.ndarray, picture: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004) of one picture uint8 [H, W, 3], mean over channels, 7 x 7 windows."""
-    return float(np.asarray(structural_similarity(truth, picture, data_range=255, channel_axis=2)))
-
-
-def sharpness(frames: np.ndarray) -> float:
-    """Mean absolute Laplacian of the luminance of frames uint8 [T, H, W, 3], in levels of 255: blur lowers it."""
-    grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
-    return float(np.mean([np.abs(cv2.Laplacian(picture, cv2.CV_32F)).mean() for picture in grey]))
-
-
-def flicker(frames: np.ndarray) -> float:
-    """Mean absolute second difference in time of frames uint8 [T, H, W, 3], in levels of 255: steady motion of smooth
-    things is low, frames that come and go are high. 0 for fewer than three frames."""
-    if len(frames) < 3:
-        return 0.0
-    values = frames.astype(np.float32)
-    return float(np.abs(values[2:] - 2 * values[1:-1] + values[:-2]).mean())
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The pictures a clip lies between."""
-
-    keyframe: Tensor
-    """float32 [1, 3, H, W] in [-1, 1]."""
-    next_keyframe: Tensor | None
-    """The next clip's, same shape; None at the end of a video."""
-
-
-def still_rungs(ends: Ends, steps: int) -> dict[str, np.ndarray]:
-    """Rungs that use no motion: name -> uint8 [T, H, W, 3]. `hold`: the keyframe, still. `crossfade`: into the next."""
-    hold = ends.keyframe[:, None].expand(-1, steps, -1, -1, -1)
-    rungs = {"hold": pixels(hold)}
-    if ends.next_keyframe is not None:
-        weight = (torch.arange(steps) / steps).view(1, steps, 1, 1, 1)
-        rungs["crossfade"] = pixels(hold * (1 - weight) + ends.next_keyframe[:, None] * weight)
-    return rungs
-
-
-def warp_rungs(
-    ends: Ends, vectors: Tensor, next_vectors: Tensor | None, suffix: str = ""
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Rungs along a motion field: (name, uint8 [T, H, W, 3]), each made when it is asked for.
-
-    `warp`: the keyframe along the field. `bidirectional`: the next keyframe too, where there is one.
-
-    Args:
-        vectors: float32 [1, T, h, w, 2]; next_vectors: the next clip's field, whose slot 0 is used.
-        suffix: added to the names ("_raw" for vectors that were not coded).
-    """
-    yield f"warp{suffix}", pixels(one_way(ends.keyframe, vectors).pictures)
-    if ends.next_keyframe is not None and next_vectors is not None:
-        both = bidirectional(ends.keyframe, vectors, ends.next_keyframe, next_vectors)
-        yield f"bidirectional{suffix}", pixels(both.pictures)
-
-
 SIZE = (256, 144)
-"""(width, height) at which clips are measured."""
+"""(width, height) at which videos are compared where the caller names no size."""
 LAST_FRAME = 22
-"""Figures are over frames 1 to this of a clip: the keyframe and the frame before the next one are too easy."""
+"""Figures are of frames 1 to this one of a clip: its keyframe and the frame before the next keyframe are too easy."""
+METHODS = ("repeat", "crossfade", "warp_uncoded", "bidirectional_uncoded", "warp", "bidirectional", "detokenized")
+"""Ways to rebuild a clip, in the order of tables."""
+
+KeyframeChoice = Literal["tokens", "exact"]
+OtherMotion = Mapping[str, Callable[[MotionField], Tensor]]
+"""Name of a motion -> what makes it of a clip's field: float [1, T, h, w, 2]."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A clip, rebuilt in one way."""
+class ReconstructedClip:
+    """One clip of the source and what it was rebuilt as."""
 
-    name: str
-    """hold, crossfade, warp_raw, bidirectional_raw, warp, bidirectional, detokenized or forward."""
-    levels: int | None
-    """Motion levels it was rebuilt from; None where its motion is not coded."""
-    frames: np.ndarray
-    """uint8 [T, H, W, 3]."""
-    seconds: float
-    """What warping and the network took; 0 where there is neither."""
+    index: int
+    source: np.ndarray
+    """uint8 [n, H, W, 3], n frames as in the tokens."""
+    frames: dict[str, np.ndarray]
+    """Method -> uint8 [n, H, W, 3]. Nothing from two keyframes where `has_next` is False."""
+    has_next: bool
+    """A clip that continues this one follows."""
+    decode_seconds: float
+    """Time that decoding it took."""
 
+    def figures(self, method: str, lpips: LPIPS | None = None) -> Figures | None:
+        """Return the figures of one method, or of the `source` itself, over the frames of `inner_frames`.
 
-@dataclass(frozen=True)
-class Figures:
-    """How near a rung comes to its source, of frames 1 to `LAST_FRAME` (fewer in a short clip)."""
-
-    psnr: list[float]
-    """dB a frame."""
-    ssim: list[float]
-    """A frame."""
-    sharpness: float
-    """See `metrics.sharpness`; of the rung, not against the source."""
-    flicker: float
-    """See `metrics.flicker`."""
+        None in a clip of one frame.
+        """
+        inner = inner_frames(len(self.source))
+        if not len(self.source[inner]):
+            return None
+        frames = self.source if method == "source" else self.frames[method]
+        return measure(self.source[inner], frames[inner], lpips)
 
 
-def measured(truth: np.ndarray) -> slice:
-    """The frames of a clip uint8 [n, H, W, 3], n >= 3, that figures are over."""
-    return slice(1, min(LAST_FRAME, len(truth) - 2) + 1)
+def inner_frames(num_frames: int) -> slice:
+    """Return the frames of a clip that figures are of: 1 to `LAST_FRAME`, fewer in a short clip, none in one frame."""
+    return slice(1, max(2, min(LAST_FRAME, num_frames - 2) + 1))
 
 
-def figures(truth: np.ndarray, frames: np.ndarray) -> Figures:
-    """Figures of frames uint8 [T, H, W, 3] against the source's own [n, H, W, 3], n >= 3."""
-    shown, seen = truth[measured(truth)], frames[measured(truth)]
-    pairs = list(zip(shown, seen, strict=True))
-    return Figures([psnr(*pair) for pair in pairs], [ssim(*pair) for pair in pairs], sharpness(seen), flicker(seen))
-
-
-def clips_with_next(path: Path, max_clips: int | None) -> Iterator[tuple[int, Clip, Clip | None]]:
-    """Clips of a video with frames of `SIZE`, numbered, each beside the one that follows; those of fewer than three
-    frames are left out.
-
-    Raises:
-        MediaError: see `codec.iter_clips`.
-    """
-    found = iter_clips(path, ClipSpec(), frames=True, frame_size=SIZE, max_clips=max_clips and max_clips + 1)
-    for index, (clip, following) in enumerate(pairwise(chain(found, [None]))):
-        if clip is not None and clip.num_frames >= 3 and (max_clips is None or index < max_clips):
-            yield index, clip, following
-
-
-def ends_of(model: VideoTokenizer, clip: Clip, following: Clip | None, *, exact: bool) -> Ends:
-    """The keyframes that a clip lies between, from its frames (`exact`) or decoded from their tokens."""
-
-    def keyframe(of: Clip) -> Tensor:
-        return tensor(frames_of(of)[0]) if exact else model.rebuilt_keyframe(of.keyframe, SIZE)
-
-    return Ends(keyframe(clip), None if following is None else keyframe(following))
-
-
-def ladder(
-    model: VideoTokenizer,
-    ends: Ends,
-    clip: Clip,
-    following: Clip | None,
-    levels: Sequence[int],
+def reconstruct(
+    tokenizer: VideoTokenizer,
+    tokens: VideoTokens,
+    video: Path,
+    config: DecodeConfig | None = None,
     *,
-    steps: int | None = None,
-    detokenize: bool = True,
-    forward: bool = False,
-) -> Iterator[Rung]:
-    """Rebuilds a clip in every way, the simplest first.
+    keyframes: Iterable[np.ndarray] | None = None,
+    other_motion: OtherMotion | None = None,
+) -> Iterator[ReconstructedClip]:
+    """Decode tokens and rebuild their clips by the baselines, clip after clip beside the source.
 
     Args:
-        ends: see `ends_of`.
-        following: the next clip, None at the end of a video: then nothing is rebuilt from two sides.
-        levels: numbers of motion levels to rebuild from.
-        steps: network evaluations; the model's own number where not given.
-        detokenize: False leaves out the network, the slow rung.
-        forward: the network without the next keyframe as well, where there is one; to be compared with `warp`.
-    """
-    steps_of_clip = len(clip.motion.vectors)
-    for name, frames in still_rungs(ends, steps_of_clip).items():
-        yield Rung(name, None, frames, 0.0)
-    raw = [torch.from_numpy(one.motion.vectors)[None] for one in (clip, following) if one is not None]
-    yield from _warps(ends, raw, None)
-    for number in levels:
-        coded = [model.coded_motion(one.motion, number) for one in (clip, following) if one is not None]
-        yield from _warps(ends, coded, number)
-        if detokenize:
-            yield _detokenized(model, "detokenized", number, ends, coded, steps)
-        if detokenize and forward and following is not None:
-            yield _detokenized(model, "forward", number, Ends(ends.keyframe, None), coded[:1], steps)
-
-
-def frames_of(clip: Clip) -> np.ndarray:
-    """The clip's own frames uint8 [n, H, W, 3].
+        tokens, config, keyframes: see `VideoTokenizer.decode`.
+        video: the file that the tokens were made from.
+        other_motion: motion that the warps follow too, besides the one of the tokens.
 
     Raises:
-        ValueError: it was read without.
+        MediaError: the video cannot be read.
+        TokensError: tokens of other weights, or of another video.
     """
-    if clip.frames is None:
-        raise ValueError(f"the clip at {clip.pts_seconds:.3f} s was read without frames; read it with frames=True")
-    return clip.frames
+    size = (config or DecodeConfig()).size or display_size(tokens.source.width, tokens.source.height)
+    sources = _with_next(source_clips(tokens, video, size))
+    seconds: list[float] = []
+    clips = _with_next(_timed(tokenizer.decode_clips(tokens, config, keyframes=keyframes), seconds))
+    for index, ((source, next_source), (clip, next_clip)) in enumerate(zip(sources, clips, strict=True)):
+        if clip.ends_early:
+            next_source = next_clip = None
+        frames = still_baselines(clip.keyframe, next_clip and next_clip.keyframe, clip.vectors.shape[1])
+        for name, motion_of in (other_motion or {}).items():
+            vectors = [motion_of(one.motion) for one in (source, next_source) if one is not None]
+            frames |= {f"{method}_{name}": made for method, made in _warps_along(vectors, clip, next_clip).items()}
+        vectors = [one.vectors for one in (clip, next_clip) if one is not None]
+        frames |= _warps_along(vectors, clip, next_clip)
+        yield ReconstructedClip(
+            index=index,
+            source=frames_of(source)[: clip.num_frames],
+            frames={name: made[: clip.num_frames] for name, made in frames.items()} | {"detokenized": clip.frames},
+            has_next=next_clip is not None,
+            decode_seconds=seconds[index],
+        )
 
 
-def _detokenized(
-    model: VideoTokenizer, name: str, levels: int, ends: Ends, fields: list[Tensor], steps: int | None
-) -> Rung:
-    began = time.monotonic()
-    rebuilt = model.detokenizer.reconstruct(
-        ends.keyframe,
-        fields[0],
-        next_keyframe=ends.next_keyframe,
-        next_vectors=fields[1] if len(fields) > 1 else None,
-        num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return Rung(name, levels, pixels(rebuilt), time.monotonic() - began)
+def still_baselines(keyframe: Tensor, next_keyframe: Tensor | None, num_steps: int) -> dict[str, np.ndarray]:
+    """Return the baselines that use no motion, `repeat` and `crossfade`: method -> uint8 [num_steps, H, W, 3].
+
+    Args:
+        keyframe, next_keyframe: float [1, 3, H, W] in [-1, 1]; without the next one there is no `crossfade`.
+    """
+    repeated = keyframe[:, None].expand(-1, num_steps, -1, -1, -1)
+    frames = {"repeat": to_uint8(repeated)}
+    if next_keyframe is not None:
+        weight = (torch.arange(num_steps, device=keyframe.device) / num_steps).view(1, num_steps, 1, 1, 1)
+        frames["crossfade"] = to_uint8(repeated * (1 - weight) + next_keyframe[:, None] * weight)
+    return frames
 
 
-def _warps(ends: Ends, fields: list[Tensor], levels: int | None) -> Iterator[Rung]:
-    following = fields[1] if len(fields) > 1 else None
-    began = time.monotonic()
-    for name, frames in warp_rungs(ends, fields[0], following, "_raw" if levels is None else ""):
-        yield Rung(name, levels, frames, time.monotonic() - began)
-        began = time.monotonic()
+def warp_baselines(
+    keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None = None, next_vectors: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Return the baselines along a motion field, `warp` and `bidirectional`: method -> uint8 [T, H, W, 3].
+
+    Args:
+        keyframe, next_keyframe: float [1, 3, H, W] in [-1, 1]; without the next one there is no `bidirectional`.
+        vectors: [1, T, h, w, 2] in fractions of the frame; next_vectors: the next clip's, of which step 0 is used.
+    """
+    frames = {"warp": to_uint8(one_way(keyframe, vectors).pictures)}
+    if next_keyframe is not None and next_vectors is not None:
+        both = bidirectional(keyframe, vectors, next_keyframe, next_vectors)
+        frames["bidirectional"] = to_uint8(both.pictures)
+    return frames
 
 
-RUNGS = ("hold", "warp", "bidirectional", "detokenized")
-PANELS = 3
-"""Pictures side by side: the source, the two-way warp, the result."""
+def _warps_along(vectors: list[Tensor], clip: DecodedClip, next_clip: DecodedClip | None) -> dict[str, np.ndarray]:
+    """`warp_baselines` along the fields of a clip and of the next one, where there is one."""
+    if next_clip is None:
+        return warp_baselines(clip.keyframe, vectors[0])
+    return warp_baselines(clip.keyframe, vectors[0], next_clip.keyframe, vectors[1])
 
 
 @dataclass(frozen=True)
-class ComparedClip:
-    """One clip of the source and what was rebuilt of it."""
+class EvaluationConfig:
+    """What to evaluate a video at.
 
-    truth: np.ndarray
-    """uint8 [n, H, W, 3]."""
-    rungs: dict[str, np.ndarray]
-    """Name (of `RUNGS`) -> uint8 [n, H, W, 3]. Where no clip follows, `bidirectional` is `warp`."""
+    Raises:
+        ValueError: no number of motion quantizers, or no kind of keyframes.
+    """
+
+    motion_quantizers: tuple[int, ...] = (1, 4)
+    """Numbers of motion quantizers; the video is encoded and decoded at each."""
+    keyframes: tuple[KeyframeChoice, ...] = ("tokens", "exact")
+    """`tokens`: decoded from the tokens alone. `exact`: the source's own keyframes, with the motion of the tokens."""
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    """How to encode; its `motion_quantizers` is replaced by each of those above."""
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(size=SIZE))
+    """How to decode, and at which size to compare."""
+
+    def __post_init__(self) -> None:
+        if not self.motion_quantizers or min(self.motion_quantizers) < 0:
+            raise ValueError(f"`motion_quantizers` (={self.motion_quantizers}) must be one or more numbers from 0")
+        if not self.keyframes or set(self.keyframes) - {"tokens", "exact"}:
+            raise ValueError(f"`keyframes` (={self.keyframes}) must be tokens, exact or both")
 
 
-@dataclass
-class ReconstructionFigures:
-    """PSNR and SSIM of every rung, frame by frame."""
+@dataclass(frozen=True)
+class ClipResult:
+    """Figures of one clip at one rate."""
 
-    psnr: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    ssim: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    video: str
+    """Name of the file."""
+    index: int
+    """Number of the clip in the video, from 0."""
+    has_next: bool
+    """A clip that continues this one follows, so that it was rebuilt between two keyframes."""
+    keyframes: KeyframeChoice
+    motion_quantizers: int
+    tokens_per_second: float
+    """Of all tokens of the video."""
+    bits_per_second: float
+    """Of all that a .vtok file of the video holds, ids at the width of their codebooks."""
+    figures: dict[str, Figures]
+    """Method -> its figures over `inner_frames`. `source`: sharpness and flicker of the source itself. Empty in a clip
+    of one frame."""
+    decode_seconds: float
+    """Time that decoding the clip took."""
 
-    def add(self, clip: ComparedClip) -> None:
-        """Counts frames 1 to 22 of a clip; fewer in a short one, none in one of a single frame."""
-        count = len(clip.truth)
-        for index in range(1, min(LAST_FRAME + 1, max(2, count - 1), count)):
-            for name, frames in clip.rungs.items():
-                self.psnr[name].append(psnr(clip.truth[index], frames[index]))
-                self.ssim[name].append(ssim(clip.truth[index], frames[index]))
-
-    def rows(self) -> list[tuple[str, float, float]]:
-        """(rung, mean PSNR in dB, mean SSIM), from the floor upward."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat row for each method, for JSON."""
+        shared = {
+            "video": self.video,
+            "clip": self.index,
+            "last": not self.has_next,
+            "keyframes": self.keyframes,
+            "motion_quantizers": self.motion_quantizers,
+        }
+        if self.keyframes == "tokens":
+            shared |= {"tokens_per_second": self.tokens_per_second, "bits_per_second": self.bits_per_second}
         return [
-            (name, float(np.mean(self.psnr[name])), float(np.mean(self.ssim[name])))
-            for name in RUNGS
-            if self.psnr[name]
+            {**shared, "method": method, **mean_figures([figures]).to_dict()}
+            for method, figures in self.figures.items()
         ]
 
 
+@dataclass(frozen=True)
+class EvaluatedClip:
+    """What was measured of a clip, and its pictures."""
+
+    result: ClipResult
+    reconstruction: ReconstructedClip
+
+
+def evaluate(
+    tokenizer: VideoTokenizer,
+    video: Path,
+    config: EvaluationConfig | None = None,
+    *,
+    other_motion: OtherMotion | None = None,
+    lpips: LPIPS | None = None,
+) -> Iterator[EvaluatedClip]:
+    """Encode and decode a video at every rate of the config, and measure clip after clip.
+
+    Args:
+        other_motion: motion that the warps follow too, besides the one of the tokens.
+        lpips: the network for LPIPS, which is left out without it.
+
+    Raises:
+        MediaError: the video cannot be read.
+        ValueError: more motion quantizers than the models have.
+    """
+    config = config or EvaluationConfig()
+    size = config.decode.size or SIZE
+    for quantizers in config.motion_quantizers:
+        tokens = tokenizer.encode(video, replace(config.encode, motion_quantizers=quantizers))
+        for choice in config.keyframes:
+            given = exact_keyframes(tokens, video, size) if choice == "exact" else None
+            decode = replace(config.decode, size=size)
+            for clip in reconstruct(tokenizer, tokens, video, decode, keyframes=given, other_motion=other_motion):
+                yield EvaluatedClip(_result(video.name, tokens, choice, quantizers, clip, lpips), clip)
+
+
+def _result(
+    video: str,
+    tokens: VideoTokens,
+    keyframes: KeyframeChoice,
+    motion_quantizers: int,
+    clip: ReconstructedClip,
+    lpips: LPIPS | None,
+) -> ClipResult:
+    measured = {method: clip.figures(method, lpips) for method in ("source", *clip.frames)}
+    return ClipResult(
+        video=video,
+        index=clip.index,
+        has_next=clip.has_next,
+        keyframes=keyframes,
+        motion_quantizers=motion_quantizers,
+        tokens_per_second=tokens.tokens_per_second,
+        bits_per_second=sum(tokens.bits_per_second().values()),
+        figures={method: found for method, found in measured.items() if found is not None},
+        decode_seconds=clip.decode_seconds,
+    )
+
+
+def uncoded_motion(motion: MotionField) -> Tensor:
+    """Return the vectors of the video stream as they are: float32 [1, T, h, w, 2]."""
+    return torch.from_numpy(motion.vectors)[None]
+
+
 def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] | None = None) -> Iterator[Clip]:
-    """The clips of the video that tokens were made from, with frames if `frame_size` (width, height) is given.
+    """Read the clips of the video that tokens were made from, with frames if `frame_size` (width, height) is given.
 
     Raises:
         MediaError: the video cannot be read.
         TokensError: it is another video: a clip is missing or stands at another time.
     """
-    # only cuts end a clip early that is not the last
+    # only a cut ends a clip early that is not the last
     was_split = bool((tokens.num_frames[:-1] < tokens.spec.frames).any())
     clips = iter_clips(
         video,
@@ -286,7 +304,7 @@ def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] |
         frame_size=frame_size,
         start_seconds=tokens.start_seconds,
         max_clips=tokens.num_clips,
-        motion_source=tokens.motion_source if was_split else "auto",
+        motion_source="auto" if tokens.motion_source == "native" else tokens.motion_source,
         split_at_cuts=was_split,
     )
     for index, (pts, num_frames) in enumerate(zip(tokens.pts_seconds, tokens.num_frames, strict=True)):
@@ -304,69 +322,46 @@ def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] |
         yield clip
 
 
-def compared(
-    model: VideoTokenizer,
-    tokens: VideoTokens,
-    clips: Iterator[DecodedClip],
-    video: Path,
-    size: tuple[int, int],
-    *,
-    steps: int | None,
-    seed: int,
-    bidirectional: bool = True,
-    noise_rate: float = 1.0,
-) -> Iterator[ComparedClip]:
-    """Rebuilds clip after clip beside the source.
+def exact_keyframes(tokens: VideoTokens, video: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Read the keyframes of the video that tokens were made from: uint8 [H, W, 3] at `size` (width, height) each.
 
-    Args:
-        model, tokens: see `VideoTokenizer.decode`.
-        clips: `model.decoded_clips(tokens, size, …)`.
-        video: the file the tokens were made from.
-        size: (width, height) of all pictures.
-        steps, seed: see `VideoTokenizer.decode`.
-        bidirectional, noise_rate: see `unet3d.decode_chain`.
+    Raises:
+        MediaError, TokensError: as for `source_clips`.
     """
-    ahead, behind = itertools.tee(clips)
-    rebuilt = model.rebuilt(ahead, steps=steps, seed=seed, bidirectional=bidirectional, noise_rate=noise_rate)
-    for source, frames, (clip, following) in zip(
-        source_clips(tokens, video, size), rebuilt, _with_next(behind), strict=True
-    ):
-        truth = cast(np.ndarray, source.frames)[: clip.num_frames]
-        following = None if clip.ends_early else following
-        ends = Ends(clip.keyframe, None if following is None else following.keyframe)
-        rungs = still_rungs(ends, clip.vectors.shape[1])
-        rungs |= dict(warp_rungs(ends, clip.vectors, None if following is None else following.vectors))
-        rungs.setdefault("bidirectional", rungs["warp"])
-        rungs["detokenized"] = frames
-        yield ComparedClip(truth, {name: rungs[name][: clip.num_frames] for name in RUNGS})
+    return (frames_of(clip)[0] for clip in source_clips(tokens, video, size))
 
 
-def _with_next(clips: Iterable[DecodedClip]) -> Iterator[tuple[DecodedClip, DecodedClip | None]]:
-    before: DecodedClip | None = None
-    for clip in clips:
-        if before is not None:
-            yield before, clip
-        before = clip
-    if before is not None:
-        yield before, None
+def frames_of(clip: Clip) -> np.ndarray:
+    """Return the clip's own frames uint8 [n, H, W, 3].
+
+    Raises:
+        ValueError: it was read without.
+    """
+    if clip.frames is None:
+        raise ValueError(f"the clip at {clip.pts_seconds:.3f} s was read without frames; read it with frames=True")
+    return clip.frames
 
 
-def side_by_side(clip: ComparedClip) -> Iterator[np.ndarray]:
-    """uint8 [H, PANELS * W, 3] a frame: source, two-way warp and detokenized, with their names on them."""
-    return side_by_side_of(
-        {"source": clip.truth, "two-way warp": clip.rungs["bidirectional"], "detokenized": clip.rungs["detokenized"]}
-    )
+def _timed(items: Iterable[Item], seconds: list[float]) -> Iterator[Item]:
+    """The items; the time that each took is added to `seconds`."""
+    found = iter(items)
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(found)
+        except StopIteration:
+            return
+        seconds.append(time.monotonic() - began)
+        yield item
 
 
-def side_by_side_of(panels: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """uint8 [H, number * W, 3] a frame, for panels name -> uint8 [n, H, W, 3], with their names on them."""
-    for pictures in zip(*panels.values(), strict=True):
-        yield np.concatenate([_named(picture, name) for picture, name in zip(pictures, panels, strict=True)], axis=1)
-
-
-def _named(picture: np.ndarray, name: str) -> np.ndarray:
-    picture = picture.copy()
-    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-    picture[: height + 8, : width + 8] //= 3
-    cv2.putText(picture, name, (4, height + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
-    return picture
+def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Each item beside the one that follows it, None beside the last."""
+    found = iter(items)
+    before = next(found, None)
+    if before is None:
+        return
+    for item in found:
+        yield before, item
+        before = item
+    yield before, None

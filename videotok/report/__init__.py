@@ -1,1 +1,1 @@
-"""Pages and pictures that show what videotok did."""
+"""Pages and pictures that show what videotok does: motion, tokens, quality."""

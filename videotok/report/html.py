@@ -1,7 +1,4 @@
-"""Pages that stand alone: one HTML file with its styles, pictures and videos inside.
-
-Curves as inline SVG, with the name of each at its end instead of a legend.
-"""
+"""Pages that need no other file: HTML with its styles, pictures and videos inside, and charts as inline SVG."""
 
 import base64
 import math
@@ -15,19 +12,24 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from codec import REPRODUCIBLE, VideoWriter, atomic_path
 
-_VIDEO = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
+VIDEO_OPTIONS = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
+CHART_WIDTH, CHART_HEIGHT = 520, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 108, 14, 40
+"""Margins of a chart; the names of the curves stand in the right one."""
+NAME_HEIGHT = 14
+"""Pixels between the names of two curves, at least."""
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
-    """Renders a template of `videotok/report/templates`, beside its place and renamed into it.
+    """Render a template of `videotok/report/templates` into a file, atomically.
 
     Raises:
-        OSError: the place cannot be written to.
+        OSError: the file cannot be written.
     """
     text = _environment().get_template(template).render(**values)
     with atomic_path(path) as temporary:
@@ -35,25 +37,25 @@ def write_page(path: Path, template: str, **values: object) -> None:
 
 
 def picture_uri(picture: np.ndarray) -> str:
-    """uint8 [H, W, 3] RGB -> a `data:` address of a PNG."""
-    done, packed = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not done:
+    """Return a picture uint8 [H, W, 3] RGB as the `data:` address of a PNG."""
+    encoded, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not encoded:
         raise ValueError(f"a picture of shape {picture.shape} cannot be written as PNG")
-    return _uri("image/png", packed.tobytes())
+    return _data_uri("image/png", content.tobytes())
 
 
 def video_uri(frames: Iterable[np.ndarray], fps: Fraction | int, size: tuple[int, int]) -> str:
-    """Frames uint8 [H, W, 3] RGB of `size` (width, height) -> a `data:` address of an H.264 mp4."""
+    """Return frames uint8 [H, W, 3] RGB of `size` (width, height) as the `data:` address of an H.264 mp4."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "clip.mp4"
-        with VideoWriter(place, fps, size, options=_VIDEO) as writer:
+        path = Path(folder) / "clip.mp4"
+        with VideoWriter(path, fps, size, options=VIDEO_OPTIONS) as writer:
             for frame in frames:
                 writer.write(frame)
-        return _uri("video/mp4", place.read_bytes())
+        return _data_uri("video/mp4", path.read_bytes())
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 @cache
@@ -67,87 +69,88 @@ def _environment() -> Environment:
     )
 
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 108, 14, 40
-NAME_HEIGHT = 14
-
-_SVG = Template(
-    """<svg viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ label }}">
-{% for y, text in rows %}<line class="grid" x1="{{ left }}" x2="{{ right }}" y1="{{ y }}" y2="{{ y }}"/>
-<text x="{{ left - 6 }}" y="{{ y + 4 }}" text-anchor="end">{{ text }}</text>
-{% endfor %}{% for x, text in columns %}<text x="{{ x }}" y="{{ bottom + 17 }}" text-anchor="middle">{{ text }}</text>
-{% endfor %}<text x="{{ (left + right) / 2 }}" y="{{ height - 4 }}" text-anchor="middle">{{ across }}</text>
-{% for curve in curves %}<polyline class="curve" style="stroke: var(--{{ curve.colour }})"
-{%- if curve.dashed %} stroke-dasharray="5 4"{% endif %} points="{{ curve.points }}"/>
-{% for x, y, title in curve.dots %}<circle cx="{{ x }}" cy="{{ y }}" r="3" style="fill: var(--{{ curve.colour }})">
-<title>{{ title }}</title></circle>
-{% endfor %}<text class="name" style="fill: var(--{{ curve.colour }})" x="{{ curve.x }}" y="{{ curve.y }}">
-{{- curve.name }}</text>
-{% endfor %}</svg>""",
-    autoescape=True,
-)
-
-
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart."""
+    """A curve of a chart."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    """(x, y), in order of x; at least one."""
+    """(x, y), one or more, in order of x."""
     colour: str
-    """A variable of the page's style, without its dashes."""
+    """The name of a variable of the page's style, without its dashes."""
     dashed: bool = False
 
 
-def chart(curves: Sequence[Curve], label: str, across: str) -> Markup:
-    """The curves on one pair of axes, as an `<svg>` element; empty where there is no curve.
+@dataclass(frozen=True)
+class _Dot:
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A curve in pixels, and where its name stands."""
+
+    name: str
+    colour: str
+    dashed: bool
+    dots: Sequence[_Dot]
+    name_x: float
+    name_y: float
+
+
+def chart(curves: Sequence[Curve], label: str, x_title: str, *, standalone: bool = False) -> Markup:
+    """Draw curves on one pair of axes, each with its name at its end.
 
     Args:
-        label: what the picture shows, for those who do not see it.
-        across: title of the x axis.
+        label: what the chart shows, for those who do not see it.
+        x_title: title of the x axis.
+        standalone: with the styles inside, as a file of its own; on a page they are the page's.
+
+    Returns:
+        An `<svg>` element; empty where there is no curve.
     """
     if not curves:
         return Markup("")
     xs, ys = zip(*(point for curve in curves for point in curve.points), strict=True)
-    across_scale = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    up_scale = _Scale(math.floor(min(ys)), math.ceil(max(ys)), HEIGHT - BOTTOM, TOP)
-    heights = _apart([up_scale(curve.points[-1][1]) for curve in curves])
-    drawn = [
-        {
-            "name": curve.name,
-            "colour": curve.colour,
-            "dashed": curve.dashed,
-            "points": " ".join(f"{across_scale(x):.1f},{up_scale(y):.1f}" for x, y in curve.points),
-            "dots": [
-                (round(across_scale(x), 1), round(up_scale(y), 1), f"{curve.name}: {y:.2f} at {x:g}")
-                for x, y in curve.points
-            ],
-            "x": round(across_scale(curve.points[-1][0]) + 8, 1),
-            "y": round(height + 4, 1),
-        }
-        for curve, height in zip(curves, heights, strict=True)
-    ]
-    rows = [(round(up_scale(y), 1), f"{y:g}") for y in up_scale.ticks(5)]
-    columns = [(round(across_scale(x), 1), f"{x:g}") for x in across_scale.ticks(6)]
+    x_axis = _Axis(min(xs), max(xs), LEFT, CHART_WIDTH - RIGHT)
+    y_axis = _Axis(*_rounded_range(min(ys), max(ys)), CHART_HEIGHT - BOTTOM, TOP)
+    heights = _spread([y_axis(curve.points[-1][1]) for curve in curves])
+    lines = [_line(curve, x_axis, y_axis, height) for curve, height in zip(curves, heights, strict=True)]
+    template = _environment().get_template("chart.svg")
     return Markup(
-        _SVG.render(
-            width=WIDTH,
-            height=HEIGHT,
+        template.render(
+            width=CHART_WIDTH,
+            height=CHART_HEIGHT,
             left=LEFT,
-            right=WIDTH - RIGHT,
-            bottom=HEIGHT - BOTTOM,
+            right=CHART_WIDTH - RIGHT,
+            bottom=CHART_HEIGHT - BOTTOM,
             label=label,
-            across=across,
-            rows=rows,
-            columns=columns,
-            curves=drawn,
+            x_title=x_title,
+            rows=[(round(y_axis(y), 1), f"{y:g}") for y in y_axis.ticks(5)],
+            columns=[(round(x_axis(x), 1), f"{x:g}") for x in x_axis.ticks(6)],
+            lines=lines,
+            standalone=standalone,
         )
     )
 
 
-class _Scale:
-    """Values to places on the picture."""
+def _line(curve: Curve, x_axis: "_Axis", y_axis: "_Axis", name_height: float) -> _Line:
+    return _Line(
+        name=curve.name,
+        colour=curve.colour,
+        dashed=curve.dashed,
+        dots=[
+            _Dot(round(x_axis(x), 1), round(y_axis(y), 1), f"{curve.name}: {y:.2f} at {x:g}") for x, y in curve.points
+        ],
+        name_x=round(x_axis(curve.points[-1][0]) + 8, 1),
+        name_y=round(name_height + 4, 1),
+    )
+
+
+class _Axis:
+    """Values to pixels."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high = low, high if high > low else low + 1
@@ -157,21 +160,31 @@ class _Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, number: int) -> list[float]:
-        """About `number` round values within."""
-        raw = (self.high - self.low) / number
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw)
-        first = math.ceil(self.low / step)
-        return [step * index for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        """Return about `number` round values."""
+        step = _round_step((self.high - self.low) / number)
+        first = math.ceil(self.low / step - 1e-9)
+        return [round(step * index, 10) for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _apart(heights: list[float]) -> list[float]:
-    """The heights of names, moved so that none lies on another: down first, then up where the picture ends."""
+def _round_step(step: float) -> float:
+    """The next of 1, 2, 5, 10, … above a step."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= step * (1 - 1e-9))
+
+
+def _rounded_range(low: float, high: float) -> tuple[float, float]:
+    """A range that ends at round values on both sides."""
+    step = _round_step((high - low) / 5) if high > low else 1.0
+    return math.floor(low / step) * step, math.ceil(high / step) * step
+
+
+def _spread(heights: list[float]) -> list[float]:
+    """Heights of names, moved so that none covers another: downward first, then upward from the chart's lower end."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
     placed = list(heights)
     for above, below in pairwise(order):
         placed[below] = max(placed[below], placed[above] + NAME_HEIGHT)
-    lowest = float(HEIGHT - BOTTOM)
+    lowest = float(CHART_HEIGHT - BOTTOM)
     for index in reversed(order):
         placed[index] = min(placed[index], lowest)
         lowest = placed[index] - NAME_HEIGHT

@@ -1,269 +1,261 @@
-"""What `videotok eval` measures: the ladder of every clip of a video.
-
-The page of `videotok eval`: the ladder of a user's own videos.
-"""
+"""The page of `videotok eval`: rate and quality of a user's own videos, and pictures side by side."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from codec import Clip, MediaError
-from videotok.config import EncodeConfig
+from codec import MediaError
 from videotok.evaluation import (
+    LAST_FRAME,
+    METHODS,
     SIZE,
-    Figures,
-    Rung,
-    clips_with_next,
-    ends_of,
-    figures,
-    flicker,
-    frames_of,
-    ladder,
-    measured,
-    sharpness,
-    side_by_side_of,
+    ClipResult,
+    EvaluationConfig,
+    KeyframeChoice,
+    ReconstructedClip,
+    evaluate,
+    uncoded_motion,
 )
+from videotok.metrics import MeanFigures, mean_figures
+from videotok.perceptual import LPIPS
 from videotok.pipeline import VideoTokenizer
 from videotok.report.html import Curve, chart, video_uri, write_page
-from videotok.tokens import VideoTokens
+from videotok.report.overlay import side_by_side
 
-Key = tuple[str, int | None]
-"""A rung and its number of motion levels."""
-
-
-@dataclass(frozen=True)
-class ClipResult:
-    """One clip's figures."""
-
-    index: int
-    last: bool
-    source_sharpness: float
-    source_flicker: float
-    rungs: dict[Key, Figures]
+METHOD_TITLES = {
+    "repeat": "keyframe repeated",
+    "crossfade": "crossfade of keyframes",
+    "warp_uncoded": "warp, uncoded vectors",
+    "bidirectional_uncoded": "bidirectional warp, uncoded vectors",
+    "warp": "warp",
+    "bidirectional": "bidirectional warp",
+    "detokenized": "detokenized",
+}
+PANELS = ("source", "bidirectional warp", "detokenized", "exact keyframes")
+"""What stands side by side; the last one only where exact keyframes are evaluated."""
+CODED_METHODS = ("warp", "bidirectional", "detokenized")
+"""Methods that use the motion of the tokens."""
+VIDEO_METHODS = ("repeat", "warp", "bidirectional", "detokenized")
+"""Columns of the table of videos."""
 
 
 @dataclass
 class VideoResult:
-    """One video's."""
+    """Figures of all clips of one video, and some of its clips as pictures."""
 
     name: str
-    tokens_per_second: float
-    bits_per_second: float
     clips: list[ClipResult] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
     """Videos of clips side by side, as `data:` addresses."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `videotok eval` was asked for."""
+class Rate:
+    """What the tokens of a video take."""
 
-    levels: tuple[int, ...]
-    max_clips: int | None
-    shown: int
-    """Clips a video that are put on the page."""
-    steps: int | None
+    tokens_per_second: float
+    kbit_per_second: float
+
+    @classmethod
+    def of(cls, clips: Sequence[ClipResult]) -> "Rate":
+        """Return the mean over clips."""
+        return cls(
+            float(np.mean([clip.tokens_per_second for clip in clips])),
+            float(np.mean([clip.bits_per_second for clip in clips])) / 1000,
+        )
 
 
-def evaluate(
-    model: VideoTokenizer, path: Path, settings: Settings, done: Callable[[float], None] = lambda seconds: None
+@dataclass(frozen=True)
+class TableRow:
+    """One line of a table of figures."""
+
+    title: str
+    colour: str
+    strong: bool
+    motion_quantizers: int | None
+    """None where the method uses none."""
+    rate: Rate | None
+    """None where keyframes are exact or the method uses no coded motion."""
+    figures: MeanFigures
+
+
+def evaluate_video(
+    tokenizer: VideoTokenizer,
+    video: Path,
+    config: EvaluationConfig,
+    *,
+    num_examples: int = 1,
+    lpips: LPIPS | None = None,
+    progress: Callable[[float], None] = lambda seconds: None,
 ) -> VideoResult:
-    """Measures the clips of one video.
+    """Evaluate one video for the page.
 
     Args:
-        done: told the seconds of video measured, after each clip.
+        num_examples: clips that are shown side by side, from the first on.
+        progress: called with the seconds of every clip that is finished, once for each rate.
 
     Raises:
-        MediaError: the video cannot be read, or has no clip of three frames.
+        MediaError: the video cannot be read, or has no clip of two frames.
     """
-    tokens = model.encode(path, EncodeConfig(max_clips=settings.max_clips))
-    result = VideoResult(path.name, tokens.tokens_per_second, _bits_per_second(tokens))
-    for index, clip, following in clips_with_next(path, settings.max_clips):
-        truth, rungs, best = frames_of(clip), {}, {}
-        for rung in _rungs(model, clip, following, settings):
-            rungs[rung.name, rung.levels] = figures(truth, rung.frames)
-            best[rung.name] = rung.frames
-        if index < settings.shown:
-            result.shown.append(_shown(truth, best, int(tokens.spec.fps)))
-        source = truth[measured(truth)]
-        result.clips.append(ClipResult(index, following is None, sharpness(source), flicker(source), rungs))
-        done(float(clip.num_frames / tokens.spec.fps))
+    result, panels = VideoResult(video.name), defaultdict(dict)
+    most, fps = max(config.motion_quantizers), config.encode.fps
+    for clip in evaluate(tokenizer, video, config, other_motion={"uncoded": uncoded_motion}, lpips=lpips):
+        if clip.result.figures:
+            result.clips.append(clip.result)
+        if clip.result.index < num_examples and clip.result.motion_quantizers == most:
+            panels[clip.result.index] |= _panels(clip.reconstruction, clip.result.keyframes)
+        progress(float(len(clip.reconstruction.source) / fps))
     if not result.clips:
-        raise MediaError(f"{path} has no clip of three frames or more; there is nothing to measure")
+        raise MediaError(f"{video} has no clip of two frames or more; there is nothing to measure")
+    for found in panels.values():
+        ordered = {name: found[name] for name in PANELS if name in found}
+        height, width = ordered["source"].shape[1:3]
+        result.examples.append(video_uri(side_by_side(ordered), fps, (len(ordered) * width, height)))
     return result
 
 
-def rows(results: Sequence[VideoResult]) -> list[dict]:
-    """Flat rows for a JSON file: means of each video, clip, rung and number of levels."""
-    return [
-        {
-            "video": result.name,
-            "clip": clip.index,
-            "rung": rung,
-            "levels": levels,
-            "psnr": float(np.mean(found.psnr)),
-            "ssim": float(np.mean(found.ssim)),
-            "sharpness": found.sharpness,
-            "flicker": found.flicker,
-            "last": clip.last,
-        }
-        for result in results
-        for clip in result.clips
-        for (rung, levels), found in clip.rungs.items()
-    ]
+def _panels(clip: ReconstructedClip, keyframes: KeyframeChoice) -> dict[str, np.ndarray]:
+    """What is shown of a clip: name -> uint8 [n, H, W, 3]."""
+    if keyframes == "exact":
+        return {"source": clip.source, "exact keyframes": clip.frames["detokenized"]}
+    warped = clip.frames.get("bidirectional", clip.frames["warp"])
+    return {"source": clip.source, "bidirectional warp": warped, "detokenized": clip.frames["detokenized"]}
 
 
-def _rungs(model: VideoTokenizer, clip: Clip, following: Clip | None, settings: Settings) -> Iterator[Rung]:
-    yield from ladder(
-        model,
-        ends_of(model, clip, following, exact=True),
-        clip,
-        following,
-        settings.levels,
-        steps=settings.steps,
-    )
-    coded = ends_of(model, clip, following, exact=False)
-    most = (max(settings.levels),)
-    for rung in ladder(model, coded, clip, following, most, steps=settings.steps):
-        if rung.name == "detokenized":
-            yield Rung("tokens", rung.levels, rung.frames, rung.seconds)
-
-
-def _shown(truth: np.ndarray, rungs: dict[str, np.ndarray], fps: int) -> str:
-    panels = {
-        "source": truth,
-        "two-way warp": rungs.get("bidirectional", rungs["warp"]),
-        "detokenized": rungs["detokenized"],
-        "from tokens alone": rungs["tokens"],
-    }
-    count = len(truth)
-    size = (len(panels) * SIZE[0], SIZE[1])
-    return video_uri(side_by_side_of({name: frames[:count] for name, frames in panels.items()}), fps, size)
-
-
-def _bits_per_second(tokens: VideoTokens) -> float:
-    """Of all ids, each at the width of its codebook, and a bit a patch for the keep mask."""
-    counts = {
-        "visual": len(tokens.visual_ids),
-        "motion": tokens.motion_ids.size,
-        "camera": tokens.global_motion_ids.size,
-    }
-    bits = sum(count * np.log2(tokens.codebooks[name]) for name, count in counts.items())
-    return float((bits + tokens.keep_mask.size) / float(tokens.duration_seconds))
-
-
-TITLES = {
-    "hold": "keyframe held still",
-    "crossfade": "crossfade of keyframes",
-    "warp_raw": "warp, raw vectors",
-    "bidirectional_raw": "two-way warp, raw vectors",
-    "warp": "warp",
-    "bidirectional": "two-way warp",
-    "detokenized": "detokenized",
-    "tokens": "detokenized, keyframes from their tokens",
-}
-"""Rungs of the page, from the floor upward; the last is what a `.vtok` file alone gives."""
-
-
-def write_report(
-    path: Path, results: Sequence[VideoResult], settings: Settings, left_out: Sequence[str], model: str
+def write_quality_page(
+    path: Path,
+    results: Sequence[VideoResult],
+    config: EvaluationConfig,
+    *,
+    left_out: Sequence[str] = (),
+    model: str = "shipped with videotok",
 ) -> None:
-    """Writes the page.
+    """Write the page.
+
+    Args:
+        results: of one or more videos, evaluated with `config`.
+        left_out: reasons why other videos were not.
+        model: name of the weights.
 
     Raises:
-        OSError: the place cannot be written to.
+        OSError: the file cannot be written.
     """
-    most = max(settings.levels)
-    clips = [clip for result in results for clip in result.clips]
-    joined = [clip for clip in clips if not clip.last] or clips
+    most = max(config.motion_quantizers)
+    from_tokens, exact = (
+        [clip for result in results for clip in result.clips if clip.keyframes == choice]
+        for choice in ("tokens", "exact")
+    )
+    all_last = not any(clip.has_next for clip in from_tokens)
+    joined, exact_joined = (
+        clips if all_last else [clip for clip in clips if clip.has_next] for clips in (from_tokens, exact)
+    )
     write_page(
         path,
-        "ladder.html",
+        "quality.html",
         model=model,
-        settings=asdict(settings),
+        size=config.decode.size or SIZE,
+        fps=config.encode.fps,
+        frames=24,
+        last_frame=LAST_FRAME,
+        most=most,
         left_out=left_out,
-        num_clips=len(clips),
-        num_joined=len(joined),
-        all_last=all(clip.last for clip in clips),
-        table=_table(joined),
-        source={
-            "sharpness": float(np.mean([clip.source_sharpness for clip in joined])),
-            "flicker": float(np.mean([clip.source_flicker for clip in joined])),
-        },
-        by_frame=_by_frame(joined, most),
-        by_levels=_by_levels(joined, settings.levels),
+        num_clips=len({(clip.video, clip.index) for clip in from_tokens}),
+        num_with_next=len({(clip.video, clip.index) for clip in joined}),
+        all_last=all_last,
+        source=mean_figures([clip.figures["source"] for clip in joined]),
+        tokens=_table(joined, most),
+        exact=_table(exact_joined, most),
+        with_lpips=joined[0].figures["detokenized"].lpips is not None,
+        by_frame=_by_frame([clip for clip in joined if clip.motion_quantizers == most]),
+        by_rate=_by_rate(joined) if len(config.motion_quantizers) > 1 else "",
+        titles=METHOD_TITLES,
+        shown_methods=VIDEO_METHODS,
         videos=[_video(result, most) for result in results],
-        size=SIZE,
+        has_examples=any(result.examples for result in results),
+        panels=[name for name in PANELS if exact or name != "exact keyframes"],
     )
 
 
-def _table(clips: Sequence[ClipResult]) -> list[dict]:
-    return [
-        {
-            "title": TITLES[rung],
-            "colour": rung,
-            "levels": levels,
-            "strong": rung in ("detokenized", "tokens"),
-            **{name: float(np.mean([getattr(clip, name) for clip in found])) for name in ("sharpness", "flicker")},
-            **{name: float(np.mean([np.mean(getattr(clip, name)) for clip in found])) for name in ("psnr", "ssim")},
-        }
-        for (rung, levels), found in _grouped(clips).items()
-    ]
+def _table(clips: Sequence[ClipResult], most: int) -> list[TableRow]:
+    """Rows of one table: methods without coded motion once, the others for each number of motion quantizers."""
+    rows = []
+    for (method, quantizers), group in _grouped(clips).items():
+        is_coded = method in CODED_METHODS
+        if not is_coded and quantizers != most:
+            continue
+        rows.append(
+            TableRow(
+                title=METHOD_TITLES[method],
+                colour=_colour(method),
+                strong=method == "detokenized",
+                motion_quantizers=quantizers if is_coded else None,
+                rate=Rate.of(group) if is_coded and group[0].keyframes == "tokens" else None,
+                figures=mean_figures([clip.figures[method] for clip in group]),
+            )
+        )
+    return rows
 
 
-def _by_frame(clips: Sequence[ClipResult], most: int) -> Markup:
+def _by_frame(clips: Sequence[ClipResult]) -> Markup:
+    """A curve for each method: mean PSNR of the first, second, … frame."""
     curves = []
-    for (rung, levels), found in _grouped(clips).items():
-        if levels in (None, most):
-            longest = max(len(one.psnr) for one in found)
-            means = [
-                (float(1 + index), float(np.mean([one.psnr[index] for one in found if len(one.psnr) > index])))
-                for index in range(longest)
-            ]
-            curves.append(Curve(rung.replace("_", "-"), means, rung, dashed=rung.endswith("_raw")))
+    for (method, _), group in _grouped(clips).items():
+        longest = max(len(clip.figures[method].psnr) for clip in group)
+        points = []
+        for index in range(longest):
+            values = [clip.figures[method].psnr[index : index + 1] for clip in group]
+            points.append((float(1 + index), float(np.mean([value for one in values for value in one]))))
+        dashed = method.endswith("_uncoded")
+        curves.append(Curve(method.replace("_", ", "), points, _colour(method), dashed))
     return chart(curves, "PSNR in dB over the frames of a clip", "frame of the clip")
 
 
-def _by_levels(clips: Sequence[ClipResult], levels: Sequence[int]) -> Markup:
-    found = _grouped(clips)
-    curves = []
-    for rung in ("warp", "bidirectional", "detokenized"):
-        points = [
-            (float(number), float(np.mean([np.mean(one.psnr) for one in found[rung, number]])))
-            for number in sorted(levels)
-            if (rung, number) in found
-        ]
-        if points:
-            curves.append(Curve(rung.replace("_", "-"), points, rung))
-    return chart(curves, "PSNR in dB over the number of motion levels", "motion levels")
+def _by_rate(clips: Sequence[ClipResult]) -> Markup:
+    """A curve for each method that uses coded motion: mean PSNR at every rate."""
+    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (method, _), group in _grouped(clips).items():
+        if method in CODED_METHODS:
+            psnr = mean_figures([clip.figures[method] for clip in group]).psnr
+            curves[method].append((Rate.of(group).kbit_per_second, psnr))
+    drawn = [Curve(method, sorted(points), _colour(method)) for method, points in curves.items()]
+    return chart(drawn, "PSNR in dB over kbit/s", "kbit/s")
 
 
-def _video(result: VideoResult, most: int) -> dict:
-    found = _grouped(result.clips)
-    means = {
-        rung: float(np.mean([np.mean(one.psnr) for one in group]))
-        for (rung, levels), group in found.items()
-        if levels in (None, most)
+def _video(result: VideoResult, most: int) -> dict[str, Any]:
+    """A row of the table of videos; where no clip follows, a bidirectional warp is a warp."""
+    clips = [clip for clip in result.clips if clip.keyframes == "tokens" and clip.motion_quantizers == most]
+    psnr = {
+        method: mean_figures([clip.figures.get(method, clip.figures["warp"]) for clip in clips]).psnr
+        for method in VIDEO_METHODS
     }
-    means.setdefault("bidirectional", means["warp"])
     return {
         "name": result.name,
-        "clips": len(result.clips),
-        "tokens_per_second": result.tokens_per_second,
-        "bits_per_second": result.bits_per_second,
-        "psnr": means,
-        "shown": result.shown,
+        "num_clips": len(clips),
+        "rate": Rate.of(clips),
+        "psnr": psnr,
+        "examples": result.examples,
     }
 
 
-def _grouped(clips: Sequence[ClipResult]) -> dict[Key, list[Figures]]:
-    groups: dict[Key, list[Figures]] = defaultdict(list)
+def _grouped(clips: Sequence[ClipResult]) -> dict[tuple[str, int], list[ClipResult]]:
+    """Clips by method and number of motion quantizers, in the order of `METHODS`."""
+    groups: dict[tuple[str, int], list[ClipResult]] = defaultdict(list)
     for clip in clips:
-        for key, found in clip.rungs.items():
-            groups[key].append(found)
-    order = list(TITLES)
-    return dict(sorted(groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1] or 0)))
+        for method in clip.figures:
+            if method != "source":
+                groups[method, clip.motion_quantizers].append(clip)
+    return dict(sorted(groups.items(), key=lambda group: (METHODS.index(group[0][0]), group[0][1])))
+
+
+def _colour(method: str) -> str:
+    return method.removesuffix("_uncoded")
+
+
+def rows(results: Sequence[VideoResult]) -> Iterator[dict[str, Any]]:
+    """Return the rows of all videos, for JSON."""
+    return (row for result in results for clip in result.clips for row in clip.rows())

@@ -1,263 +1,287 @@
-"""`videotok inspect --tokens`: a page of what tokens say of each keyframe, and what becomes of it.
+"""Pages that show what tokens hold.
 
-`videotok inspect --word`: the patches that one visual word stands for, across videos.
+`videotok inspect --tokens`: keyframe by keyframe, which patches have a code, which are predicted, and what is decoded.
+`videotok inspect --code`: the patches that one visual code stands for, across videos.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from codec import Clip, iter_clips
-from videotok.evaluation import source_clips
-from videotok.image_utils import display_size, pixels, resized, squashed
-from videotok.pipeline import DecodedClip, VideoTokenizer, decoded_keyframes, fitted
+from videotok.config import DecodeConfig
+from videotok.evaluation import frames_of, source_clips
+from videotok.image_utils import display_size, resize, to_square_tensor, to_uint8
+from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.report.flow_vis import MotionPainter
 from videotok.report.html import picture_uri, video_uri, write_page
-from videotok.report.overlay import clock
+from videotok.report.overlay import format_time
 from videotok.tokens import VideoTokens
 
 STILL_AREA = 480 * 270
 """Pixels of a keyframe on the page."""
-UNSAID, CARRIED = (0.42, (14, 16, 22)), (0.5, (24, 92, 150))
-"""How much of the grey picture remains, and of what colour the rest is, where no word stands."""
+DROPPED, SKIPPED = (0.42, (14, 16, 22)), (0.5, (24, 92, 150))
+"""Where a patch has no code: the share of its grey picture, and the colour of the rest."""
+SURROUNDINGS = 1
+"""Patches that are shown on each side of a patch that has the code."""
+MAX_PATCHES = 240
+"""Patches that a page shows."""
+TILE_SIDE = 120
+"""Pixels of a patch and its surroundings."""
+BATCH_SIZE = 4
+"""Keyframes that are encoded at once."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word of a keyframe, and where it stands, in percent of the picture."""
+class CodedPatch:
+    """A code of a keyframe, and the place of its patch."""
 
     id: int
     left: float
+    """Percent of the picture's width."""
     top: float
+    """Percent of the picture's height."""
 
 
 @dataclass(frozen=True)
-class Card:
+class KeyframeCard:
     """One keyframe on the page; pictures are `data:` addresses."""
 
     number: int
     time: str
-    count: int
-    carried: int
+    num_codes: int
+    num_skipped: int
     independent: bool
-    words: list[Word]
+    codes: Sequence[CodedPatch]
     source: str | None
-    said: str
-    restored: str
+    """The keyframe itself; None without the source."""
+    patches: str
+    """The keyframe, coloured by what each patch is decoded from."""
+    decoded: str
     motion: str
+    """The keyframe with the mean motion of its clip."""
 
 
 def write_tokens_page(
     tokenizer: VideoTokenizer,
     tokens: VideoTokens,
     video: Path | None,
-    place: Path,
-    done: Callable[[float], None] = lambda seconds: None,
+    path: Path,
+    progress: Callable[[float], None] = lambda seconds: None,
 ) -> int:
-    """Writes the page; returns the number of keyframes on it.
+    """Write the page of one video's tokens.
 
     Args:
-        tokenizer: whose weights the tokens are of.
-        video: the file they were made from; without it, what is said is shown on the decoded keyframes.
-        done: told the seconds of video of every clip that is finished.
+        tokenizer: the weights that the tokens were made with.
+        video: the file they were made from; without it, patches are shown on the decoded keyframes.
+        progress: called with the seconds of every clip that is finished.
+
+    Returns:
+        The number of keyframes on the page.
 
     Raises:
         TokensError: tokens of other weights, or of another video.
+        OSError: the file cannot be written.
     """
     tokenizer.bundle.check(tokens)
     still = display_size(tokens.source.width, tokens.source.height, STILL_AREA)
     small = display_size(tokens.source.width, tokens.source.height)
-    told, clips = itertools.tee(decoded_keyframes(tokens, tokenizer.keyframes, tokenizer.motion))
-    rebuilt = tokenizer.rebuilt(_clips(tokens, clips, small))
+    grid = tokenizer.keyframes.grid
+    config = DecodeConfig(size=small, keyframe_source="tokens")
     sources: Iterator[Clip | None] = itertools.repeat(None)
     if video is not None:
         sources = source_clips(tokens, video, small)
-    cards: list[Card] = []
-    frames: list[np.ndarray] = []
-    seen: list[np.ndarray] = []
-    for index, (source, (square, vectors), shown) in enumerate(zip(sources, told, rebuilt, strict=False)):
-        cards.append(_card(tokens, index, source, square, vectors, tokenizer.keyframes.grid, still))
-        frames.extend(shown)
+    cards: list[KeyframeCard] = []
+    decoded_frames: list[np.ndarray] = []
+    source_frames: list[np.ndarray] = []
+    for index, (source, clip) in enumerate(zip(sources, tokenizer.decode_clips(tokens, config), strict=False)):
+        cards.append(_card(tokens, index, source, clip, grid, still))
+        decoded_frames.extend(clip.frames)
         if source is not None:
-            seen.extend(cast(np.ndarray, source.frames)[: len(shown)])
-        done(len(shown) / float(tokens.spec.fps))
-    most = max(card.count + card.carried for card in cards)
+            source_frames.extend(frames_of(source)[: clip.num_frames])
+        progress(clip.num_frames / float(tokens.spec.fps))
     write_page(
-        place,
+        path,
         "tokens.html",
         tokens=tokens,
         facts=tokens.facts(),
         cards=cards,
-        most=max(most, 1),
-        patch=tuple(100 / side for side in reversed(tokenizer.keyframes.grid)),
-        rebuilt=video_uri(frames, tokens.spec.fps, small),
-        source=video_uri(seen, tokens.spec.fps, small) if seen else None,
+        most=max(1, *(card.num_codes + card.num_skipped for card in cards)),
+        patch_width=100 / grid[1],
+        patch_height=100 / grid[0],
+        kbit_per_second=sum(tokens.bits_per_second().values()) / 1000,
+        decoded=video_uri(decoded_frames, tokens.spec.fps, small),
+        source=video_uri(source_frames, tokens.spec.fps, small) if source_frames else None,
     )
     return len(cards)
 
 
-def _clips(tokens: VideoTokens, told: Iterator[tuple[Tensor, Tensor]], size: tuple[int, int]) -> Iterator[DecodedClip]:
-    for (square, vectors), count in zip(told, tokens.num_frames, strict=True):
-        yield DecodedClip(fitted(square, size), vectors, int(count))
-
-
 def _card(
     tokens: VideoTokens,
-    clip: int,
+    index: int,
     source: Clip | None,
-    square: Tensor,
-    vectors: Tensor,
+    clip: DecodedClip,
     grid: tuple[int, int],
     size: tuple[int, int],
-) -> Card:
-    restored = pixels(fitted(square, size)[:, None])[0]
-    shown = restored if source is None else resized(source.keyframe, size)
-    kept, carried = tokens.keep_mask[clip].reshape(grid), tokens.skip_mask[clip].reshape(grid)
-    rows, columns = np.nonzero(kept)
-    places = zip(tokens.visual_ids_of(clip), rows, columns, strict=True)
-    return Card(
-        number=clip + 1,
-        time=clock(float(tokens.pts_seconds[clip])),
-        count=int(kept.sum()),
-        carried=int(carried.sum()),
-        independent=not carried.any(),
-        words=[Word(int(word), 100 * x / grid[1], 100 * y / grid[0]) for word, y, x in places],
+) -> KeyframeCard:
+    decoded = resize(to_uint8(clip.square[:, None])[0], size)
+    shown = decoded if source is None else resize(source.keyframe, size)
+    kept, skipped = tokens.keep_mask[index].reshape(grid), tokens.skip_mask[index].reshape(grid)
+    positions = zip(tokens.visual_ids_of(index), *np.nonzero(kept), strict=True)
+    motion = draw_mean_motion(shown, clip.vectors[0].cpu().numpy(), clip.num_frames, float(tokens.spec.fps))
+    return KeyframeCard(
+        number=index + 1,
+        time=format_time(float(tokens.pts_seconds[index])),
+        num_codes=int(kept.sum()),
+        num_skipped=int(skipped.sum()),
+        independent=not skipped.any(),
+        codes=[CodedPatch(int(code), 100 * x / grid[1], 100 * y / grid[0]) for code, y, x in positions],
         source=None if source is None else picture_uri(shown),
-        said=picture_uri(said(shown, kept, carried)),
-        restored=picture_uri(restored),
-        motion=picture_uri(_moved(shown, vectors[0].numpy(), int(tokens.num_frames[clip]), float(tokens.spec.fps))),
+        patches=picture_uri(colour_patches(shown, kept, skipped)),
+        decoded=picture_uri(decoded),
+        motion=picture_uri(motion),
     )
 
 
-def said(picture: np.ndarray, kept: np.ndarray, carried: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] with the patches of `kept`, bool [rows, columns], in colour; those of `carried` bluish, and the
-    others dark grey."""
+def colour_patches(picture: np.ndarray, kept: np.ndarray, skipped: np.ndarray) -> np.ndarray:
+    """Show which patches have a code: those in colour, predicted ones bluish, dropped ones dark grey.
+
+    Args:
+        picture: uint8 [H, W, 3] RGB.
+        kept, skipped: bool [rows, columns], see `VideoTokens`.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
     height, width = picture.shape[:2]
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     shown = picture.astype(np.float32)
-    for mask, (share, colour) in ((~kept, UNSAID), (carried, CARRIED)):
-        here = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        shown[here] = share * grey[here] + (1 - share) * np.array(colour)
+    for mask, (share, colour) in ((~kept, DROPPED), (skipped, SKIPPED)):
+        pixels_of = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        shown[pixels_of] = share * grey[pixels_of] + (1 - share) * np.array(colour)
     return shown.round().astype(np.uint8)
 
 
-def _moved(picture: np.ndarray, vectors: np.ndarray, count: int, fps: float) -> np.ndarray:
-    """The picture with the mean motion of its clip drawn over it; its own step belongs to the clip before."""
-    mean = vectors[1:count].mean(axis=0) if count > 1 else np.zeros_like(vectors[0])
+def draw_mean_motion(picture: np.ndarray, vectors: np.ndarray, num_frames: int, fps: float) -> np.ndarray:
+    """Draw the mean motion of a clip over its keyframe: uint8 [H, W, 3] RGB.
+
+    Args:
+        vectors: float32 [T, h, w, 2], the clip's field; step 0 belongs to the clip before and is left out.
+    """
+    mean = vectors[1:num_frames].mean(axis=0) if num_frames > 1 else np.zeros_like(vectors[0])
     painter = MotionPainter((picture.shape[1], picture.shape[0]), fps)
     return painter.paint(picture, mean.astype(np.float32), np.ones(mean.shape[:2], np.bool_))
 
 
-AROUND = 1
-"""Patches that are shown on each side of the one that is meant."""
-MOST = 240
-"""Patches on a page."""
-TILE = 120
-"""Pixels of a patch and what is around it."""
-TOGETHER = 4
-"""Keyframes that are tokenized at once."""
-
-
 @dataclass(frozen=True)
-class Found:
-    """A patch that has the word."""
+class FoundPatch:
+    """A patch that has the code."""
 
     video: str
     time: str
     picture: np.ndarray
-    """uint8 [TILE, TILE, 3]: the patch, framed, and its surroundings."""
+    """uint8 [TILE_SIDE, TILE_SIDE, 3] RGB: the patch in a border, and its surroundings."""
 
     @property
     def uri(self) -> str:
+        """The picture as a `data:` address."""
         return picture_uri(self.picture)
 
 
 @dataclass
-class Sheet:
-    """What was found, and of how much."""
+class CodeSearch:
+    """Patches that have a code, and what was searched."""
 
-    found: list[Found]
-    per_video: Counter[str]
-    keyframes: int = 0
-    words: int = 0
+    found: list[FoundPatch] = field(default_factory=list)
+    """The first `MAX_PATCHES`."""
+    patches_by_video: Counter[str] = field(default_factory=Counter)
+    num_keyframes: int = 0
+    num_codes: int = 0
+    """Codes of all those keyframes."""
 
     @property
     def total(self) -> int:
-        """Patches with the word, those that found no room included."""
-        return sum(self.per_video.values())
+        """Patches with the code, including those that are not shown."""
+        return sum(self.patches_by_video.values())
 
 
-def gather_word(
+def find_code(
     tokenizer: VideoTokenizer,
-    word: int,
+    code: int,
     videos: list[Path],
     max_clips: int | None,
-    done: Callable[[Path], None] = lambda video: None,
-) -> Sheet:
-    """Looks for a word in all keyframes of `videos`, each tokenized by itself.
+    progress: Callable[[Path], None] = lambda video: None,
+) -> CodeSearch:
+    """Search the keyframes of videos, each encoded independently, for a visual code.
 
     Args:
-        word: of the keyframe tokenizer's codebook.
-        max_clips: keyframes a video at most.
-        done: told every video that is finished.
+        code: an id of the keyframe tokenizer's codebook.
+        max_clips: keyframes of a video at most.
+        progress: called with every video that is finished.
 
     Raises:
         MediaError: a video cannot be read.
-        ValueError: there is no such word.
+        ValueError: there is no such code.
     """
-    model = tokenizer.keyframe_encoder
-    if not 0 <= word < model.codebook_size:
-        raise ValueError(f"`word` (={word}) must lie in 0..{model.codebook_size - 1}, the words of this model")
-    sheet = Sheet([], Counter())
+    size = tokenizer.keyframes.codebook_size
+    if not 0 <= code < size:
+        raise ValueError(f"`code` (={code}) must lie in 0..{size - 1}, the codes of this model")
+    search = CodeSearch()
     for video in videos:
-        keyframes = ((clip.keyframe, clip.pts_seconds) for clip in iter_clips(video, max_clips=max_clips))
-        for keyframe, seconds, places in _places(tokenizer, keyframes, word, sheet):
-            sheet.per_video[video.name] += len(places)
-            room = max(0, MOST - len(sheet.found))
-            tiles = (_tile(keyframe, place, model.grid) for place in places[:room])
-            sheet.found += [Found(video.name, clock(seconds), tile) for tile in tiles]
-        done(video)
-    return sheet
+        clips = iter_clips(video, max_clips=max_clips)
+        while batch := list(itertools.islice(clips, BATCH_SIZE)):
+            _search_batch(tokenizer, code, video.name, batch, search)
+        progress(video)
+    return search
 
 
-def _places(
-    tokenizer: VideoTokenizer, keyframes: Iterator[tuple[np.ndarray, float]], word: int, sheet: Sheet
-) -> Iterator[tuple[np.ndarray, float, list[int]]]:
-    """Keyframes, their times, and the patches that have the word."""
-    model = tokenizer.keyframe_encoder
-    while batch := list(islice(keyframes, TOGETHER)):
-        tokens = model.encode(torch.cat([squashed(picture, model.image_size) for picture, _ in batch]))
-        for (picture, seconds), ids, mask in zip(batch, tokens.ids, tokens.keep_mask, strict=True):
-            sheet.keyframes += 1
-            sheet.words += len(ids)
-            yield picture, seconds, mask.nonzero()[:, 0][ids == word].tolist()
+def _search_batch(tokenizer: VideoTokenizer, code: int, video: str, clips: list[Clip], search: CodeSearch) -> None:
+    """Encode the keyframes of clips and add the patches that have the code to `search`."""
+    with tokenizer.encoding():
+        model = tokenizer.keyframes
+        tokens = model.encode(torch.cat([to_square_tensor(clip.keyframe, model.image_size) for clip in clips]))
+    for clip, ids, mask in zip(clips, tokens.ids, tokens.keep_mask, strict=True):
+        patches = mask.nonzero()[:, 0][ids == code].tolist()
+        search.num_keyframes += 1
+        search.num_codes += len(ids)
+        search.patches_by_video[video] += len(patches)
+        for patch in patches[: max(0, MAX_PATCHES - len(search.found))]:
+            tile = crop_patch(clip.keyframe, patch, model.grid)
+            search.found.append(FoundPatch(video, format_time(clip.pts_seconds), tile))
 
 
-def _tile(picture: np.ndarray, place: int, grid: tuple[int, int]) -> np.ndarray:
-    """A patch, framed, in the middle of its surroundings; beyond the picture its border goes on."""
-    span = 2 * AROUND + 1
-    side = TILE // span
+def crop_patch(picture: np.ndarray, patch: int, grid: tuple[int, int]) -> np.ndarray:
+    """Cut a patch and its surroundings out of a picture uint8 [H, W, 3]; beyond the picture its border is repeated.
+
+    Args:
+        patch: number in reading order on a grid of (rows, columns).
+
+    Returns:
+        uint8 [TILE_SIDE, TILE_SIDE, 3], the patch in a white border.
+    """
+    span = 2 * SURROUNDINGS + 1
+    side = TILE_SIDE // span
     shown = cv2.resize(picture, (grid[1] * side, grid[0] * side), interpolation=cv2.INTER_AREA)
-    padded = cv2.copyMakeBorder(shown, *(AROUND * side,) * 4, borderType=cv2.BORDER_REPLICATE)
-    row, column = divmod(place, grid[1])
+    padded = cv2.copyMakeBorder(shown, *(SURROUNDINGS * side,) * 4, borderType=cv2.BORDER_REPLICATE)
+    row, column = divmod(patch, grid[1])
     tile = padded[row * side : (row + span) * side, column * side : (column + span) * side].copy()
-    cv2.rectangle(tile, (AROUND * side - 1,) * 2, ((AROUND + 1) * side,) * 2, (255, 255, 255), 1)
+    cv2.rectangle(tile, (SURROUNDINGS * side - 1,) * 2, ((SURROUNDINGS + 1) * side,) * 2, (255, 255, 255), 1)
     return tile
 
 
-def write_word_page(sheet: Sheet, word: int, model: str, place: Path) -> None:
-    """Writes the sheet as a page that stands alone.
+def write_code_page(search: CodeSearch, code: int, model: str, path: Path) -> None:
+    """Write the page of one code.
+
+    Args:
+        model: name of the weights.
 
     Raises:
-        OSError: the place cannot be written to.
+        OSError: the file cannot be written.
     """
-    write_page(place, "words.html", sheet=sheet, word=word, model=model, most=MOST)
+    write_page(path, "code.html", search=search, code=code, model=model, max_patches=MAX_PATCHES)
