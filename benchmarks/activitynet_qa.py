@@ -1,138 +1,188 @@
-"""ActivityNet-QA: `python -m benchmarks.activitynet_qa --annotations DIR --videos DIR --answerer NAME --out results/`
+"""ActivityNet-QA: `python -m benchmarks.activitynet_qa --annotations DIR --videos DIR --answerer NAME --out results/`.
 
-Answers are written down one by one: a run that was killed goes on where it stopped, and asks no question twice. Videos
-are tokenized once. docs/understanding.md says how to bring a model of your own.
+Answers are written one by one: a run that was killed resumes where it stopped, and asks no question twice. Each video
+is encoded once. docs/understanding.md says how to add a model of your own.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
-from benchmarks.qa import judge as judging
-from benchmarks.qa.annotations import SPLITS, Question, load, videos
-from benchmarks.qa.answerers import Answerer, Options, answerer
-from benchmarks.qa.chat import Chat, ChatError
+from benchmarks.qa.annotations import SPLITS, Question, find_videos, load_questions
+from benchmarks.qa.answerers import Answerer, AnswererOptions, make_answerer
+from benchmarks.qa.chat import ChatEndpoint, ChatError, describe_judge, judge_answer
 from benchmarks.qa.journal import Journal
-from benchmarks.qa.report import report
-from benchmarks.qa.scores import by_type, exact
-from benchmarks.qa.wups import wordnet_similarity, wups
-from codec import MediaError, atomic_path
+from benchmarks.qa.scores import exact_match, mean_wups, means_by_type, wordnet_similarity
+from codec import MediaError
+from videotok.io_utils import write_json
 
 console = Console(stderr=True)
+JUDGED, EXACT = "judged, zero-shot", "exact, fine-tuned"
+PUBLISHED_ACCURACIES = (
+    ("Video-LaVIT", 50.1, JUDGED),
+    ("VideoChat2", 49.1, JUDGED),
+    ("LLaMA-VID", 47.4, JUDGED),
+    ("Video-LLaVA", 45.3, JUDGED),
+    ("Video-ChatGPT", 35.2, JUDGED),
+    ("FrozenBiLM", 43.2, EXACT),
+    ("SiaSamRea", 39.8, EXACT),
+    ("CoMVT", 38.8, EXACT),
+    ("E-SA", 31.8, EXACT),
+)
+"""Percent on the test split, as stated in their papers, and the protocol."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the command line; returns what is written to `OUT/<split>-<answerer>.json`."""
+    """Run the command line; return what is written to `OUT/<split>-<answerer>.json`."""
     options = _parser().parse_args(arguments)
-    questions = load(options.annotations, options.split)[: options.limit]
-    if options.only_there:
-        questions = _with_video(questions, options)
-    who = answerer(options.answerer, _options(options))
-    name = f"{options.split}-{_plain(options.answerer)}"
-    results = run(questions, who, options, options.out / f"{name}.jsonl")
+    questions = load_questions(options.annotations, options.split)[: options.limit]
+    if options.only_available:
+        questions = _questions_with_video(questions, options)
+    answerer = make_answerer(options.answerer, _answerer_options(options))
+    answerer_name = re.sub(r"[^\w.]+", "-", options.answerer)
+    name = f"{options.split}-{answerer_name}"
+    results = answer_questions(questions, answerer, options, options.out / f"{name}.jsonl")
     if options.judge:
-        results |= judged(questions, results, options, options.out / f"{name}-judged.jsonl")
-    with atomic_path(options.out / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        results |= judge_answers(questions, results, options, options.out / f"{name}-judged.jsonl")
+    write_json(options.out / f"{name}.json", results)
     Console().print(report(results))
     return results
 
 
-def run(questions: Sequence[Question], who: Answerer, options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """Asks what was not asked yet, and scores all of it."""
+def answer_questions(
+    questions: Sequence[Question], answerer: Answerer, options: argparse.Namespace, journal_path: Path
+) -> dict[str, Any]:
+    """Ask the questions that are not in the journal yet, and return the scores of all of them."""
     names = {question.video_name for question in questions}
-    found = videos(options.videos, names) if options.videos else {}
-    facts = {"split": options.split, **who.facts()}
-    missing = sorted(names - found.keys()) if who.needs_video else []
-    with Journal(path, facts) as journal, Progress(console=console) as progress:
+    videos = find_videos(options.videos, names) if options.videos else {}
+    description = {"split": options.split, **answerer.describe()}
+    with Journal(journal_path, description) as journal, Progress(console=console) as progress:
         for question in progress.track(questions, description="questions"):
-            video = found.get(question.video_name)
-            if question.question_id in journal.rows or (who.needs_video and video is None):
+            video = videos.get(question.video_name)
+            if question.question_id in journal.rows or (answerer.needs_video and video is None):
                 continue
             try:
-                journal.add(question.question_id, {"answer": who.answer(question.text, video)})
-            except MediaError as error:  # a broken video is one row, and not the end
+                journal.add(question.question_id, {"answer": answerer.answer(question.text, video)})
+            except MediaError as error:  # a damaged video must not end the run
                 journal.add(question.question_id, {"answer": "", "error": str(error)})
             except ChatError as error:
-                raise SystemExit(f"{error}; the same command goes on from here") from error
+                raise SystemExit(f"{error}; the same command resumes from here") from error
     predictions = {key: str(row["answer"]) for key, row in journal.rows.items()}
     asked = {question.question_id for question in questions}
+    similarity = wordnet_similarity()
     return {
         "split": options.split,
         "limit": options.limit,
-        "answerer": who.facts(),
+        "answerer": answerer.describe(),
         "videos": len(names),
-        "missing_videos": missing,
-        "broken_videos": sorted({row["error"] for row in journal.rows.values() if "error" in row}),
+        "missing_videos": sorted(names - videos.keys()) if answerer.needs_video else [],
+        "damaged_videos": sorted({row["error"] for row in journal.rows.values() if "error" in row}),
         "unanswered": len(asked - predictions.keys()),
-        "exact": exact(questions, predictions),
-        "wups": _wups(questions, predictions),
+        "exact": exact_match(questions, predictions),
+        "wups": mean_wups(questions, predictions, similarity) if similarity else None,
         "predictions": {key: predictions[key] for key in sorted(asked & predictions.keys())},
     }
 
 
-def judged(
-    questions: Sequence[Question], results: dict[str, Any], options: argparse.Namespace, path: Path
+def judge_answers(
+    questions: Sequence[Question], results: dict[str, Any], options: argparse.Namespace, journal_path: Path
 ) -> dict[str, Any]:
-    """The judge's verdicts on answers that are there; kept apart from the exact score."""
+    """Have the answers judged that are not in the journal yet, and return the verdicts' means."""
     if not options.judge_model:
         raise SystemExit("--judge needs --judge-model, the name of the endpoint's model")
-    chat = Chat(options.judge, options.judge_model, options.seed)
+    endpoint = ChatEndpoint(options.judge, options.judge_model, options.seed)
     predictions = results["predictions"]
-    facts = judging.facts(chat) | {"split": options.split, "answerer": results["answerer"]}
-    with Journal(path, facts) as journal, Progress(console=console) as progress:
+    description = describe_judge(endpoint) | {"split": options.split, "answerer": results["answerer"]}
+    with Journal(journal_path, description) as journal, Progress(console=console) as progress:
         for question in progress.track(questions, description="verdicts"):
             key = question.question_id
             if key in journal.rows or key not in predictions:
                 continue
             try:
-                found = judging.judged(chat, question, predictions[key])
+                verdict = judge_answer(endpoint, question, predictions[key])
             except ChatError as error:
-                raise SystemExit(f"{error}; the same command goes on from here") from error
-            journal.add(key, {"right": found and found.is_right, "score": found and found.score})
+                raise SystemExit(f"{error}; the same command resumes from here") from error
+            journal.add(key, {"correct": verdict and verdict.is_correct, "score": verdict and verdict.score})
     rows = [journal.rows.get(question.question_id, {}) for question in questions]
     return {
-        "judge": judging.facts(chat),
+        "judge": describe_judge(endpoint),
         "unjudged": sum(row.get("score") is None for row in rows),
         "judged": {
-            "accuracy": by_type(questions, np.array([float(row.get("right") or 0) for row in rows])),
-            "score": by_type(questions, np.array([float(row.get("score") or 0) for row in rows])),
+            "accuracy": means_by_type(questions, np.array([float(row.get("correct") or 0) for row in rows])),
+            "score": means_by_type(questions, np.array([float(row.get("score") or 0) for row in rows])),
         },
     }
 
 
-def _wups(questions: Sequence[Question], predictions: dict[str, str]) -> dict[str, float] | None:
-    similarity = wordnet_similarity()
-    if similarity is None:
-        return None
-    return {
-        str(threshold): float(
-            np.mean([wups(predictions.get(q.question_id, ""), q.answer, threshold, similarity) for q in questions])
+def report(results: dict[str, Any]) -> Group:
+    """Return tables of the accuracy by type, and of the overall accuracy beside published figures."""
+    by_type = Table("questions", "number", "exact %", "95 %", box=None)
+    judged = results.get("judged")
+    if judged:
+        by_type.add_column("judged %")
+        by_type.add_column("score 0 to 5")
+    for name, row in results["exact"].items():
+        cells = [
+            name,
+            f"{row['questions']}",
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+        ]
+        if judged:
+            cells += [f"{100 * judged['accuracy'][name]['accuracy']:.1f}", f"{judged['score'][name]['accuracy']:.2f}"]
+        by_type.add_row(*cells)
+    overall = Table("model", "accuracy %", "protocol", box=None)
+    ours = f"{results['answerer']['answerer']}, {results['split']}"
+    overall.add_row(ours, f"{100 * results['exact']['all']['accuracy']:.1f}", "exact")
+    if judged:
+        accuracy = judged["accuracy"]["all"]["accuracy"]
+        overall.add_row(ours, f"{100 * accuracy:.1f}", f"judged by {results['judge']['judge']}")
+    for name, accuracy, protocol in PUBLISHED_ACCURACIES:
+        overall.add_row(name, f"{accuracy:.1f}", protocol)
+    return Group(by_type, Text(), Text("\n".join(_notes(results))), Text(), overall)
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """Return what a reader of the figures must know."""
+    notes = []
+    wups = results["wups"]
+    if wups is None:
+        notes.append("WUPS left out: WordNet is not installed (pip install nltk; python -m nltk.downloader wordnet)")
+    else:
+        notes.append(f"WUPS@0.9 {100 * wups['0.9']:.1f}, WUPS@0.0 {100 * wups['0.0']:.1f}")
+    if results["missing_videos"]:
+        notes.append(
+            f"{len(results['missing_videos'])} of {results['videos']} videos are missing: {results['unanswered']} "
+            "questions have no answer and count as wrong; the results file names the videos"
         )
-        for threshold in (0.9, 0.0)
-    }
+    if results["limit"]:
+        notes.append(f"the first {results['limit']} questions only")
+    if results.get("unjudged"):
+        notes.append(f"{results['unjudged']} answers without a readable verdict: they count as wrong, with score 0")
+    return notes
 
 
-def _with_video(questions: list[Question], options: argparse.Namespace) -> list[Question]:
+def _questions_with_video(questions: list[Question], options: argparse.Namespace) -> list[Question]:
     if not options.videos:
-        raise SystemExit("--only-there needs --videos")
-    there = videos(options.videos, {question.video_name for question in questions})
-    chosen = [question for question in questions if question.video_name in there]
+        raise SystemExit("--only-available needs --videos")
+    videos = find_videos(options.videos, {question.video_name for question in questions})
+    chosen = [question for question in questions if question.video_name in videos]
     if not chosen:
-        raise SystemExit(f"no video of the {options.split} split in {options.videos}; they are named v_ID.mp4")
+        raise SystemExit(f"no video of the {options.split} split in {options.videos}; files are named v_ID.mp4")
     return chosen
 
 
-def _options(options: argparse.Namespace) -> Options:
-    return Options(
-        train=lambda: load(options.annotations, "train"),
+def _answerer_options(options: argparse.Namespace) -> AnswererOptions:
+    return AnswererOptions(
+        load_train_questions=lambda: load_questions(options.annotations, "train"),
         cache=options.cache,
         model=options.model,
         video_model=options.video_model,
@@ -144,31 +194,29 @@ def _options(options: argparse.Namespace) -> Options:
     )
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.]+", "-", name)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--annotations", type=Path, required=True, help="folder of the six JSON files")
     parser.add_argument("--videos", type=Path, help="folder of videos, v_ID.mp4, .mkv or .webm")
     parser.add_argument("--answerer", default="blind", help="blind, text, lm, openai, or package.module:Class")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--limit", type=int, help="ask the first so many questions")
-    parser.add_argument("--only-there", action="store_true", help="ask only about videos that are there")
+    parser.add_argument("--limit", type=int, help="ask only the first so many questions")
+    parser.add_argument("--only-available", action="store_true", help="ask only about videos in --videos")
     parser.add_argument("--out", type=Path, default=Path("results/activitynet_qa"))
-    parser.add_argument("--cache", type=Path, default=Path("cache/activitynet_qa"), help="folder of tokens")
-    parser.add_argument("--model", help="folder of a language model (lm), name of the endpoint's model (openai)")
-    parser.add_argument("--video-model", help="folder or hub id of other video weights than the shipped ones")
-    choices = ("auto", "ids", "features")
+    parser.add_argument("--cache", type=Path, default=Path("cache/activitynet_qa"), help="folder of encoded videos")
+    parser.add_argument("--model", help="folder of a language model (lm), or name of the endpoint's model (openai)")
+    parser.add_argument("--video-model", help="folder or hub id of video weights; default: the shipped ones")
     parser.add_argument(
-        "--inputs", choices=choices, default="auto", help="keyframes as which (lm); auto: as embedded_tokenizers"
+        "--inputs",
+        choices=("auto", "ids", "features"),
+        default="auto",
+        help="what a language model reads of keyframes; auto: what it was trained with",
     )
-    parser.add_argument("--instruction", default="", help="put behind each question (lm)")
+    parser.add_argument("--instruction", default="", help="text added after each question (lm)")
     parser.add_argument("--url", help="endpoint that speaks OpenAI's chat completions, http://localhost:8000/v1")
     parser.add_argument("--show", choices=("frames", "tokens"), default="frames", help="what an endpoint is shown")
     parser.add_argument("--judge", metavar="URL", help="endpoint of a language model that judges the answers")
-    parser.add_argument("--judge-model", help="its name")
+    parser.add_argument("--judge-model", help="name of the judge's model")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

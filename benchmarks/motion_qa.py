@@ -1,146 +1,165 @@
-"""Does motion matter? `python -m benchmarks.motion_qa PHOTOS --still VIDEOS --moving VIDEOS --out results/motion_qa`
+"""Does motion matter? `python -m benchmarks.motion_qa PHOTOS --still VIDEOS --moving VIDEOS --out results/motion_qa`.
 
-Clips of known motion (photographs and footage under a virtual camera, cut-outs that move by themselves, footage that
-runs forwards or backwards) are encoded with x264 by ordinary presets and read by their own motion vectors. Tiny
-language models of one size, from scratch, learn to answer questions about them; each is shown the same videos in
-another form, and is tested on clips of other photographs and other recordings than it learned from.
+Videos of known motion (photographs and footage under a virtual camera, cut-outs that move, footage that runs forwards
+or backwards) are encoded with x264 by ordinary presets and read by their own motion vectors. Tiny language models of
+one size, from scratch, learn to answer questions about them. Each reads the same videos in another form, and is tested
+on videos made of other photographs and other recordings.
 """
 
 import argparse
-import json
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.motion_questions.clips import Material, asked
-from benchmarks.motion_questions.coded import Coded, balanced, coded
-from benchmarks.motion_questions.readers import FORMS, answered, embedded_tokenizers
+from benchmarks.motion_questions.encoded_videos import EncodedVideo, count_answers, encode_videos
+from benchmarks.motion_questions.footage import Split
+from benchmarks.motion_questions.labeled_videos import SourceFolders, labeled_videos
+from benchmarks.motion_questions.models import FORMS, predict_answer, train_model
 from benchmarks.motion_questions.scenes import ANSWERS
-from codec import atomic_path
+from videotok.io_utils import write_json
 from videotok.lm.model import VideoLanguageModel
 from videotok.pipeline import VideoTokenizer
 
 console = Console(stderr=True)
-VARIANTS = tuple(range(8))
-"""Of each video that is learned from: in all four mirrors, and each with time turned round."""
+TRAIN_VARIANTS = tuple(range(8))
+"""Of each training video: all four mirrorings, each forwards and with time reversed."""
+
+
+@dataclass
+class Score:
+    """Correct answers among the questions of one kind."""
+
+    correct: int = 0
+    questions: int = 0
+
+
+Row = dict[str, Score]
+"""Question -> score, of one form."""
 
 
 def main() -> None:
-    options = _options()
-    material = Material(options.photos, options.still, options.moving)
+    """Make the videos, train and test a model for each form, and print the table."""
+    options = _parser().parse_args()
     tokenizer = VideoTokenizer.from_pretrained(options.model)
-    videos = {
-        split: list(
-            coded(
-                asked(material, options.cache, split, count),
-                tokenizer,
-                options.cache,
-                split,
-                variants=VARIANTS if split == "train" else (0,),
-                raw="raw field" in options.forms,
-                done=_counting(f"{split} videos", count),
-            )
-        )
-        for split, count in (("train", options.train), ("test", options.test))
-    }
-    facts = {
-        "videos": {"train": options.train, "test": options.test, "variants": len(VARIANTS)},
+    train_videos = _encoded_videos(options, tokenizer, "train", options.train, TRAIN_VARIANTS)
+    test_videos = _encoded_videos(options, tokenizer, "test", options.test, (0,))
+    settings = {
+        "videos": {"train": options.train, "test": options.test, "variants": len(TRAIN_VARIANTS)},
         "steps": options.steps,
-        "levels": options.levels,
+        "motion_quantizers": options.motion_quantizers,
         "seed": options.seed,
-        "answers": balanced(videos["test"]),
+        "answers": count_answers(test_videos),
     }
-    rows: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for form in options.forms:
-        model = embedded_tokenizers(
+        model = train_model(
             form,
             tokenizer,
-            videos["train"],
+            train_videos,
             options.out / form.replace(" ", "_"),
             steps=options.steps,
-            levels=options.levels,
+            quantizers=options.motion_quantizers,
             seed=options.seed,
-            report=_counting_loss(form, options.steps),
+            report=_loss_printer(form, options.steps),
         )
-        rows[form] = ruled(form, model, videos["test"])
+        rows[form] = evaluate(form, model, test_videos)
         options.out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(options.out / "motion_qa.json") as temporary:
-            temporary.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
-        Console().print(table(rows))
+        plain_rows = {name: {question: asdict(score) for question, score in row.items()} for name, row in rows.items()}
+        write_json(options.out / "motion_qa.json", settings | {"rows": plain_rows})
+        Console().print(result_table(rows))
 
 
-def ruled(form: str, model: VideoLanguageModel, videos: Sequence[Coded]) -> dict[str, Any]:
-    """Right answers and questions asked, by question."""
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+def _encoded_videos(
+    options: argparse.Namespace, tokenizer: VideoTokenizer, split: Split, count: int, variants: Sequence[int]
+) -> list[EncodedVideo]:
+    sources = SourceFolders(options.photos, options.still, options.moving)
+    return list(
+        encode_videos(
+            labeled_videos(sources, options.cache, split, count),
+            tokenizer,
+            options.cache,
+            split,
+            variants=variants,
+            with_raw_field="raw field" in options.forms,
+            on_progress=_progress_printer(f"{split} videos", count),
+        )
+    )
+
+
+def evaluate(form: str, model: VideoLanguageModel, videos: Sequence[EncodedVideo]) -> Row:
+    """Return the score of each question over all videos."""
+    row: Row = {}
     for video in videos:
         for question, answer in video.answers.items():
-            counts[question][0] += answered(form, model, video, question) == answer
-            counts[question][1] += 1
-    return {question: {"right": right, "asked": total} for question, (right, total) in counts.items()}
+            score = row.setdefault(question, Score())
+            score.correct += predict_answer(form, model, video, question) == answer
+            score.questions += 1
+    return row
 
 
-def table(rows: dict[str, Any]) -> Table:
-    """Percent right, by question and form; chance is one over the number of answers."""
-    found = Table("question", "chance", *rows, box=None)
+def result_table(rows: dict[str, Row]) -> Table:
+    """Return the percentage of correct answers by question and form. Chance is one over the number of answers."""
+    table = Table("question", "chance", *rows, box=None)
     for question, answers in ANSWERS.items():
-        cells = [rows[form][question] for form in rows if question in rows[form]]
-        if cells:
-            found.add_row(question, f"{100 / len(answers):.0f}", *(_percent(**cell) for cell in cells))
-    chances = [
-        (cell["asked"], cell["asked"] / len(ANSWERS[question])) for question, cell in next(iter(rows.values())).items()
+        scores = [row[question] for row in rows.values() if question in row]
+        if scores:
+            table.add_row(question, f"{100 / len(answers):.0f}", *map(_percent, scores))
+    first = next(iter(rows.values()))
+    expected = sum(score.questions / len(ANSWERS[question]) for question, score in first.items())
+    chance = expected / sum(score.questions for score in first.values())
+    totals = [
+        Score(sum(score.correct for score in row.values()), sum(score.questions for score in row.values()))
+        for row in rows.values()
     ]
-    chance = sum(c for _, c in chances) / sum(n for n, _ in chances)
-    totals = [(sum(c["right"] for c in row.values()), sum(c["asked"] for c in row.values())) for row in rows.values()]
-    found.add_row("all", f"{100 * chance:.0f}", *(_percent(right, asked) for right, asked in totals))
-    return found
+    table.add_row("all", f"{100 * chance:.0f}", *map(_percent, totals))
+    return table
 
 
-def _percent(right: int, asked: int) -> str:
-    """With the half width of the 95 % interval (Wilson's would be no narrower where it matters here)."""
-    share = right / asked
-    return f"{100 * share:.1f} ±{196 * math.sqrt(max(share * (1 - share), 0.25 / asked) / asked):.0f}"
+def _percent(score: Score) -> str:
+    """Return the percentage with half the width of its 95 % interval (normal approximation)."""
+    share, count = score.correct / score.questions, score.questions
+    return f"{100 * share:.1f} ±{196 * math.sqrt(max(share * (1 - share), 0.25 / count) / count):.0f}"
 
 
-def _counting(name: str, count: int):
-    def done(number: int) -> None:
+def _progress_printer(name: str, count: int) -> Callable[[int], None]:
+    def on_progress(number: int) -> None:
         if number % 20 == 0 or number == count:
             console.print(f"{name}: {number} of {count}", highlight=False)
 
-    return done
+    return on_progress
 
 
-def _counting_loss(form: str, steps: int):
-    seen: list[float] = []
+def _loss_printer(form: str, steps: int) -> Callable[[int, dict[str, float]], None]:
+    losses: list[float] = []
 
     def report(step: int, figures: dict[str, float]) -> None:
-        seen.append(figures["loss"])
+        losses.append(figures["loss"])
         if step % 25 == 0 or step == steps:
-            recent = seen[-25:]
+            recent = losses[-25:]
             console.print(f"{form}: step {step} of {steps}, loss {sum(recent) / len(recent):.3f}", highlight=False)
 
     return report
 
 
-def _options() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--still", type=Path, required=True, help="folder of videos whose camera stands still")
     parser.add_argument("--moving", type=Path, required=True, help="folder of videos whose camera moves")
     parser.add_argument("--out", type=Path, default=Path("results/motion_qa"), help="folder of the table and the runs")
-    parser.add_argument("--cache", type=Path, default=Path("cache/motion_qa"), help="folder of clips that were made")
-    parser.add_argument("--train", type=int, default=400, help="videos to learn from; each in eight variants")
-    parser.add_argument("--test", type=int, default=180, help="videos to be tested on")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps a form, 32 questions each")
-    parser.add_argument("--levels", type=int, default=1, help="levels of motion ids")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--cache", type=Path, default=Path("cache/motion_qa"), help="folder of videos and their ids")
+    parser.add_argument("--train", type=int, default=400, help="training videos; each in eight variants")
+    parser.add_argument("--test", type=int, default=180, help="test videos")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps of each form, 32 questions each")
+    parser.add_argument("--motion-quantizers", type=int, default=1, help="residual quantizers of motion ids")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="rows of the table")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", help="folder or hub id of other video weights than the shipped ones")
-    return parser.parse_args()
+    parser.add_argument("--model", help="folder or hub id of video weights; default: the shipped ones")
+    return parser
 
 
 if __name__ == "__main__":

@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from benchmarks import motion_qa
-from benchmarks.motion_questions import clips, coded, footage, readers, scenes
-from benchmarks.motion_questions.clips import Asked, backwards, kind_of, mirrored
+from benchmarks.motion_questions import encoded_videos, footage, labeled_videos, models, scenes
+from benchmarks.motion_questions.labeled_videos import (
+    LabeledVideo,
+    encode_and_read,
+    kind_of,
+    mirror,
+    reverse_time,
+)
 from codec import VideoWriter, iter_clips
 from videotok.pipeline import VideoTokenizer
 from videotok.virtual_camera import Layer, Scene, photograph, steady
@@ -22,13 +28,13 @@ SIGNS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
 """Axis of the vectors and their sign: what stood further right before means a camera that goes right."""
 
 
-def read(example: scenes.Example) -> Asked:
-    return clips._read(example, 0)
+def read(example: scenes.Example) -> LabeledVideo:
+    return encode_and_read(example, 0)
 
 
 @pytest.mark.parametrize("seed", [1, 4, 5])
 def test_a_pan_goes_where_its_answer_says(seed):
-    video = read(scenes.pan(np.random.default_rng(seed), COFFEE))
+    video = read(scenes.pan_example(np.random.default_rng(seed), COFFEE))
     axis, sign = SIGNS[video.answers[scenes.CAMERA]]
     vectors = np.median(video.vectors[0, 1:], axis=(1, 2)) * scenes.SIZE
     assert np.sign(np.median(vectors[:, axis])) == sign
@@ -38,7 +44,7 @@ def test_a_pan_goes_where_its_answer_says(seed):
 
 
 def test_an_object_goes_the_other_way_of_its_layers_camera():
-    video = read(scenes.one_object(np.random.default_rng(3), COFFEE, CAT))
+    video = read(scenes.object_example(np.random.default_rng(3), COFFEE, CAT))
     moved = video.vectors[0, 1:, 4:16, 6:30, 0]
     fastest = moved[np.abs(moved) > np.abs(moved).max() / 2]
     # content that goes left stood further right before
@@ -46,17 +52,17 @@ def test_an_object_goes_the_other_way_of_its_layers_camera():
 
 
 def test_mirrors_and_time_change_the_answers_and_the_vectors_alike():
-    video = read(scenes.pan(np.random.default_rng(1), COFFEE))
+    video = read(scenes.pan_example(np.random.default_rng(1), COFFEE))
     axis, sign = SIGNS[video.answers[scenes.CAMERA]]
-    for turned in (mirrored(video, True, False), mirrored(video, False, True), backwards(video)):
+    for turned in (mirror(video, True, False), mirror(video, False, True), reverse_time(video)):
         axis, sign = SIGNS[turned.answers[scenes.CAMERA]]
         assert np.sign(np.median(turned.vectors[0, 1:, ..., axis])) == sign
         assert turned.vectors.shape == video.vectors.shape
-    turned = backwards(video)
+    turned = reverse_time(video)
     assert turned.answers[scenes.SPEED] != video.answers[scenes.SPEED]
     np.testing.assert_array_equal(turned.keyframes[0], video.keyframes[1])
     np.testing.assert_allclose(turned.vectors[0, 3], -video.vectors[0, 22])
-    twice = mirrored(mirrored(video, True, True), True, True)
+    twice = mirror(mirror(video, True, True), True, True)
     np.testing.assert_array_equal(twice.vectors, video.vectors)
     assert twice.answers == video.answers
 
@@ -70,47 +76,49 @@ def test_a_picture_that_grows_or_shrinks_is_travel_and_one_that_slides_is_not():
                     writer.write(frames.frame(index / 12))
             return next(iter_clips(Path(folder) / "a.mp4", motion_source="native")).motion
 
-    assert footage.growth(seen(steady(zoom=1.15))) > footage.LEAST_TRAVEL
-    assert footage.growth(seen(steady(zoom=1 / 1.15))) > footage.LEAST_TRAVEL
-    assert footage.growth(seen(steady(pan=(0.1, 0.05)))) < footage.LEAST_TRAVEL
+    assert footage.zoom_rate(seen(steady(zoom=1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(seen(steady(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(seen(steady(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
 
 
 def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
-    monkeypatch.setattr(coded, "VISUAL_TOKENS", 4)
+    monkeypatch.setattr(encoded_videos, "TOKENS_PER_KEYFRAME", 4)
     tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
     rng = np.random.default_rng(0)
     vectors = rng.normal(0, 0.01, (2, 24, 20, 36, 2)).astype(np.float32)
     pictures = rng.integers(0, 255, (2, 144, 256, 3)).astype(np.uint8)
     answers = {scenes.CAMERA: "left", scenes.SPEED: "faster"}
-    video = Asked(pictures, vectors, np.ones(vectors.shape[:4], bool), answers)
+    video = LabeledVideo(pictures, vectors, np.ones(vectors.shape[:4], bool), answers)
     with tempfile.TemporaryDirectory() as folder:
-        found = list(coded.coded(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
-        again = list(coded.coded(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
+        found = list(encoded_videos.encode_videos(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
+        again = list(encoded_videos.encode_videos(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
     assert [each.answers for each in found] == [answers, {scenes.CAMERA: "left", scenes.SPEED: "slower"}]
     for one, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(one.tokens.motion_ids, other.tokens.motion_ids)
-    model = readers.reader("raw field", tokenizer, found[0], 1, seed=0)
-    lengths = [len(readers.shown(form, found[0], model.vocabulary).ids) for form in readers.FORMS]
+    model = models.new_model("raw field", tokenizer, found[0], 1, seed=0)
+    lengths = [len(models.video_input(form, found[0], model.vocabulary).ids) for form in models.FORMS]
     assert lengths[0] < lengths[1] < lengths[2] == lengths[3] == lengths[4]
-    assert not len(readers.shown("keyframes", found[0], model.vocabulary, keyframes=False).ids)
-    bare = readers.shown("motion ids", found[0], model.vocabulary, keyframes=False).ids
+    assert not len(models.video_input("keyframes", found[0], model.vocabulary, with_keyframes=False).ids)
+    bare = models.video_input("motion ids", found[0], model.vocabulary, with_keyframes=False).ids
     assert len(bare) == lengths[2] - lengths[1]
-    written = readers.lessons("motion ids", found[0], model, rng)
+    written = models.training_documents("motion ids", found[0], model, rng)
     said = [str(model.tokenizer.decode(each.ids[each.is_target], skip_special_tokens=True)).strip() for each in written]
     assert said == ["left", "faster"]
 
 
 def test_shares_of_kinds_are_kept():
     kinds = [kind_of(index) for index in range(200)]
-    assert {kind: kinds.count(kind) / 200 for kind in clips.SHARE} == pytest.approx(clips.SHARE)
+    assert {kind: kinds.count(kind) / 200 for kind in labeled_videos.KIND_SHARES} == pytest.approx(
+        labeled_videos.KIND_SHARES
+    )
 
 
 def test_the_whole_of_it(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
-    monkeypatch.setattr(clips, "SHARE", {"pan": 0.3, "count": 0.7})
-    monkeypatch.setattr(motion_qa, "VARIANTS", (0, 5))
-    monkeypatch.setattr("benchmarks.motion_questions.coded.VISUAL_TOKENS", 4)
-    monkeypatch.setattr("benchmarks.motion_questions.readers.WIDTH", 32)
-    monkeypatch.setattr(clips, "FOOTAGE_SHARE", 0.0)
+    monkeypatch.setattr(labeled_videos, "KIND_SHARES", {"pan": 0.3, "count": 0.7})
+    monkeypatch.setattr(motion_qa, "TRAIN_VARIANTS", (0, 5))
+    monkeypatch.setattr("benchmarks.motion_questions.encoded_videos.TOKENS_PER_KEYFRAME", 4)
+    monkeypatch.setattr("benchmarks.motion_questions.models.WIDTH", 32)
+    monkeypatch.setattr(labeled_videos, "FOOTAGE_SHARE", 0.0)
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(12):
@@ -141,7 +149,7 @@ def test_the_whole_of_it(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
     motion_qa.main()
     assert "raw field" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "motion_qa.json").read_text())
-    asked = {question: cell["asked"] for question, cell in results["rows"]["motion ids"].items()}
+    asked = {question: score["questions"] for question, score in results["rows"]["motion ids"].items()}
     assert asked == {scenes.CAMERA: 1, scenes.SPEED: 1, scenes.COUNT: 1}
     motion_qa.main()  # everything is there: clips, codes, models
     assert json.loads((tmp_path / "out" / "motion_qa.json").read_text()) == results

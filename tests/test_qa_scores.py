@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.qa.annotations import Question, videos
-from benchmarks.qa.answerers import Blind, Options, answerer, tidy
-from benchmarks.qa.judge import Verdict, judged, verdict
-from benchmarks.qa.scores import exact
-from benchmarks.qa.wups import wordnet_similarity, wups
+from benchmarks.qa.annotations import Question, find_videos
+from benchmarks.qa.answerers import AnswererOptions, BlindAnswerer, make_answerer, shorten_answer
+from benchmarks.qa.chat import Verdict, judge_answer, parse_verdict
+from benchmarks.qa.scores import exact_match, wordnet_similarity, wups
 
 EXAMPLE = (
     (338, 1800),
@@ -35,17 +34,17 @@ def test_published_example():
         for i in range(total)
     ]
     right = {f"{kind}-{i}": "yes" for kind, (count, _) in enumerate(EXAMPLE) for i in range(count)}
-    found = exact(questions, right)
+    found = exact_match(questions, right)
     assert found["all"]["accuracy"] == pytest.approx(0.3984, abs=5e-5)
     assert found["free"]["accuracy"] == pytest.approx(0.5055, abs=5e-5)
-    assert found["free"]["asked"] == 12600
+    assert found["free"]["questions"] == 12600
     assert found["motion"]["accuracy"] == pytest.approx(338 / 1800)
 
 
 def test_exact_means_exact_and_missing_is_wrong():
     questions = asked(("yes", 3), ("red", 4), ("two men", 8), ("left", 0))
-    found = exact(questions, {"v_0": "yes", "v_1": "Red", "v_2": "two", "elsewhere": "left"})
-    assert found["all"] == pytest.approx({"accuracy": 0.25, "low": 0.0, "high": 0.75, "asked": 4})
+    found = exact_match(questions, {"v_0": "yes", "v_1": "Red", "v_2": "two", "elsewhere": "left"})
+    assert found["all"] == pytest.approx({"accuracy": 0.25, "low": 0.0, "high": 0.75, "questions": 4})
     assert found["free"]["accuracy"] == pytest.approx(1 / 3)
     assert "spatial" not in found
 
@@ -55,7 +54,7 @@ def test_interval_holds_the_mean_and_narrows():
     widths = []
     for rows in (few, many):
         questions = asked(*(("yes" if row else "no", 3) for row in rows))
-        found = exact(questions, {question.question_id: "yes" for question in questions})["all"]
+        found = exact_match(questions, {question.question_id: "yes" for question in questions})["all"]
         assert found["low"] < 0.5 < found["high"]
         widths.append(found["high"] - found["low"])
     assert widths[1] == pytest.approx(widths[0] / 10, rel=0.2)
@@ -94,7 +93,7 @@ def test_meanings_are_those_of_nouns():
     ],
 )
 def test_verdicts(reply, found):
-    assert verdict(reply) == found
+    assert parse_verdict(reply) == found
 
 
 def test_a_judge_that_cannot_be_read_is_asked_three_times_and_no_more():
@@ -106,13 +105,13 @@ def test_a_judge_that_cannot_be_read_is_asked_three_times_and_no_more():
             return "hm"
 
     chat = Mumbling()
-    assert judged(chat, Question("v_1", "v", "what", "dog", 8), "a dog") is None  # pyright: ignore[reportArgumentType]
+    assert judge_answer(chat, Question("v_1", "v", "what", "dog", 8), "a dog") is None  # pyright: ignore[reportArgumentType]
     assert chat.asked == 3
 
 
 def test_tidy():
-    assert tidy(" A Dog. It runs.\nAnd more") == "a dog"
-    assert tidy("3.5 metres!") == "3.5 metres"
+    assert shorten_answer(" A Dog. It runs.\nAnd more") == "a dog"
+    assert shorten_answer("3.5 metres!") == "3.5 metres"
 
 
 def test_blind_falls_back_to_questions_that_begin_alike(tmp_path):
@@ -125,7 +124,7 @@ def test_blind_falls_back_to_questions_that_begin_alike(tmp_path):
         ("is she", "no"),
     ]
     train = [Question(str(i), "x", text, answer, 3) for i, (text, answer) in enumerate(rows)]
-    blind = Blind(Options(lambda: train, tmp_path))
+    blind = BlindAnswerer(AnswererOptions(lambda: train, tmp_path))
     assert blind.answer("is he tall", None) == "yes"
     assert blind.answer("is he fat", None) == "no"  # of yes, yes, no, no the first in the alphabet
     assert blind.answer("is she", None) == "no"
@@ -135,21 +134,21 @@ def test_blind_falls_back_to_questions_that_begin_alike(tmp_path):
 def test_videos_are_matched_by_name(tmp_path):
     for name in ("v_abc.mp4", "x__v_a_v_b.webm", "v_other.mp4", "abc.txt"):
         (tmp_path / name).touch()
-    found = videos(tmp_path, {"abc", "a_v_b", "zzz"})
+    found = find_videos(tmp_path, {"abc", "a_v_b", "zzz"})
     assert {name: path.name for name, path in found.items()} == {"abc": "v_abc.mp4", "a_v_b": "x__v_a_v_b.webm"}
-    with pytest.raises(SystemExit, match="no folder"):
-        videos(tmp_path / "nothing", set())
+    with pytest.raises(SystemExit, match="not a folder"):
+        find_videos(tmp_path / "nothing", set())
 
 
 def test_answerers_by_name(tmp_path):
-    options = Options(lambda: [], tmp_path)
+    options = AnswererOptions(lambda: [], tmp_path)
     with pytest.raises(SystemExit, match="no answerer nobody; there are blind, text"):
-        answerer("nobody", options)
+        make_answerer("nobody", options)
     with pytest.raises(SystemExit, match="cannot load answerer"):
-        answerer("nowhere.at.all:Class", options)
-    assert answerer("test_qa_run:Parrot", options).answer("what", None) == "what"
+        make_answerer("nowhere.at.all:Class", options)
+    assert make_answerer("test_activitynet_qa:Parrot", options).answer("what", None) == "what"
 
 
 def test_means_of_nothing_are_not_invented():
-    assert "all" not in exact([], {})
-    assert np.isfinite(exact(asked(("a", 8)), {})["all"]["high"])
+    assert "all" not in exact_match([], {})
+    assert np.isfinite(exact_match(asked(("a", 8)), {})["all"]["high"])

@@ -1,1 +1,1 @@
-"""Questions that only motion answers: clips of known motion, and the tiny language models that are asked about them."""
+"""Questions that only motion answers: videos of known motion, and tiny language models that are asked about them."""

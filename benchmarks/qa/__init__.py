@@ -1,1 +1,1 @@
-"""Question answering about videos: annotations, answerers, scores"""
+"""Question answering about videos: annotations, scores, answerers, a chat endpoint and a judge, a journal."""

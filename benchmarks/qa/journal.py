@@ -1,4 +1,4 @@
-"""A journal of answers: a line each, on disk before the next question is asked"""
+"""An append-only journal of answers: each line is on disk before the next question is asked."""
 
 import json
 import os
@@ -8,58 +8,65 @@ from typing import Any, Self
 
 
 class Journal:
-    """Append-only JSONL, `{"id": ..., ...}` a line. A run that was killed goes on behind its last whole line.
+    """Append-only JSONL, `{"id": ..., ...}` a line. A run that was killed resumes after its last complete line.
 
-    Its first line says what the run is: another run is not mixed in.
+    The first line describes the run, so that two runs are never mixed in one file.
 
         with Journal(path, {"answerer": "blind"}) as journal:
             if "q1" not in journal.rows:
                 journal.add("q1", {"answer": "yes"})
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        """Reads what is there.
+    def __init__(self, path: Path, description: dict[str, Any]) -> None:
+        """Read the rows that exist already.
+
+        Args:
+            path: of the file; it need not exist.
+            description: of the run: whatever its answers depend on.
 
         Raises:
-            SystemExit: the file is of another run, or damaged before its last line.
+            SystemExit: the file belongs to another run, or is damaged before its last line.
         """
-        self.path, self.facts = path, facts
+        self.path, self.description = path, description
         self.rows: dict[str, dict[str, Any]] = {}
-        self._whole = 0
+        self._complete_bytes = 0
         if path.exists():
             self._read()
 
     def _read(self) -> None:
-        data = self.path.read_bytes()
-        lines = data.split(b"\n")
-        for number, line in enumerate(lines[:-1]):  # what stands behind the last line feed was cut off by a kill
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1]):  # the last one is incomplete, or empty
             try:
                 row = json.loads(line)
             except ValueError as error:
                 raise SystemExit(f"{self.path}: line {number + 1} is damaged; delete it, or the file") from error
-            if number == 0 and row != self.facts:
-                differing = sorted(key for key in row.keys() | self.facts.keys() if row.get(key) != self.facts.get(key))
-                raise SystemExit(
-                    f"{self.path} is of another run: {', '.join(f'{key} was {row.get(key)!r}' for key in differing)}; "
-                    "choose another --out, or delete it"
-                )
-            if number:
+            if number == 0:
+                self._check_description(row)
+            else:
                 self.rows[row["id"]] = row
-            self._whole += len(line) + 1
+            self._complete_bytes += len(line) + 1
+
+    def _check_description(self, row: dict[str, Any]) -> None:
+        keys = row.keys() | self.description.keys()
+        if differing := sorted(key for key in keys if row.get(key) != self.description.get(key)):
+            raise SystemExit(
+                f"{self.path} belongs to another run: {', '.join(f'{key} was {row.get(key)!r}' for key in differing)}; "
+                "choose another --out, or delete the file"
+            )
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab")
-        self._file.truncate(self._whole)
-        if self._whole == 0:
-            self._write(self.facts)
+        self._file.truncate(self._complete_bytes)
+        if self._complete_bytes == 0:
+            self._write(self.description)
         return self
 
     def add(self, key: str, row: dict[str, Any]) -> None:
-        """Writes a row; when this returns it is on disk.
+        """Append a row; it is on disk when this returns.
 
         Raises:
-            ValueError: there is a row of that key.
+            ValueError: a row of that key exists already.
         """
         if key in self.rows:
             raise ValueError(f"{key} is in {self.path} already")

@@ -1,7 +1,7 @@
 """Small tokens, codebooks and a model, for the tests of language models."""
 
 import pytest
-from small_lm import make, small_codebooks, small_tokens
+from small_lm import make_model, small_codebooks, small_tokens
 
 
 @pytest.fixture(scope="module")
@@ -16,4 +16,4 @@ def codebooks(tokens):
 
 @pytest.fixture(scope="module")
 def model(codebooks):
-    return make(codebooks)
+    return make_model(codebooks)

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_lm import TURNS, make
+from small_lm import TURNS, make_model
 
 from videotok import ModelError, TokensError
 from videotok.lm import VideoLanguageModel, extend
 from videotok.lm.chat import ChatTemplate, Prompt, Turn
-from videotok.lm.data import Kept
-from videotok.lm.generation import Written, answer
-from videotok.lm.packing import VideoInput, conversation, evenly, film, pack
+from videotok.lm.data import EncodedVideo
+from videotok.lm.generation import AnswerStreamer, answer
+from videotok.lm.packing import VideoInput, conversation_document, evenly_spaced, pack, video_document
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
-from videotok.lm.tokenizer_extension import amounts
+from videotok.lm.tokenizer_extension import signed_amount_vectors
 from videotok.vocabulary import Vocabulary
 
 
@@ -31,9 +31,9 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
     found = torch.cdist(visual / old.std(0), visual / old.std(0)).flatten()
     assert np.corrcoef(expected, found)[0, 1] > 0.999
     assert visual.std() == pytest.approx(float(old.std()), rel=0.2)
-    camera = table[vocabulary.camera.start : vocabulary.camera.stop]
+    camera = table[vocabulary.global_motion.start : vocabulary.global_motion.stop]
     assert (camera[3] - camera[4]).norm() < (camera[3] - camera[9]).norm()
-    terms = codebooks.words(vocabulary, "camera").unflatten(0, (vocabulary.global_motion_terms, -1))
+    terms = codebooks.vectors(vocabulary, "global motion").unflatten(0, (vocabulary.num_global_motion_ids, -1))
     assert not (terms[0] @ terms[1].T).any()  # a term's amount can be read whatever the others are
     assert model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     with pytest.raises(ValueError, match="extended before"):
@@ -41,7 +41,7 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
 
 
 def test_an_amount_lies_on_a_line():
-    words = amounts(256)
+    words = signed_amount_vectors(256)
     still = words[127]  # the middle of 255 values, which the camera's code uses
     assert still[1] == 0
     torch.testing.assert_close(words[127 + 40][1], -words[127 - 40][1])
@@ -63,39 +63,39 @@ def test_an_untied_head_and_spare_rows(codebooks):
 
 
 def test_text_never_becomes_a_mark(model):
-    document = conversation(model.tokenizer, model.prompt, [Turn("user", "[IMG] <visual 3> </s> ok")])
+    document = conversation_document(model.tokenizer, model.prompt, [Turn("user", "[IMG] <visual 3> </s> ok")])
     assert document.ids[1:].max() < model.vocabulary.text_size
     assert model.tokenizer.eos_token_id not in document.ids[1:]
 
 
 def test_only_answers_are_learned(model, tokens):
-    video = VideoInput.of(model.vocabulary, tokens)
-    document = conversation(model.tokenizer, model.prompt, TURNS, video)
+    video = VideoInput.from_tokens(model.vocabulary, tokens)
+    document = conversation_document(model.tokenizer, model.prompt, TURNS, video)
     learned = model.tokenizer.decode(document.ids[document.is_target])
     assert learned == " a dog</s>"
     again = model.vocabulary.tokens(document.ids[document.ids >= model.vocabulary.text_size].numpy(), like=tokens)
     np.testing.assert_array_equal(again.motion_ids, tokens.motion_ids)
-    assert conversation(model.tokenizer, model.prompt, TURNS, video, all_targets=True).is_target[1:].all()
-    assert film(model.tokenizer, video, "a dog").is_target[1:].all()
+    assert conversation_document(model.tokenizer, model.prompt, TURNS, video, all_targets=True).is_target[1:].all()
+    assert video_document(model.tokenizer, video, "a dog").is_target[1:].all()
 
 
 def test_a_video_named_in_the_text_stands_there(model, tokens):
-    video = VideoInput.of(model.vocabulary, tokens, [0], keyframes_only=True)
-    document = conversation(model.tokenizer, Prompt(), [Turn("user", "before <video> after")], video)
+    video = VideoInput.from_tokens(model.vocabulary, tokens, [0], keyframes_only=True)
+    document = conversation_document(model.tokenizer, Prompt(), [Turn("user", "before <video> after")], video)
     place = int((document.ids == model.vocabulary.image_begin).nonzero()[0])
     assert model.tokenizer.decode(document.ids[1:place]) == "USER: before "
     with pytest.raises(ValueError, match="stands 2 times"):
-        conversation(model.tokenizer, Prompt(), [Turn("user", "<video><video>")], video)
+        conversation_document(model.tokenizer, Prompt(), [Turn("user", "<video><video>")], video)
 
 
 def test_chat_templates(model):
     tokenizer = tiny_tokenizer()
-    with pytest.raises(ValueError, match="writes turn 2 over"):
-        ChatTemplate().pieces(TURNS, False, _changing(tokenizer))
+    with pytest.raises(ValueError, match="changes the text before turn 2"):
+        ChatTemplate().segments(TURNS, False, _changing(tokenizer))
     user, assistant = "Q {{ m.content }} A ", "{{ m.content }}."
     choice = "{% if m.role == 'user' %}" + user + "{% else %}" + assistant + "{% endif %}"
     tokenizer.chat_template = "{% for m in messages %}" + choice + "{% endfor %}"
-    document = conversation(tokenizer, ChatTemplate(), TURNS)
+    document = conversation_document(tokenizer, ChatTemplate(), TURNS)
     assert tokenizer.decode(document.ids) == "Q what is it A a dog."
     assert tokenizer.decode(document.ids[document.is_target]) == "a dog."
 
@@ -106,10 +106,12 @@ def _changing(tokenizer):
 
 
 def test_features_stand_in_for_their_ids(codebooks, tokens):
-    model = make(codebooks, features={"motion": 4})
+    model = make_model(codebooks, features={"motion": 4})
     values = [{"motion": torch.randn(135, 4)} for _ in range(2)]
     turn = [Turn("user", "what")]
-    seen = conversation(model.tokenizer, model.prompt, turn, VideoInput.of(model.vocabulary, tokens, features=values))
+    seen = conversation_document(
+        model.tokenizer, model.prompt, turn, VideoInput.from_tokens(model.vocabulary, tokens, features=values)
+    )
     batch = pack([[seen]], model.vocabulary, 0)
     embedded = model.embed(batch.ids, batch.features)[0]
     first = (seen.ids >= model.vocabulary.motion.start) & (seen.ids < model.vocabulary.motion.start + 32)
@@ -117,19 +119,19 @@ def test_features_stand_in_for_their_ids(codebooks, tokens):
     torch.testing.assert_close(embedded[first], expected)
     torch.testing.assert_close(embedded[~first], model.model.get_input_embeddings()(seen.ids[~first]))
     with pytest.raises(ValueError, match="134 motion features for 135"):
-        VideoInput.of(model.vocabulary, tokens, [0], features=[{"motion": torch.zeros(134, 4)}])
+        VideoInput.from_tokens(model.vocabulary, tokens, [0], features=[{"motion": torch.zeros(134, 4)}])
     with pytest.raises(TokensError, match="no motion features"):
-        make(codebooks).embed(batch.ids, batch.features)
+        make_model(codebooks).embed(batch.ids, batch.features)
 
 
 def test_clips_are_spread_evenly():
-    assert evenly(3, 8) == [0, 1, 2]
-    assert evenly(100, 4) == [0, 33, 66, 99]
-    assert evenly(5, None) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(3, 8) == [0, 1, 2]
+    assert evenly_spaced(100, 4) == [0, 33, 66, 99]
+    assert evenly_spaced(5, None) == [0, 1, 2, 3, 4]
 
 
 def test_saved_and_loaded(codebooks, tokens, tmp_path):
-    model = make(codebooks, features={"motion": 4}, prompt=Prompt(before_user="Q: "))
+    model = make_model(codebooks, features={"motion": 4}, prompt=Prompt(before_user="Q: "))
     model.save_pretrained(tmp_path)
     again = VideoLanguageModel.from_pretrained(tmp_path)
     assert again.vocabulary == model.vocabulary
@@ -142,7 +144,7 @@ def test_saved_and_loaded(codebooks, tokens, tmp_path):
     with pytest.raises(ModelError, match="has format 99"):
         VideoLanguageModel.from_pretrained(tmp_path)
     (tmp_path / "videotok.json").unlink()
-    with pytest.raises(ModelError, match="knows nothing of video"):
+    with pytest.raises(ModelError, match="is a language model without video"):
         VideoLanguageModel.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no language model in"):
         VideoLanguageModel.from_pretrained(tmp_path / "nothing")
@@ -154,21 +156,21 @@ def test_published_layout_of_a_language_model_folder(tmp_path):
     text.save_pretrained(tmp_path)
     model = VideoLanguageModel.from_pretrained(tmp_path)
     assert model.vocabulary == Vocabulary.published()
-    assert model.prompt == Prompt.published()
+    assert model.prompt == Prompt.video_lavit()
     shown = []
-    written = Written(model, shown.append)
+    streamer = AnswerStreamer(model, shown.append)
     for token in text("yes \\n no")["input_ids"]:
-        written.put(torch.tensor([token]))
-    written.end()
-    assert "".join(shown) == written.text == "yes "
-    assert written.stopped
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert "".join(shown) == streamer.text == "yes "
+    assert streamer.is_stopped
 
 
 def test_answers_are_streamed(model, tokens):
     parts = []
-    found = answer(model, "what", Kept(tokens, None), max_new_tokens=12, show=parts.append)
+    found = answer(model, "what", EncodedVideo(tokens), max_new_tokens=12, on_text=parts.append)
     assert "".join(parts).strip() == found
     drawn = [answer(model, "what", None, max_new_tokens=12, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    with pytest.raises(TokensError, match="this language model learned those of cccc"):
+    with pytest.raises(TokensError, match="was trained on those of cccc"):
         model.settings.__class__(models={"motion": "c" * 64}).check(tokens)

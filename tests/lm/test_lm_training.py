@@ -6,35 +6,40 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_lm import TURNS, make
+from small_lm import TURNS, make_model
 
 from videotok import TokensError
 from videotok.cli.main import main
 from videotok.lm import Codebooks
 from videotok.lm.chat import Turn
-from videotok.lm.data import Kept, samples
+from videotok.lm.data import EncodedVideo, read_samples
 from videotok.lm.generation import answer
-from videotok.lm.loading import new_model
+from videotok.lm.loading import new_tiny_model
 from videotok.lm.model import VideoSettings
-from videotok.lm.packing import IGNORED, VideoInput, conversation, film, first_fit, pack
+from videotok.lm.packing import IGNORED, VideoInput, conversation_document, first_fit_rows, pack, video_document
 from videotok.lm.train import Plan, train
 from videotok.vocabulary import Vocabulary
 
 
 @torch.no_grad()
 def test_packing_changes_nothing(codebooks, tokens):
-    model = make(codebooks, features={"visual": 6, "motion": 4})
+    model = make_model(codebooks, features={"visual": 6, "motion": 4})
     generator = torch.Generator().manual_seed(1)
     features = [
         {"visual": torch.randn(count, 6, generator=generator), "motion": torch.randn(135, 4, generator=generator)}
         for count in tokens.visual_counts.tolist()
     ]
     documents = [
-        conversation(
-            model.tokenizer, model.prompt, TURNS, VideoInput.of(model.vocabulary, tokens, [0], features=features)
+        conversation_document(
+            model.tokenizer,
+            model.prompt,
+            TURNS,
+            VideoInput.from_tokens(model.vocabulary, tokens, [0], features=features),
         ),
-        conversation(model.tokenizer, model.prompt, [Turn("user", "hm"), Turn("assistant", "yes it is")]),
-        film(model.tokenizer, VideoInput.of(model.vocabulary, tokens, [1], features=features), "end"),
+        conversation_document(model.tokenizer, model.prompt, [Turn("user", "hm"), Turn("assistant", "yes it is")]),
+        video_document(
+            model.tokenizer, VideoInput.from_tokens(model.vocabulary, tokens, [1], features=features), "end"
+        ),
     ]
     alone = [model(pack([[document]], model.vocabulary, 0)) for document in documents]
     counts = torch.tensor([int(document.is_target.sum()) for document in documents])
@@ -45,10 +50,12 @@ def test_packing_changes_nothing(codebooks, tokens):
 
 @torch.no_grad()
 def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(codebooks, tokens):
-    model = make(codebooks)
-    video = VideoInput.of(model.vocabulary, tokens, [0])
+    model = make_model(codebooks)
+    video = VideoInput.from_tokens(model.vocabulary, tokens, [0])
     rows = [[Turn("user", "q" * n), Turn("assistant", "a" * n)] for n in (1, 4)]
-    batch = pack([[conversation(model.tokenizer, model.prompt, row, video)] for row in rows], model.vocabulary, 0)
+    batch = pack(
+        [[conversation_document(model.tokenizer, model.prompt, row, video)] for row in rows], model.vocabulary, 0
+    )
     seen = []
     watch = model.model.get_output_embeddings().register_forward_hook(lambda head, given, logits: seen.append(logits))
     loss = model(batch)
@@ -56,7 +63,7 @@ def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(cod
     assert seen[0].shape[:2] == (1, int((batch.labels[:, 1:] != IGNORED).sum()))
     logits = model.model(
         inputs_embeds=model.embed(batch.ids, batch.features),
-        attention_mask=batch.mask(),
+        attention_mask=batch.attention_mask(),
         position_ids=batch.position_ids,
     ).logits
     assert logits.shape[:2] == batch.ids.shape  # nothing of the hook is left
@@ -67,26 +74,28 @@ def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(cod
 
 
 def test_rows_are_filled(model):
-    documents = [film(model.tokenizer, VideoInput(torch.zeros(n, dtype=torch.long))) for n in (5, 9, 3, 8, 1, 6)]
-    rows = list(first_fit(documents, range(6), 12))
+    documents = [
+        video_document(model.tokenizer, VideoInput(torch.zeros(n, dtype=torch.long))) for n in (5, 9, 3, 8, 1, 6)
+    ]
+    rows = list(first_fit_rows(documents, range(6), 12))
     assert sorted(index for row in rows for index in row) == list(range(6))
     assert all(sum(len(documents[index]) for index in row) <= 12 for row in rows)
     assert len(rows) == 4
     with pytest.raises(ValueError, match="document 1 has 11 tokens, a row has 10"):
-        list(first_fit(documents, range(6), 10))
+        list(first_fit_rows(documents, range(6), 10))
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_path):
     def lessons(model):
-        video = VideoInput.of(model.vocabulary, tokens, [0], keyframes_only=True)
+        video = VideoInput.from_tokens(model.vocabulary, tokens, [0], keyframes_only=True)
         rows = [[Turn("user", f"q{i}"), Turn("assistant", f"a{i}")] for i in range(5)]
-        return [conversation(model.tokenizer, model.prompt, row, video) for row in rows]
+        return [conversation_document(model.tokenizer, model.prompt, row, video) for row in rows]
 
-    plan = Plan(6, length=120, rows=2, warmup_steps=1, save_every=3)
-    whole = make(codebooks)
+    plan = Plan(6, 2, row_length=120, warmup_steps=1, save_every=3)
+    whole = make_model(codebooks)
     record = train(whole, lessons(whole), lessons(whole)[:1], plan, tmp_path / "whole")
     assert record["validation"][-1]["step"] == 6
-    broken = make(codebooks)
+    broken = make_model(codebooks)
 
     class Killed(Exception):
         pass
@@ -97,30 +106,30 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_pa
 
     with pytest.raises(Killed):
         train(broken, lessons(broken), [], plan, tmp_path / "broken", report=kill)
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(FileExistsError, match="already holds a run"):
         train(broken, lessons(broken), [], plan, tmp_path / "broken")
-    resumed = make(codebooks, seed=7)
+    resumed = make_model(codebooks, seed=7)
     train(resumed, lessons(resumed), [], plan, tmp_path / "broken", resume=True)
     for name, parameter in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
-    other = replace(plan, rows=3)
+    other = replace(plan, batch_size=3)
     with pytest.raises(ValueError, match="made with plan"):
-        train(make(codebooks), lessons(resumed), [], other, tmp_path / "broken", resume=True)
+        train(make_model(codebooks), lessons(resumed), [], other, tmp_path / "broken", resume=True)
 
 
 def test_it_learns_what_it_sees(codebooks, tokens):
     """Two videos, one question: the answer is in the video alone."""
-    model = make(codebooks)
+    model = make_model(codebooks)
     turns = [[Turn("user", "which"), Turn("assistant", name)] for name in ("one", "two")]
-    videos = [VideoInput.of(model.vocabulary, tokens, [clip]) for clip in range(2)]
-    lessons = [conversation(model.tokenizer, model.prompt, *pair) for pair in zip(turns, videos, strict=True)]
+    videos = [VideoInput.from_tokens(model.vocabulary, tokens, [clip]) for clip in range(2)]
+    lessons = [conversation_document(model.tokenizer, model.prompt, *pair) for pair in zip(turns, videos, strict=True)]
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(50):
         loss = model(pack([lessons], model.vocabulary, 0))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    kept = [Kept(_only(tokens, clip), None) for clip in range(2)]
+    kept = [EncodedVideo(_only(tokens, clip)) for clip in range(2)]
     assert [answer(model, "which", video, max_new_tokens=8) for video in kept] == ["one", "two"]
 
 
@@ -142,14 +151,14 @@ def _only(tokens, clip):
 def test_lines_that_are_refused(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text(line + "\n")
     with pytest.raises(TokensError, match=message):
-        list(samples([tmp_path / "a.jsonl"]))
+        list(read_samples([tmp_path / "a.jsonl"]))
 
 
 def test_places_that_are_refused(tmp_path):
     with pytest.raises(TokensError, match=r"no corpus\.json"):
-        list(samples([tmp_path]))
+        list(read_samples([tmp_path]))
     with pytest.raises(TokensError, match="cannot train on"):
-        list(samples([tmp_path / "a.mp4"]))
+        list(read_samples([tmp_path / "a.mp4"]))
 
 
 @pytest.mark.parametrize("inputs", ["ids", "features"])
@@ -167,21 +176,21 @@ def test_commands(tmp_path, clip_mp4, tiny_model, other_model, capsys, inputs):
     assert "already holds a run" in capsys.readouterr().err
     asked = ["lm", "ask", str(clip_mp4), "what", "--lm", out, "--video-model", str(other_model)]
     assert main(asked) == 2
-    assert "encode the video with the weights it was trained on" in capsys.readouterr().err
+    assert "encode the video with those weights" in capsys.readouterr().err
     if inputs == "features":
         return
     short = [*command[:4], str(tmp_path / "other"), *command[5:8], "64", *weights]
     assert main(short) == 2
-    assert "raise --length" in capsys.readouterr().err
+    assert "take longer rows" in capsys.readouterr().err
 
 
 def test_new_model_takes_the_sizes_of_its_tokenizer(tiny_model):
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
-    model = new_model(tokenizer, VideoSettings(motion_quantizers=3), True, width=32, layers=1)
+    model = new_tiny_model(tokenizer, VideoSettings(motion_quantizers=3), True, width=32, layers=1)
     assert model.vocabulary.motion_quantizers == 3
     assert model.vocabulary.visual_size == tokenizer.keyframes.codebook_size
     assert {kind: len(projection.mean) for kind, projection in model.projections.items()} == {"visual": 32, "motion": 8}
-    with pytest.raises(ValueError, match="`levels`"):
-        Codebooks.of(tokenizer, levels=9)
+    with pytest.raises(ValueError, match="`motion_quantizers`"):
+        Codebooks.from_tokenizer(tokenizer, motion_quantizers=9)

@@ -1,1 +1,1 @@
-"""The published Video-LaVIT weights: their files, their sizes, and what only they need"""
+"""The published Video-LaVIT weights: their files, their models, and their conversion to a bundle."""

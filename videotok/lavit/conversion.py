@@ -1,43 +1,49 @@
-"""A published folder to a bundle: safetensors and config.json, part by part, in memory for one shard"""
+"""Conversion of the published Video-LaVIT weights to a bundle: safetensors and config.json for each part.
+
+One shard of one part is in memory at a time.
+"""
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
 from codec import atomic_path
-from videotok.bundle import ORIGIN
 from videotok.errors import ModelError
+from videotok.io_utils import ORIGIN, write_json
 from videotok.lavit.checkpoint import (
-    LANGUAGE,
-    PLAIN,
-    PublishedFolder,
-    absent,
-    embedded_tokenizers,
-    opened,
-    safe_name,
+    HF_FOLDERS,
+    LANGUAGE_MODELS,
+    CheckpointTensors,
+    LavitCheckpoint,
+    load_embedded_tokenizers,
+    load_tensors,
+    missing_files,
+    safetensors_name,
     weight_files,
-    without_tokenizers,
+    without_embedded_tokenizers,
 )
-from videotok.lavit.weight_map import PARTS, Config, check, config_of, skeleton, tensors
+from videotok.lavit.weight_map import PARTS, Config, check_keys, converted_tensors, meta_model, part_config
 
-SHARD = 2**28
-"""Numbers in one file at most, but for a tensor that is larger: 1 GB in single precision."""
+SHARD_BYTES = 2**30
+"""Size of a weight file in single precision at most, unless one tensor is larger."""
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What became of a part."""
+class ConvertedPart:
+    """The result of one part."""
 
     part: str
-    numbers: int
-    """Of its weights; 0 where it is missing, or was copied."""
+    num_parameters: int
+    """0 where the part is missing, or is an hf folder."""
     missing: tuple[str, ...] = ()
+    """Files that the part lacks; then it is left out."""
 
 
 def convert(
@@ -45,165 +51,157 @@ def convert(
     target: Path,
     *,
     half: bool = False,
-    extra: bool = False,
-    tell: Callable[[str], None] | None = None,
-) -> list[Converted]:
-    """Writes all of `source` that is there to `target`.
+    allow_extra: bool = False,
+    on_part: Callable[[str], None] = lambda part: None,
+) -> list[ConvertedPart]:
+    """Convert all parts of a published folder that are there; return the result of every part.
 
     Args:
-        source: folder of the published layout, whole or in part.
-        target: folder of the bundle; made where it is not there.
-        half: floating numbers become float16.
-        extra: let keys pass that nobody knows; they are left out.
-        tell: told the name of each part before it is begun.
+        source: folder of the published layout, complete or in part.
+        target: folder of the bundle; made if it does not exist.
+        half: write floating weights as float16.
+        allow_extra: accept unknown keys; they are left out.
+        on_part: called with the name of each part before it is converted.
 
     Raises:
-        ModelError: nothing published is there, a file is damaged, or a key is missing, misshapen or not known.
+        ModelError: `source` has no published file, a file is damaged, or a key is missing, has another shape or is
+            unknown.
     """
-    folder = PublishedFolder(source)
-    if not folder.is_one:
+    checkpoint = LavitCheckpoint(source)
+    if not checkpoint.exists:
         raise ModelError(f"{source} has none of the published files, such as {next(iter(PARTS['motion'].files))}")
-    done = []
-    for name in PARTS:
-        if missing := folder.missing(name):
-            done.append(Converted(name, 0, tuple(missing)))
+    results = []
+    for part in PARTS:
+        if missing := checkpoint.missing(part):
+            results.append(ConvertedPart(part, 0, tuple(missing)))
             continue
-        if tell:
-            tell(name)
-        done.append(Converted(name, _convert_part(folder, name, target / name, half, extra)))
-    for name, place in PLAIN.items():
-        if missing := absent(source, place):
-            done.append(Converted(name, 0, tuple(missing)))
+        on_part(part)
+        results.append(ConvertedPart(part, _convert_part(checkpoint, part, target / part, half, allow_extra)))
+    for part, folder in HF_FOLDERS.items():
+        if missing := missing_files(source, folder):
+            results.append(ConvertedPart(part, 0, tuple(missing)))
             continue
-        if tell:
-            tell(name)
-        _convert_plain(source / place, target / name, half)
-        done.append(Converted(name, 0))
-        for own, read in embedded_tokenizers(source / place).items() if name in LANGUAGE else ():
-            config, into = config_of(own, read), target / name / own
-            numbers = write_part(own, config, read, read.shapes, into, where=place, half=half, extra=extra)
-            done.append(Converted(f"{name}/{own}", numbers))
-    return done
+        on_part(part)
+        _convert_hf_folder(source / folder, target / part, half)
+        results.append(ConvertedPart(part, 0))
+        if part in LANGUAGE_MODELS:
+            results += _convert_embedded_tokenizers(source / folder, target / part, half, allow_extra)
+    return results
 
 
-def _convert_part(folder: PublishedFolder, name: str, target: Path, half: bool, extra: bool) -> int:
-    read, files = folder.read(name), [path.name for path in folder.files(name)]
-    origin = {"sha256": folder.sha256(name), "files": files, "half": half}
+def _convert_part(checkpoint: LavitCheckpoint, part: str, target: Path, half: bool, allow_extra: bool) -> int:
+    tensors, files = checkpoint.load(part), [path.name for path in checkpoint.files(part)]
     return write_part(
-        name,
-        folder.config(name, read),
-        read,
-        read.shapes,
+        part,
+        checkpoint.config(part, tensors),
+        tensors,
+        tensors.shapes,
         target,
         where=", ".join(files),
         half=half,
-        extra=extra,
-        origin=origin,
+        allow_extra=allow_extra,
+        origin={"sha256": checkpoint.sha256(part), "files": files, "half": half},
     )
+
+
+def _convert_embedded_tokenizers(source: Path, target: Path, half: bool, allow_extra: bool) -> Iterator[ConvertedPart]:
+    """Write the tokenizers that are embedded in a language model's weights to subfolders of the language model."""
+    embedded: dict[str, CheckpointTensors] = load_embedded_tokenizers(source)
+    for part, tensors in embedded.items():
+        count = write_part(
+            part,
+            part_config(part, tensors),
+            tensors,
+            tensors.shapes,
+            target / part,
+            where=source.name,
+            half=half,
+            allow_extra=allow_extra,
+        )
+        yield ConvertedPart(f"{target.name}/{part}", count)
 
 
 def write_part(
     name: str,
     config: Config,
-    read: Mapping[str, Tensor],
+    checkpoint: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     target: Path,
     *,
     where: str,
     half: bool,
-    extra: bool,
+    allow_extra: bool,
     origin: Mapping[str, object] | None = None,
 ) -> int:
-    """Writes one of our models to a folder: safetensors, in shards where it is large, and config.json.
+    """Write one of our models to a folder, as safetensors (in shards if it is large) and config.json.
 
     Args:
-        name: of PARTS.
-        config: of its class.
-        read: published tensors by name.
-        shapes: of all of them, known before any is read.
+        name: of `PARTS`.
+        config: of its model.
+        checkpoint: key -> tensor.
+        shapes: key -> shape, of all of them.
         target: the folder.
-        where: they come from, for messages.
-        half: floating numbers become float16.
-        extra: let keys pass that nobody knows.
-        origin: what `source.json` says of the files.
+        where: the tensors come from, for messages.
+        half: write floating weights as float16.
+        allow_extra: accept unknown keys.
+        origin: content of the file `ORIGIN`, which records what the weights were made of.
 
     Returns:
-        How many numbers the weights are.
+        The number of parameters.
 
     Raises:
-        ModelError: a key is missing, misshapen or not known.
+        ModelError: a key is missing, has another shape or is unknown.
     """
     part = PARTS[name]
-    model = skeleton(part, config)
-    check(part, model, shapes, where, extra=extra)
+    model = meta_model(part, config)
+    check_keys(part, model, shapes, where, allow_extra=allow_extra)
     target.mkdir(parents=True, exist_ok=True)
-    _write_shards(target, "diffusion_pytorch_model", _groups(model), tensors(part, model, read), half)
+    _write_shards(target, model.state_dict(), converted_tensors(part, model, checkpoint), half)
     if origin is not None:
-        _write_json(target / ORIGIN, origin)
-    # last: a part without it is not there
-    _write_json(target / "config.json", json.loads(model.to_json_string()))
+        write_json(target / ORIGIN, origin)
+    # last, because a part without config.json counts as missing
+    write_json(target / "config.json", json.loads(model.to_json_string()))
     return sum(value.numel() for value in model.state_dict().values())
 
 
-def _groups(model: ModelMixin) -> list[list[str]]:
-    """Names of tensors, as many together as go into one shard."""
-    groups, size = [[]], 0
-    for name, value in model.state_dict().items():
-        if groups[-1] and size + value.numel() > SHARD:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += value.numel()
-    return groups
-
-
 def _write_shards(
-    target: Path, stem: str, groups: list[list[str]], values: Iterable[tuple[str, Tensor]], half: bool
+    target: Path, meta_state: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], half: bool
 ) -> None:
-    values, total, places = iter(values), 0, {}
-    for number, names in enumerate(groups, 1):
-        file = f"{stem}-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else f"{stem}.safetensors"
-        shard = {name: _halved(value, half) for name, value in _some(values, len(names))}
-        with atomic_path(target / file) as path:
-            save_file(shard, path, metadata={"format": "pt"})
-        total += sum(value.nbytes for value in shard.values())
-        places |= dict.fromkeys(shard, file)
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        _write_json(target / f"{stem}.safetensors.index.json", index)
+    """Write tensors in the order of `meta_state`, whose sizes decide the shards."""
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    split = split_torch_state_dict_into_shards(dict(meta_state), filename_pattern=pattern, max_shard_size=SHARD_BYTES)
+    tensors, total_size = iter(tensors), 0
+    for file, names in split.filename_to_tensors.items():
+        shard = {name: _halve(value, half) for name, value in islice(tensors, len(names))}
+        with atomic_path(target / file) as temporary:
+            save_file(shard, temporary, metadata={"format": "pt"})
+        total_size += sum(value.nbytes for value in shard.values())
+    if split.is_sharded:
+        index = {"metadata": {"total_size": total_size}, "weight_map": split.tensor_to_filename}
+        write_json(target / (pattern.format(suffix="") + ".index.json"), index)
 
 
-def _some(values: Iterator[tuple[str, Tensor]], count: int) -> Iterator[tuple[str, Tensor]]:
-    for _ in range(count):
-        yield next(values)
-
-
-def _halved(value: Tensor, half: bool) -> Tensor:
-    return value.half() if half and value.is_floating_point() else value
-
-
-def _convert_plain(source: Path, target: Path, half: bool) -> None:
-    """A folder that diffusers or transformers wrote: pickled weights become safetensors, the rest is copied."""
+def _convert_hf_folder(source: Path, target: Path, half: bool) -> None:
+    """Convert a folder that diffusers or transformers wrote: weights become safetensors, other files are copied."""
     target.mkdir(parents=True, exist_ok=True)
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     files = weight_files(source)
     for path in files:
-        name = safe_name(path.name)
-        if not (state := without_tokenizers(opened(path))):
+        name = safetensors_name(path.name)
+        if not (state := without_embedded_tokenizers(load_tensors(path))):
             continue
         with atomic_path(target / name) as temporary:
-            shard = {key: _halved(value, half).clone().contiguous() for key, value in state.items()}
+            shard = {key: _halve(value, half).clone().contiguous() for key, value in state.items()}
             save_file(shard, temporary, metadata={"format": "pt"})
-        places |= dict.fromkeys(state, name)
+        weight_map |= dict.fromkeys(state, name)
     for path in sorted(source.iterdir()):
         if path.name.endswith(".index.json"):
             if files[0].suffix in path.name:
-                _write_json(target / safe_name(path.name), {"metadata": {}, "weight_map": places})
+                write_json(target / safetensors_name(path.name), {"metadata": {}, "weight_map": weight_map})
         elif path.is_file() and path.suffix not in (".bin", ".safetensors"):
             with atomic_path(target / path.name) as temporary:
                 shutil.copyfile(path, temporary)
 
 
-def _write_json(path: Path, values: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _halve(value: Tensor, half: bool) -> Tensor:
+    return value.half() if half and value.is_floating_point() else value

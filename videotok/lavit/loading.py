@@ -1,7 +1,7 @@
-"""Models of several parts, put together from folders of a bundle or of a download"""
+"""Models of several parts, loaded from folders of a bundle or of a published checkpoint."""
 
-import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +15,97 @@ from safetensors import SafetensorError
 
 from unet3d import LatentDetokenizer, VideoDetokenizer
 from videotok.errors import ModelError
-from videotok.lavit.checkpoint import absent
-from videotok.lavit.image_decoder import ImageDecoder, WordCondition
-from videotok.lavit.modeling_keyframes import LavitKeyframes
+from videotok.io_utils import read_json
+from videotok.lavit.checkpoint import missing_files
+from videotok.lavit.image_decoder import ImageConditionEncoder, ImageDecoder
+from videotok.lavit.modeling_keyframes import LavitKeyframeTokenizer
 from videotok.lavit.weight_map import PARTS
 
-TOKEN_DECODER = next(iter(PARTS["keyframes/condition"].files))
+LoadCondition = Callable[[torch.dtype], ImageConditionEncoder]
 
 
-def latent_detokenizer(model: VideoDetokenizer, vae: Path, scheduler: Path, dtype: torch.dtype) -> LatentDetokenizer:
-    """The video detokenizer, with the autoencoder and the scheduler of two folders.
+def load_lavit_keyframes(folder: Path, dtype: torch.dtype) -> LavitKeyframeTokenizer:
+    """Load the folder `keyframes` of a converted bundle, at most in `LavitKeyframeTokenizer.encoding_dtype`.
 
     Raises:
-        ModelError: one of them is not there.
+        OSError, ValueError, RuntimeError: a file is missing or damaged.
     """
-    made_vae = _model(AutoencoderKLTemporalDecoder, vae, dtype)
-    steps: Any = EulerDiscreteScheduler.from_pretrained(_there(scheduler))
-    return LatentDetokenizer(model, made_vae, steps)
+    dtype = LavitKeyframeTokenizer.encoding_dtype if dtype == torch.float64 else dtype
+    model = LavitKeyframeTokenizer.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
 
+    def load_condition(dtype: torch.dtype) -> ImageConditionEncoder:
+        condition = ImageConditionEncoder.from_pretrained(folder / "condition", torch_dtype=dtype, use_safetensors=True)
+        return condition.eval().requires_grad_(False)
 
-def with_painter(
-    model: LavitKeyframes, condition: WordCondition | None, unet: Path, vae: Path, scheduler: Path, dtype: torch.dtype
-) -> LavitKeyframes:
-    """The keyframe tokenizer, able to draw where everything for it is there; else it knows what is missing."""
-    folders = (unet, vae, scheduler)
-    lacking = [f"{folder.parent.name}/{name}" for folder in folders for name in absent(folder.parent, folder.name)]
-    if condition is None:
-        lacking.insert(0, TOKEN_DECODER)
-    if condition is None or lacking:
-        model.lacking = tuple(lacking)
-        return model
-    name = json.loads((_there(scheduler) / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    model.painter = ImageDecoder(
-        condition,
-        _model(UNet2DConditionModel, unet, dtype),
-        _model(AutoencoderKL, vae, dtype),
-        getattr(diffusers, name).from_pretrained(scheduler),
+    has_condition = (folder / "condition" / "config.json").is_file()
+    return attach_image_decoder(
+        model.eval().requires_grad_(False),
+        load_condition if has_condition else None,
+        folder / "unet",
+        folder / "vae",
+        folder / "scheduler",
     )
+
+
+def attach_image_decoder(
+    model: LavitKeyframeTokenizer, load_condition: LoadCondition | None, unet: Path, vae: Path, scheduler: Path
+) -> LavitKeyframeTokenizer:
+    """Let a keyframe tokenizer load its image decoder on the first `decode`; return the tokenizer.
+
+    Args:
+        model: the tokenizer. Where a file is missing it is told which, and can encode only.
+        load_condition: loads the image condition encoder; None: its file is missing.
+        unet, vae, scheduler: hf folders.
+    """
+    missing = [
+        f"{folder.parent.name}/{name}"
+        for folder in (unet, vae, scheduler)
+        for name in missing_files(folder.parent, folder.name)
+    ]
+    if load_condition is None:
+        missing.insert(0, next(iter(PARTS["keyframes/condition"].files)))
+    if load_condition is None or missing:
+        model.set_image_decoder(None, missing)
+        return model
+
+    def load(dtype: torch.dtype) -> ImageDecoder:
+        config = read_json(scheduler / "scheduler_config.json")
+        return ImageDecoder(
+            load_condition(dtype),
+            _load_hf_model(UNet2DConditionModel, unet, dtype),
+            _load_hf_model(AutoencoderKL, vae, dtype),
+            getattr(diffusers, config["_class_name"]).from_pretrained(scheduler),
+        )
+
+    model.set_image_decoder(load)
     return model
 
 
-def load_lavit(folder: Path, dtype: torch.dtype) -> LavitKeyframes:
-    """The folder `keyframes` of a converted bundle; see `videotok.bundle`."""
-    dtype = single(dtype)
-    model = LavitKeyframes.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-    condition = None
-    if (folder / "condition" / "config.json").is_file():
-        condition = WordCondition.from_pretrained(folder / "condition", torch_dtype=dtype, use_safetensors=True)
-        condition.eval().requires_grad_(False)
-    return with_painter(
-        model.eval().requires_grad_(False), condition, folder / "unet", folder / "vae", folder / "scheduler", dtype
-    )
+def load_latent_detokenizer(
+    model: VideoDetokenizer, vae: Path, scheduler: Path, dtype: torch.dtype
+) -> LatentDetokenizer:
+    """Return the video detokenizer with the autoencoder and the scheduler of two hf folders.
+
+    Raises:
+        ModelError: one of them is missing or damaged.
+    """
+    autoencoder = _load_hf_model(AutoencoderKLTemporalDecoder, vae, dtype)
+    euler: Any = EulerDiscreteScheduler.from_pretrained(_existing(scheduler))
+    return LatentDetokenizer(model, autoencoder, euler)
 
 
-def single(dtype: torch.dtype) -> torch.dtype:
-    """float32 where float64 is asked for: the published keyframe tokenizer would take 11 GB."""
-    return torch.float32 if dtype == torch.float64 else dtype
-
-
-def _model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    # what was published is pickled; it is read as weights only
-    is_safe = any(folder.glob("*.safetensors"))
+def _load_hf_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    # published weights are pickled, and read as weights only
+    has_safetensors = any(folder.glob("*.safetensors"))
     try:
-        model = kind.from_pretrained(_there(folder), torch_dtype=dtype, use_safetensors=is_safe)
+        model = model_class.from_pretrained(_existing(folder), torch_dtype=dtype, use_safetensors=has_safetensors)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot read {folder}: {reason}; is the download complete?") from error
     return model.eval().requires_grad_(False)
 
 
-def _there(folder: Path) -> Path:
-    if missing := absent(folder.parent, folder.name):
+def _existing(folder: Path) -> Path:
+    if missing := missing_files(folder.parent, folder.name):
         raise ModelError(f"{folder.parent} lacks {', '.join(missing)}; download it too")
     return folder

@@ -1,4 +1,4 @@
-"""Language models that read video beside text"""
+"""Language models that read video beside text."""
 
 from typing import TYPE_CHECKING
 
@@ -10,17 +10,13 @@ __all__ = ["Codebooks", "VideoLanguageModel", "extend"]
 
 
 def __getattr__(name: str) -> object:
-    # transformers takes seconds to import, and a command line must not wait for it
-    if name == "Codebooks":
-        from videotok.lm.tokenizer_extension import Codebooks
-
-        return Codebooks
+    # transformers takes seconds to import, and the command line must start fast
     if name == "VideoLanguageModel":
         from videotok.lm.model import VideoLanguageModel
 
         return VideoLanguageModel
-    if name == "extend":
-        from videotok.lm.tokenizer_extension import extend
+    if name in ("Codebooks", "extend"):
+        from videotok.lm import tokenizer_extension
 
-        return extend
+        return getattr(tokenizer_extension, name)
     raise AttributeError(f"module 'videotok.lm' has no attribute {name!r}")

@@ -1,33 +1,36 @@
-"""How a conversation is written down for a language model."""
+"""Conversations as text for a language model: turns, prompt formats and chat templates."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-VIDEO = "<video>"
-"""Where a video stands in a turn's text; before all else in the first turn where it is not named."""
+VIDEO_MARK = "<video>"
+"""Stands in a turn's text where the video goes. Without it the video goes before the first turn's text."""
 
 
-class Turn(NamedTuple):
-    """What one side says."""
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
 
     role: Literal["user", "assistant"]
     text: str
 
 
-class Piece(NamedTuple):
-    """Text, the place of the video or the end of the sequence, and whether a model learns to write it."""
+@dataclass(frozen=True)
+class Segment:
+    """A part of a formatted conversation: text, the video, or the end-of-sequence token."""
 
     kind: Literal["text", "video", "end"]
     is_target: bool
+    """Whether a model is trained to predict it."""
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Fixed words around each turn.
+    """A prompt format: fixed text around each turn.
 
     begin + (before_user + question + after_user + before_answer + answer + after_answer + end of sequence) * turns
     """
@@ -38,13 +41,13 @@ class Prompt:
     before_answer: str = " "
     after_answer: str = ""
     video_end: str = "\n"
-    """Between a video that was put first and the text after it."""
+    """Between a video without a `VIDEO_MARK` and the text after it."""
     stop: str | None = None
-    """An answer ends before this, if not at the end of the sequence."""
+    """Text that ends an answer, besides the end of the sequence."""
 
     @classmethod
-    def published(cls) -> "Prompt":
-        """The one Video-LaVIT's understanding model was embedded_tokenizers with."""
+    def video_lavit(cls) -> "Prompt":
+        """Return the format that Video-LaVIT's understanding model was trained with."""
         return cls(
             begin=(
                 "A chat between a curious user and an artificial intelligence assistant. "
@@ -55,67 +58,74 @@ class Prompt:
             stop="\\n",
         )
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; `Prompt(**values)` is equal."""
         return asdict(self)
 
-    def pieces(self, turns: Sequence[Turn], has_video: bool, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-        """A conversation as pieces; one that ends with the user is ready to be answered."""
-        del tokenizer
-        found = [Piece("text", False, self.begin)]
-        for turn in placed(turns, has_video, self.video_end):
+    def segments(self, turns: Sequence[Turn], has_video: bool, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
+        """Return a conversation in segments; after a last user turn the model's answer comes next.
+
+        Raises:
+            ValueError: the video is marked more than once, or is marked and there is none.
+        """
+        del tokenizer  # only chat templates need it
+        segments = [Segment("text", False, self.begin)]
+        for turn in _mark_video(turns, has_video, self.video_end):
             if turn.role == "user":
-                found.append(Piece("text", False, self.before_user + turn.text + self.after_user))
+                segments.append(Segment("text", False, self.before_user + turn.text + self.after_user))
             else:
-                found += [Piece("text", True, self.before_answer + turn.text + self.after_answer), Piece("end", True)]
-        return split(found)
+                answer = self.before_answer + turn.text + self.after_answer
+                segments += [Segment("text", True, answer), Segment("end", True)]
+        return _split_at_video(segments)
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The model's own way, which its tokenizer brings along."""
+    """The prompt format that a tokenizer's own chat template defines."""
 
     video_end: str = "\n"
+    """Between a video without a `VIDEO_MARK` and the text after it."""
     stop: str | None = None
+    """Text that ends an answer, besides the end of the sequence."""
 
-    def pieces(self, turns: Sequence[Turn], has_video: bool, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-        """As `Prompt.pieces`.
+    def segments(self, turns: Sequence[Turn], has_video: bool, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
+        """Return a conversation in segments, as `Prompt.segments` does.
 
         Raises:
-            ValueError: the template writes earlier turns another way once a later one is there.
+            ValueError: as there; or the template changes the text of earlier turns when a later one follows.
         """
-        messages = [{"role": turn.role, "content": turn.text} for turn in placed(turns, has_video, self.video_end)]
-        found, done = [], ""
+        turns = _mark_video(turns, has_video, self.video_end)
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        segments, text_before = [], ""
         for count, message in enumerate(messages, 1):
-            asks = message["role"] == "user"
-            text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=asks)
-            if not isinstance(text, str) or not text.startswith(done):
+            is_user = message["role"] == "user"
+            text = tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=is_user)
+            if not isinstance(text, str) or not text.startswith(text_before):
                 raise ValueError(
-                    f"the chat template writes turn {count} over what stood before it; use one question a conversation"
+                    f"the chat template changes the text before turn {count}; use one question a conversation"
                 )
-            found.append(Piece("text", not asks, text[len(done) :]))
-            done = text
-        return split(found)
+            segments.append(Segment("text", not is_user, text[len(text_before) :]))
+            text_before = text
+        return _split_at_video(segments)
 
 
-def placed(turns: Sequence[Turn], has_video: bool, video_end: str) -> list[Turn]:
-    """Turns with the place of the video named in one of them.
-
-    Raises:
-        ValueError: the video is named more than once, or there is none.
-    """
-    named = sum(turn.text.count(VIDEO) for turn in turns)
-    if named > int(has_video):
-        raise ValueError(f"{VIDEO} stands {named} times in a conversation with {int(has_video)} video")
-    if has_video and not named and turns:
-        return [Turn(turns[0].role, VIDEO + video_end + turns[0].text), *turns[1:]]
+def _mark_video(turns: Sequence[Turn], has_video: bool, video_end: str) -> list[Turn]:
+    """Return the turns with a `VIDEO_MARK` in one of them, if there is a video."""
+    marks = sum(turn.text.count(VIDEO_MARK) for turn in turns)
+    if marks > int(has_video):
+        raise ValueError(f"{VIDEO_MARK} stands {marks} times in a conversation with {int(has_video)} video")
+    if has_video and not marks and turns:
+        return [replace(turns[0], text=VIDEO_MARK + video_end + turns[0].text), *turns[1:]]
     return list(turns)
 
 
-def split(pieces: list[Piece]) -> list[Piece]:
-    """Pieces cut where the video stands, without empty ones."""
-    found = []
-    for piece in pieces:
-        before, mark, after = piece.text.partition(VIDEO)
-        parts = [piece._replace(text=before), Piece("video", False), piece._replace(text=after)] if mark else [piece]
-        found += [part for part in parts if part.kind != "text" or part.text]
-    return found
+def _split_at_video(segments: list[Segment]) -> list[Segment]:
+    """Split the segment that holds the `VIDEO_MARK`, and leave out empty text."""
+    parts: list[Segment] = []
+    for segment in segments:
+        before, mark, after = segment.text.partition(VIDEO_MARK)
+        if mark:
+            parts += [replace(segment, text=before), Segment("video", False), replace(segment, text=after)]
+        else:
+            parts.append(segment)
+    return [part for part in parts if part.kind != "text" or part.text]

@@ -1,4 +1,4 @@
-"""Continuous features of a video, one vector for every id that they stand for."""
+"""Continuous features of a video: one vector for every visual id and every motion id of the first quantizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,69 +9,66 @@ import torch
 from torch import Tensor
 
 from codec import Clip, iter_clips
-from videotok.errors import ModelError, TokensError
-from videotok.image_utils import squashed
-from videotok.keyframes import KeyframeTokenizer
-from videotok.lavit.modeling_keyframes import LavitKeyframes
+from videotok.errors import TokensError
+from videotok.image_utils import to_square_tensor
 from videotok.tokens import VideoTokens
 
 if TYPE_CHECKING:
+    from motion_vq import MotionTokenizer
     from videotok.pipeline import VideoTokenizer
 
-KINDS = ("visual", "motion")
+FEATURE_KINDS = ("visual", "motion")
 
 
 @torch.no_grad()
 def clip_features(
-    tokenizer: "VideoTokenizer", clips: Sequence[Clip], keep_mask: np.ndarray, kinds: Sequence[str] = KINDS
+    tokenizer: "VideoTokenizer", clips: Sequence[Clip], keep_mask: np.ndarray, kinds: Sequence[str] = FEATURE_KINDS
 ) -> list[dict[str, Tensor]]:
-    """What the encoders know before they choose a word.
+    """Return the encoders' features before quantization, a dict of kind -> float32 [n, dim] for each clip.
+
+    `visual` are the features of kept patches, as the keyframe tokenizer's `patch_features` gives them, [n, width].
+    `motion` are the latents of the motion that the global motion does not explain, [135, dim].
 
     Args:
         tokenizer: of the video.
-        clips: read by the codec.
+        clips: as the codec reads them.
         keep_mask: bool [clips, patches]: patches that have a visual id.
-        kinds: `visual`: kept patches as the merger leaves them, [n, width], those of the published visual tokenizer
-            projected into a language model's embeddings; `motion`: what moves by itself before it is quantized,
-            [135, dim], one a place of the first level (the camera has ids of its own).
+        kinds: of `FEATURE_KINDS`.
 
     Raises:
-        ModelError: keyframe tokenizers of other makers have no such features.
+        ModelError: the keyframe tokenizer has no such features.
     """
     found: list[dict[str, Tensor]] = [{} for _ in clips]
-    if "visual" in kinds:
-        model = tokenizer.keyframe_encoder
-        pictures = torch.cat([squashed(clip.keyframe, model.image_size) for clip in clips])
-        for row, vectors in zip(found, _of_patches(model, pictures, torch.from_numpy(keep_mask)), strict=True):
-            row["visual"] = vectors.float()
-    if "motion" in kinds:
-        motion = tokenizer.motion_encoder
-        vectors = torch.from_numpy(np.stack([clip.motion.vectors for clip in clips])).to(motion.dtype)
-        valid = torch.from_numpy(np.stack([clip.motion.valid for clip in clips]))
-        camera = motion.camera.decode(motion.camera.encode(vectors, valid), motion.dtype)
-        for row, latents in zip(found, motion.latents(vectors, camera, valid).float(), strict=True):
-            row["motion"] = latents
+    with tokenizer.encoding():
+        if "visual" in kinds:
+            keyframes = tokenizer.keyframes
+            images = torch.cat([to_square_tensor(clip.keyframe, keyframes.image_size) for clip in clips])
+            vectors = keyframes.patch_features(images.to(keyframes.device), torch.from_numpy(keep_mask))
+            for row, features in zip(found, vectors, strict=True):
+                row["visual"] = features.float().cpu()
+        if "motion" in kinds:
+            for row, latents in zip(found, _motion_latents(tokenizer.motion, clips), strict=True):
+                row["motion"] = latents.float().cpu()
     return found
 
 
-def _of_patches(model: object, pictures: Tensor, keep_mask: Tensor) -> list[Tensor]:
-    """[n_i, dim] a picture."""
-    if isinstance(model, LavitKeyframes):
-        return model.language_features(pictures, keep_mask)
-    if not isinstance(model, KeyframeTokenizer):
-        raise ModelError(f"{type(model).__name__} has no features of kept patches; read its ids instead")
-    merged, present = model.merger(model.features(pictures), keep_mask)
-    return [vectors[there] for vectors, there in zip(merged, present, strict=True)]
+def _motion_latents(motion: "MotionTokenizer", clips: Sequence[Clip]) -> Tensor:
+    """Return the latents of the clips' motion without the global motion, [clips, 135, dim]."""
+    vectors = torch.from_numpy(np.stack([clip.motion.vectors for clip in clips])).to(motion.device, motion.dtype)
+    valid = torch.from_numpy(np.stack([clip.motion.valid for clip in clips])).to(motion.device)
+    global_motion = motion.global_motion.decode(motion.global_motion.encode(vectors, valid), motion.dtype)
+    return motion.latents(vectors, global_motion, valid)
 
 
 def video_features(
-    tokenizer: "VideoTokenizer", path: str | Path, tokens: VideoTokens, kinds: Sequence[str] = KINDS
+    tokenizer: "VideoTokenizer", path: str | Path, tokens: VideoTokens, kinds: Sequence[str] = FEATURE_KINDS
 ) -> list[dict[str, Tensor]]:
-    """Features of every clip of a video whose tokens are known: the file is read a second time.
+    """Return the features of every clip of a video whose tokens are known; the file is read a second time.
 
     Raises:
-        TokensError: the file has other clips than the tokens.
-        MediaError: it cannot be read.
+        TokensError: the file does not have the clips of the tokens.
+        MediaError: the file cannot be read.
+        ModelError: the keyframe tokenizer has no such features.
     """
     found: list[dict[str, Tensor]] = []
     clips = iter_clips(

@@ -1,4 +1,4 @@
-"""A question about a video, answered as the answer is written."""
+"""Answers to questions about a video, streamed as text while they are generated."""
 
 from collections.abc import Callable
 
@@ -8,89 +8,104 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from videotok.lm.chat import Turn
-from videotok.lm.data import Kept
+from videotok.lm.data import EncodedVideo
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import VideoInput, conversation, evenly, pack
+from videotok.lm.packing import VideoInput, conversation_document, evenly_spaced, pack
 
 
-class TextOnly(LogitsProcessor):
-    """An answer is text: ids of video are never chosen."""
+class TextOnlyProcessor(LogitsProcessor):
+    """Forbid all ids but those of text."""
 
     def __init__(self, text_size: int) -> None:
         self.text_size = text_size
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores [B, ids] with those of video ids at minus infinity."""
         scores[:, self.text_size :] = float("-inf")
         return scores
 
 
-class Written(BaseStreamer):
-    """Hands on text as soon as no later token can change it."""
+class AnswerStreamer(BaseStreamer):
+    """Pass on generated text as soon as no later token can change it.
 
-    def __init__(self, model: VideoLanguageModel, show: Callable[[str], None]) -> None:
-        self.model, self.show = model, show
+    Args:
+        model: whose tokenizer and prompt the answer is read with.
+        on_text: called with every new part of the text.
+    """
+
+    def __init__(self, model: VideoLanguageModel, on_text: Callable[[str], None]) -> None:
+        self.tokenizer, self.stop, self.on_text = model.tokenizer, model.prompt.stop, on_text
         self.ids: list[int] = []
-        self.shown = 0
+        self.streamed = 0
+        """Characters passed on so far."""
 
     def put(self, value: Tensor) -> None:
-        if value.ndim > 1:  # the prompt, which embeddings stand for
+        """Take the next generated id, int64 [1]; the prompt, [1, n], is ignored."""
+        if value.ndim > 1:
             return
         self.ids += value.tolist()
-        self._show(final=False)
+        self._stream(is_final=False)
 
     def end(self) -> None:
-        self._show(final=True)
+        """Pass on what is left."""
+        self._stream(is_final=True)
 
     @property
     def text(self) -> str:
-        """All that was written, up to where the prompt says that an answer ends."""
-        text = str(self.model.tokenizer.decode(self.ids, skip_special_tokens=True))
-        return text.split(self.model.prompt.stop)[0] if self.model.prompt.stop else text
+        """The text so far, up to the prompt's stop text."""
+        text = self._decoded()
+        return text.split(self.stop)[0] if self.stop else text
 
     @property
-    def stopped(self) -> bool:
-        stop = self.model.prompt.stop
-        return stop is not None and stop in self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
+    def is_stopped(self) -> bool:
+        """Whether the prompt's stop text was generated."""
+        return self.stop is not None and self.stop in self._decoded()
 
-    def _show(self, final: bool) -> None:
+    def _decoded(self) -> str:
+        return str(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def _stream(self, is_final: bool) -> None:
         text = self.text
-        # half a letter of UTF-8, and what may be the beginning of the stop, wait
-        held = 0 if final else max(len(self.model.prompt.stop or "") - 1, 0)
-        until = len(text) - held
-        if not final and text.endswith("\ufffd"):
-            until = min(until, len(text.rstrip("\ufffd")))
-        if until > self.shown:
-            self.show(text[self.shown : until])
-            self.shown = until
+        end = len(text)
+        if not is_final:
+            # keep back what may be the beginning of the stop text, and an incomplete UTF-8 character
+            end -= max(len(self.stop or "") - 1, 0)
+            if text.endswith("\ufffd"):
+                end = min(end, len(text.rstrip("\ufffd")))
+        if end > self.streamed:
+            self.on_text(text[self.streamed : end])
+            self.streamed = end
 
 
 @torch.no_grad()
 def answer(
     model: VideoLanguageModel,
     question: str,
-    video: Kept | None = None,
+    video: EncodedVideo | None = None,
     *,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
-    show: Callable[[str], None] = lambda text: None,
+    on_text: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """Answers a question about a video, or one without a video.
+    """Return the answer to a question, about a video or without one.
 
     Args:
         model: the language model.
         question: plain text.
         video: its tokens, and its features where the model reads them.
-        max_new_tokens: the longest answer.
-        temperature: 0: the likeliest token each time; above: drawn, the same for the same `seed`.
-        show: told every new part of the answer as it is written.
+        max_new_tokens: length of the answer at most.
+        temperature: 0: the most likely token each time; above 0: sampled, the same for the same `seed`.
+        seed: of the sampling.
+        on_text: called with every new part of the answer while it is generated.
 
     Raises:
-        TokensError: tokens of other weights than the model knows, or of another vocabulary.
+        TokensError: the tokens were made with other weights than the model was trained on, or do not fit its
+            vocabulary.
     """
-    document = conversation(model.tokenizer, model.prompt, [Turn("user", question)], seen(model, video))
-    batch = pack([[document]], model.vocabulary, model.padding).to(model.device)
-    written = Written(model, show)
+    document = conversation_document(model.tokenizer, model.prompt, [Turn("user", question)], model_input(model, video))
+    batch = pack([[document]], model.vocabulary, model.padding_id).to(model.device)
+    streamer = AnswerStreamer(model, on_text)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -103,18 +118,18 @@ def answer(
         inputs_embeds=model.embed(batch.ids, batch.features),
         attention_mask=torch.ones_like(batch.ids),
         generation_config=config,
-        logits_processor=LogitsProcessorList([TextOnly(model.vocabulary.text_size)]),
-        stopping_criteria=[lambda ids, scores: torch.full((len(ids),), written.stopped, device=ids.device)],
-        streamer=written,
+        logits_processor=LogitsProcessorList([TextOnlyProcessor(model.vocabulary.text_size)]),
+        stopping_criteria=[lambda ids, scores: torch.full((len(ids),), streamer.is_stopped, device=ids.device)],
+        streamer=streamer,
     )
-    return written.text.strip()
+    return streamer.text.strip()
 
 
-def seen(model: VideoLanguageModel, video: Kept | None) -> VideoInput | None:
-    """A video as this model reads it: its own clips, levels and kinds of features.
+def model_input(model: VideoLanguageModel, video: EncodedVideo | None) -> VideoInput | None:
+    """Return a video as this model reads it: its number of clips and motion quantizers, its kinds of features.
 
     Raises:
-        TokensError: made with other weights, or without the features that the model reads.
+        TokensError: the tokens were made with other weights.
     """
     if video is None:
         return None
@@ -122,10 +137,11 @@ def seen(model: VideoLanguageModel, video: Kept | None) -> VideoInput | None:
     settings.check(tokens)
     if tokens.num_motion_quantizers > settings.motion_quantizers:
         tokens = tokens.first_quantizers(settings.motion_quantizers)
-    features = None
-    if model.feature_kinds:
-        features = [{kind: row[kind] for kind in model.feature_kinds} for row in video.features or ()]
-    clips = evenly(tokens.num_clips, settings.max_clips)
-    return VideoInput.of(
-        model.vocabulary, tokens, clips, keyframes_only=settings.keyframes_only, features=features or None
+    features = [{kind: row[kind] for kind in model.feature_kinds} for row in video.features or ()]
+    return VideoInput.from_tokens(
+        model.vocabulary,
+        tokens,
+        evenly_spaced(tokens.num_clips, settings.max_clips),
+        keyframes_only=settings.keyframes_only,
+        features=features if model.feature_kinds and features else None,
     )

@@ -1,143 +1,146 @@
-"""Where the training of a language model on video begins.
-
-Eyes of a language model: the video tokenizer it reads with, and whether it is given ids or features
-"""
+"""Language models to train or to ask, each with the video tokenizer that it reads with."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from videotok.errors import ModelError
-from videotok.keyframes import KeyframeTokenizer
-from videotok.lavit.modeling_keyframes import LavitKeyframes
-from videotok.lm.model import FACTS, VideoLanguageModel, VideoSettings, load_causal, own_width
+from videotok.lm.model import (
+    VIDEO_CONFIG_NAME,
+    VideoLanguageModel,
+    VideoSettings,
+    embedded_feature_width,
+    load_causal_lm,
+)
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
-from videotok.lm.tokenizer_extension import Codebooks, embeddings, extend
+from videotok.lm.tokenizer_extension import Codebooks, embedding_table, extend
 from videotok.pipeline import VideoTokenizer
 
-if TYPE_CHECKING:
-    from videotok.pipeline import VideoTokenizer
+Inputs = Literal["auto", "ids", "features"]
+"""What a language model is given of keyframes; `auto`: what it was trained with."""
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def new_model(
-    tokenizer: "VideoTokenizer", settings: VideoSettings, features: bool, *, width: int = 128, layers: int = 3
+def new_tiny_model(
+    tokenizer: VideoTokenizer, settings: VideoSettings, use_features: bool, *, width: int = 128, layers: int = 3
 ) -> VideoLanguageModel:
-    """`tiny`: a Llama with random weights, embeddings of video from the codebooks."""
+    """Return a small Llama with random weights, whose video embeddings start from the codebooks of a video tokenizer.
+
+    Args:
+        tokenizer: the video tokenizer.
+        settings: how videos are encoded.
+        use_features: read features instead of ids.
+        width: of the hidden states.
+        layers: number of transformer blocks.
+    """
     text = tiny_tokenizer()
-    return _taught(tiny_llama(len(text), width=width, layers=layers), text, tokenizer, settings, features)
+    return _extend(tiny_llama(len(text), width=width, layers=layers), text, tokenizer, settings, use_features)
 
 
-def taught_model(name: str, tokenizer: "VideoTokenizer", settings: VideoSettings, features: bool) -> VideoLanguageModel:
-    """Any causal language model, a folder's or (downloaded) a hub id's, with the ids of video added.
+def extended_model(
+    name: str, tokenizer: VideoTokenizer, settings: VideoSettings, use_features: bool
+) -> VideoLanguageModel:
+    """Return any causal language model, a folder or a (downloaded) hub id, extended by the ids of video.
 
     Raises:
         OSError, ValueError: it cannot be loaded, or its tokenizer cannot be extended.
     """
     text = AutoTokenizer.from_pretrained(name)
-    return _taught(load_causal(name, torch.float32), text, tokenizer, settings, features)
+    return _extend(load_causal_lm(name, torch.float32), text, tokenizer, settings, use_features)
 
 
-def _taught(
+def _extend(
     model: PreTrainedModel,
     text: PreTrainedTokenizerBase,
-    tokenizer: "VideoTokenizer",
+    tokenizer: VideoTokenizer,
     settings: VideoSettings,
-    features: bool,
+    use_features: bool,
 ) -> VideoLanguageModel:
-    codebooks = Codebooks.of(tokenizer, levels=settings.motion_quantizers)
-    vocabulary = extend(text, model, codebooks)
-    return VideoLanguageModel(
-        model, text, vocabulary, settings=settings, features=_feature_sizes(tokenizer, settings) if features else None
-    )
+    vocabulary = extend(text, model, Codebooks.from_tokenizer(tokenizer, motion_quantizers=settings.motion_quantizers))
+    features = _feature_widths(tokenizer, settings) if use_features else None
+    return VideoLanguageModel(model, text, vocabulary, settings=settings, features=features)
 
 
-def _feature_sizes(tokenizer: "VideoTokenizer", settings: VideoSettings) -> dict[str, int | None]:
+def _feature_widths(tokenizer: VideoTokenizer, settings: VideoSettings) -> dict[str, int | None]:
     keyframes = tokenizer.keyframes
-    if isinstance(keyframes, LavitKeyframes) and keyframes.to_language is not None:
-        width = keyframes.config["language_width"]
-    elif isinstance(keyframes, KeyframeTokenizer):
-        width = keyframes.config["width"]
-    else:
-        raise ModelError(f"{type(keyframes).__name__} has no features of kept patches; train with --inputs ids")
-    sizes: dict[str, int | None] = {"visual": width}
+    if not keyframes.feature_width:
+        raise ModelError(f"{type(keyframes).__name__} has no features of kept patches; train on ids")
+    widths: dict[str, int | None] = {"visual": keyframes.feature_width}
     if settings.motion_quantizers and not settings.keyframes_only:
-        sizes["motion"] = tokenizer.motion.config["code_dim"]
-    return sizes
-
-
-Inputs = Literal["auto", "ids", "features"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+        widths["motion"] = tokenizer.motion.feature_width
+    return widths
 
 
 @dataclass(frozen=True)
-class Sighted:
-    """A language model and what it reads videos with."""
+class LoadedLanguageModel:
+    """A language model and the video tokenizer that it reads with."""
 
     model: VideoLanguageModel
     tokenizer: VideoTokenizer
     note: str | None = None
-    """One line for the user, where the model is given less than it was embedded_tokenizers with."""
+    """One line for the user, where the model reads less than it was trained with."""
 
     @property
     def inputs(self) -> str:
-        """`features` or `ids`: of what it is given, the finer."""
+        """`features` where the model reads any, else `ids`."""
         return "features" if self.model.feature_kinds else "ids"
 
 
-def load_for_video(
+def load_language_model(
     folder: str | Path, video_model: str | None = None, inputs: Inputs = "auto", precision: Precision = "auto"
-) -> Sighted:
-    """A language model of a folder, on the GPU where there is one, with the video tokenizer it reads with.
+) -> LoadedLanguageModel:
+    """Load a language model, on the GPU where there is one, with the video tokenizer that it reads with.
 
-    The published understanding model was embedded_tokenizers to read keyframes as features of a visual tokenizer that was trained
-    with it, and motion as ids. It gets features where that tokenizer lies in its folder (`videotok convert` puts it
-    there) and none is named; else ids.
+    Video-LaVIT's understanding model was trained to read keyframes as features of a visual tokenizer that was trained
+    with it, and motion as ids. It reads features where this embedded tokenizer lies in its folder (`videotok convert`
+    puts it there) and no other is named; else ids.
 
     Args:
         folder: of `videotok lm train`, or a converted `language_model` or `language_model_sft`.
-        video_model: folder or hub id of other video weights; None: the model's own, else those that ship.
-        inputs: `auto`: as the model was embedded_tokenizers.
-        precision: of the language model; auto is bfloat16 on a GPU, float32 on a CPU.
+        video_model: folder or hub id of other video weights; None: the embedded ones, else the shipped ones.
+        inputs: what the model is given of keyframes.
+        precision: of the language model; `auto` is bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
-        ModelError: something is not there, or the model cannot read what `inputs` asks for.
+        ModelError: something is missing, or the model cannot read these inputs.
     """
-    folder, on_gpu = Path(folder), torch.cuda.is_available()
-    dtype = getattr(torch, precision) if precision != "auto" else torch.bfloat16 if on_gpu else torch.float32
-    model = VideoLanguageModel.from_pretrained(folder, dtype).to("cuda" if on_gpu else "cpu")
-    own = own_width(folder)
-    tokenizer = VideoTokenizer.from_pretrained(video_model or (folder if own else None))
-    if (folder / FACTS).is_file():
-        was = "features" if model.feature_kinds else "ids"
-        if inputs not in ("auto", was):
-            raise ModelError(f"{folder} was embedded_tokenizers to read {was}, not {inputs}; leave --inputs out")
-        return Sighted(model, tokenizer)
-    reason = None
+    folder, has_gpu = Path(folder), torch.cuda.is_available()
+    dtype = getattr(torch, precision) if precision != "auto" else torch.bfloat16 if has_gpu else torch.float32
+    model = VideoLanguageModel.from_pretrained(folder, dtype).to("cuda" if has_gpu else "cpu")
+    embedded_width = embedded_feature_width(folder)
+    tokenizer = VideoTokenizer.from_pretrained(video_model or (str(folder) if embedded_width else None))
+    if (folder / VIDEO_CONFIG_NAME).is_file():
+        trained_with = "features" if model.feature_kinds else "ids"
+        if inputs not in ("auto", trained_with):
+            raise ModelError(f"{folder} was trained to read {trained_with}, not {inputs}; use inputs auto")
+        return LoadedLanguageModel(model, tokenizer)
     if inputs == "features":
-        _check(folder, model, tokenizer)
-        model.read({"visual": None})
-    elif inputs == "ids" or video_model or not model.feature_kinds:
-        model.read({})
-        reason = "as asked for" if inputs == "ids" else _reason(own, video_model, embeddings(model.model).shape[1])
-    return Sighted(model, tokenizer, reason and f"{folder.name} reads keyframes as ids, not as features: {reason}")
+        _check_feature_width(folder, model, tokenizer)
+        model.set_features({"visual": None})
+        return LoadedLanguageModel(model, tokenizer)
+    if inputs == "auto" and not video_model and model.feature_kinds:
+        return LoadedLanguageModel(model, tokenizer)
+    model.set_features({})
+    width = embedding_table(model.model).shape[1]
+    reason = "as asked for" if inputs == "ids" else _why_ids(embedded_width, video_model, width)
+    return LoadedLanguageModel(model, tokenizer, f"{folder.name} reads keyframes as ids, not as features: {reason}")
 
 
-def _reason(own: int, video_model: str | None, width: int) -> str:
+def _why_ids(embedded_width: int, video_model: str | None, width: int) -> str:
     if video_model:
-        return f"those of {video_model} are not the ones it was embedded_tokenizers with (--inputs features gives them all the same)"
-    if own:
-        return f"those of its visual tokenizer have {own} numbers, its embeddings {width}"
-    return "the visual tokenizer it was embedded_tokenizers with is not in its folder (videotok convert puts it there)"
+        return f"those of {video_model} are not the ones it was trained with (inputs features reads them all the same)"
+    if embedded_width:
+        return f"those of its embedded tokenizer have {embedded_width} dimensions, its embeddings {width}"
+    return "the visual tokenizer it was trained with is not in its folder (videotok convert puts it there)"
 
 
-def _check(folder: Path, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> None:
-    width = embeddings(model.model).shape[1]
-    keyframes = tokenizer.keyframe_encoder
-    if not isinstance(keyframes, LavitKeyframes) or keyframes.config["language_width"] != width:
+def _check_feature_width(folder: Path, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> None:
+    width = embedding_table(model.model).shape[1]
+    if tokenizer.keyframes.feature_width != width:
         raise ModelError(
-            f"keyframes of model {tokenizer.bundle.name} have no features of {width} numbers, as {folder.name} reads "
-            "them; name a published visual tokenizer (--video-model), or give --inputs ids"
+            f"keyframes of model {tokenizer.bundle.name} have no features of {width} dimensions, as {folder.name} "
+            "reads them; name a published visual tokenizer, or read ids"
         )

@@ -1,11 +1,8 @@
-"""Features of pictures and motion, as wide as a language model's embeddings.
+"""VideoLanguageModel: a causal language model that reads video, as ids or as continuous features."""
 
-VideoLanguageModel: a causal language model that reads video, either as ids or as features.
-"""
-
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, cast
@@ -17,83 +14,125 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from codec import atomic_path
+from videotok.config import EncodeConfig, MotionSourceChoice
 from videotok.errors import ModelError, TokensError
+from videotok.io_utils import read_json, write_json
 from videotok.lm.chat import ChatTemplate, Prompt
-from videotok.lm.packing import IGNORED, Packed
-from videotok.lm.tokenizer_extension import embeddings
+from videotok.lm.packing import IGNORED, PackedBatch
+from videotok.lm.tokenizer_extension import embedding_table
 from videotok.tokens import VideoTokens
 from videotok.vocabulary import Vocabulary
 
+VIDEO_CONFIG_NAME, PROJECTIONS_NAME = "videotok.json", "videotok.safetensors"
+"""Files beside the language model's own."""
+FORMAT = 2
+"""Of both files. Format 1 has the same content under the older names in the tables below."""
+RENAMED_SETTINGS = {"motion_levels": "motion_quantizers"}
+RENAMED_PARAMETERS = {"first": "linear_in", "second": "linear_out", "spread": "std", "size": "scale"}
 
-class Projection(nn.Module):
-    """features [m, dim] -> [m, width]: standardised, Linear, GELU, Linear."""
+
+class FeatureProjection(nn.Module):
+    """Feature vectors [m, dim] -> embeddings [m, width]: standardize, Linear, GELU, Linear, scale."""
 
     mean: Tensor
-    spread: Tensor
-    size: Tensor
+    std: Tensor
+    scale: Tensor
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.dim = dim
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("spread", torch.ones(dim))
-        self.register_buffer("size", torch.ones(()))
-        self.first = nn.Linear(dim, width)
-        self.second = nn.Linear(width, width)
+        self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.linear_in = nn.Linear(dim, width)
+        self.linear_out = nn.Linear(width, width)
 
     @torch.no_grad()
-    def start(self, features: Tensor, embeddings: Tensor) -> None:
-        """From data: features [m, dim] become standard, and what comes out as large as embeddings [n, width]."""
+    def initialize(self, features: Tensor, embeddings: Tensor) -> None:
+        """Set mean and standard deviation of features [m, dim], and the scale to that of embeddings [n, width]."""
         self.mean.copy_(features.mean(0))
-        self.spread.copy_(features.std(0).clamp(min=1e-4))
-        self.size.copy_(embeddings.float().std() / self(features).std().clamp(min=1e-6))
+        self.std.copy_(features.std(0).clamp(min=1e-4))
+        self.scale.copy_(embeddings.float().std() / self(features).std().clamp(min=1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
-        standard = (features - self.mean) / self.spread
-        return self.second(nn.functional.gelu(self.first(standard))) * self.size
-
-
-FACTS, FEATURES = "videotok.json", "videotok.safetensors"
-"""Beside the language model's own files."""
-FORMAT = 1
+        """Return the embeddings [m, width] of features [m, dim]."""
+        standardized = (features - self.mean) / self.std
+        return self.linear_out(F.gelu(self.linear_in(standardized))) * self.scale
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video is encoded for a language model, so that asking does what training did."""
+    """How a language model's videos are encoded: the same when it is asked as when it was trained.
+
+    Raises:
+        ValueError: an option out of range, see `EncodeConfig`.
+    """
 
     fps: str = "6"
     """Frames a second of a clip's 24 frames."""
     motion_quantizers: int = 1
+    """Residual quantizers of motion ids."""
     max_clips: int | None = 8
-    """Of a longer video so many, spread evenly."""
+    """Clips of a longer video that are read, evenly spaced. None: all."""
     keyframes_only: bool = False
+    """Leave motion out."""
     models: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of the `keyframes` and `motion` weights; empty where nobody knows."""
-    motion_source: str = "auto"
-    """As for `VideoTokenizer.encode`."""
+    """sha256 of the `keyframes` and `motion` weights; empty where unknown."""
+    motion_source: MotionSourceChoice = "auto"
+    """As in `EncodeConfig`."""
+
+    def __post_init__(self) -> None:
+        _ = self.encode_config
 
     @classmethod
-    def published(cls) -> Self:
-        """As Video-LaVIT's understanding model is shown videos: 6 frames a second, MPEG-4 vectors, 16 clips at most."""
+    def video_lavit(cls) -> Self:
+        """Return the settings of Video-LaVIT's understanding model: 6 frames a second, MPEG-4 vectors, 16 clips."""
         return cls(max_clips=16, motion_source="mpeg4")
 
+    @property
+    def encode_config(self) -> EncodeConfig:
+        """How a video is encoded: with independent keyframes, since a model may read only some of the clips."""
+        return EncodeConfig(
+            fps=Fraction(self.fps),
+            motion_quantizers=self.motion_quantizers,
+            motion_source=self.motion_source,
+            predict_keyframes=False,
+        )
+
     def check(self, tokens: VideoTokens) -> None:
-        """Raises TokensError where tokens were made with other weights than the language model knows."""
-        for part, wanted in self.models.items():
+        """Check that tokens were made with the weights that the language model knows.
+
+        Raises:
+            TokensError: they were made with others.
+        """
+        for part, expected in self.models.items():
             found = tokens.models[part].sha256
-            if found != wanted:
+            if found != expected:
                 raise TokensError(
                     f"tokens of {tokens.source.file} were made with {part} weights {found[:12]}, this language model "
-                    f"learned those of {wanted[:12]}; encode the video with the weights it was trained on (--model)"
+                    f"was trained on those of {expected[:12]}; encode the video with those weights"
                 )
 
 
 class VideoLanguageModel(nn.Module):
-    """A language model, its tokenizer, and what it knows of video.
+    """A causal language model, its text tokenizer, and its vocabulary of video.
 
-    ids ──► embeddings ─┐
-    features ─► Projection ─► in the places of their ids ─┴─► language model ─► next id
+    ids ────────────────────► embeddings ─┐
+    features ─► FeatureProjection ────────┴─► language model ─► logits of the next id
+
+    Features replace the embeddings of their ids.
+
+    Args:
+        model: its embeddings have a row for every id of the vocabulary.
+        tokenizer: of the text.
+        vocabulary: the id space (`videotok.lm.tokenizer_extension`).
+        prompt: the format of conversations; None: the tokenizer's chat template if it has one, else `Prompt()`.
+        settings: how videos are encoded; None: the defaults.
+        features: kind -> width of the features that are read instead of ids; None as width: features that the video
+            tokenizer projects itself. No features: ids alone.
+
+    Raises:
+        ValueError: the model has fewer embeddings than the vocabulary has ids.
     """
 
     def __init__(
@@ -105,129 +144,129 @@ class VideoLanguageModel(nn.Module):
         settings: VideoSettings | None = None,
         features: Mapping[str, int | None] | None = None,
     ) -> None:
-        """Puts the parts together.
-
-        Args:
-            model: whose embeddings have a row for each id of the vocabulary.
-            tokenizer: of its text.
-            vocabulary: the id space (`videotok.lm.tokenizer_extension`).
-            prompt: how conversations are written; the tokenizer's chat template where it has one, else `Prompt()`.
-            settings: how videos are encoded.
-            features: numbers a feature of each kind that is read instead of its ids' embeddings; None where features
-                come as embeddings, projected by the video tokenizer itself.
-
-        Raises:
-            ValueError: the model has fewer embeddings than the vocabulary has ids.
-        """
         super().__init__()
-        rows = len(embeddings(model))
+        rows = len(embedding_table(model))
         if rows < vocabulary.size:
             raise ValueError(
-                f"the model has {rows} embeddings, the vocabulary {vocabulary.size} ids; `extend` it first"
+                f"the model has {rows} embeddings, the vocabulary {vocabulary.size} ids; `extend` the model first"
             )
         self.model, self.tokenizer, self.vocabulary = model, tokenizer, vocabulary
         self.prompt = prompt or (ChatTemplate() if tokenizer.chat_template else Prompt())
         self.settings = settings or VideoSettings()
-        self.read(features or {})
+        self.set_features(features or {})
 
-    def read(self, features: Mapping[str, int | None]) -> None:
-        """From now on features of these kinds, and no others, stand for their ids; arguments as above."""
-        width = embeddings(self.model).shape[1]
-        made = {kind: nn.Identity() if dim is None else Projection(dim, width) for kind, dim in features.items()}
-        self.projections = nn.ModuleDict(made)
+    def set_features(self, features: Mapping[str, int | None]) -> None:
+        """Read features of these kinds instead of ids, and of no others; see the constructor."""
+        width = embedding_table(self.model).shape[1]
+        self.projections = nn.ModuleDict(
+            {kind: nn.Identity() if dim is None else FeatureProjection(dim, width) for kind, dim in features.items()}
+        )
+
+    def initialize_projection(self, kind: str, features: Tensor) -> None:
+        """Initialize the projection of a kind from features [m, dim]; nothing to do where there is none."""
+        projection = self.projections[kind]
+        if isinstance(projection, FeatureProjection):
+            projection.initialize(features, embedding_table(self.model)[: self.vocabulary.text_size])
 
     @property
-    def padding(self) -> int:
-        """Id that stands where a row has nothing."""
+    def padding_id(self) -> int:
+        """Id of padding at the end of a row."""
         found = self.tokenizer.pad_token_id
         return found if isinstance(found, int) else 0
 
     @property
     def device(self) -> torch.device:
+        """Device of the language model."""
         return self.model.device
 
     @property
     def feature_kinds(self) -> tuple[str, ...]:
-        """What is read as features and not as ids."""
+        """Kinds that are read as features and not as ids."""
         return tuple(self.projections)
 
     def embed(self, ids: Tensor, features: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """ids int64 [B, L] and features (as in `Packed`) -> [B, L, width].
+        """Return the input embeddings of a batch, [B, L, width].
+
+        Args:
+            ids: int64 [B, L].
+            features: as in `PackedBatch`.
 
         Raises:
-            TokensError: features of a kind that this model has not learned to read.
+            TokensError: features of a kind that this model does not read.
         """
         embedded = self.model.get_input_embeddings()(ids)
         flat = embedded.flatten(0, 1)
-        for kind, (places, values) in features.items():
+        for kind, (positions, values) in features.items():
             if kind not in self.projections:
                 raise TokensError(
                     f"this language model reads {kind} ids and no {kind} features; leave the features out"
                 )
-            flat = flat.index_copy(0, places, self.projections[kind](values).to(flat.dtype))
+            flat = flat.index_copy(0, positions, self.projections[kind](values).to(flat.dtype))
         return flat.view_as(embedded)
 
-    def forward(self, batch: Packed) -> Tensor:
-        """Mean cross-entropy in nats over what is to be learned, []."""
-        # the logit at a place is the guess of the id after it
-        wanted = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
-        asked = (wanted != IGNORED).flatten().nonzero()[:, 0]
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return the mean cross-entropy of a batch's targets in nats, []."""
+        # the logits at a position predict the id after it
+        labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
+        positions = (labels != IGNORED).flatten().nonzero()[:, 0]
 
-        def only_asked(head: nn.Module, hidden: tuple[Tensor, ...]) -> Tensor:
-            return hidden[0].flatten(0, 1)[None, asked]
+        def select_positions(head: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            return inputs[0].flatten(0, 1)[None, positions]
 
-        # a head of tens of thousands of ids is most of a small model's work: it works only where it is asked. A hook,
-        # so that whatever a model does to its logits after the head is still done.
-        output = cast(nn.Module, self.model.get_output_embeddings())
-        hook = output.register_forward_pre_hook(only_asked)
+        # With tens of thousands of ids the output head is most of a small model's work, so it runs only where there is
+        # a target. By a hook, so that whatever the model does to its logits after the head is still done.
+        head = cast(nn.Module, self.model.get_output_embeddings())
+        hook = head.register_forward_pre_hook(select_positions)
         try:
             logits = self.model(
                 inputs_embeds=self.embed(batch.ids, batch.features),
-                attention_mask=self._attention(batch),
+                attention_mask=self._attention_mask(batch),
                 position_ids=batch.position_ids,
                 use_cache=False,
             ).logits
         finally:
             hook.remove()
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten()[asked])
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()[positions])
 
-    def _attention(self, batch: Packed) -> Tensor:
-        mask = batch.mask()
+    def _attention_mask(self, batch: PackedBatch) -> Tensor:
+        mask = batch.attention_mask()
         if self.model.config._attn_implementation == "sdpa":
             return mask
         lowest = torch.finfo(self.model.dtype).min
         return torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device).masked_fill(~mask, lowest)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the language model and its tokenizer as transformers does, and beside them what is of video."""
+        """Write the language model and its tokenizer as transformers does, and beside them what belongs to video."""
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        facts: dict[str, Any] = {
+        config: dict[str, Any] = {
             "format": FORMAT,
-            "vocabulary": self.vocabulary.facts(),
-            "prompt": self.prompt.facts() if isinstance(self.prompt, Prompt) else None,
+            "vocabulary": self.vocabulary.to_dict(),
+            "prompt": self.prompt.to_dict() if isinstance(self.prompt, Prompt) else None,
             "video": asdict(self.settings),
-            "features": {kind: getattr(projection, "dim", None) for kind, projection in self.projections.items()},
+            "features": {
+                kind: projection.dim if isinstance(projection, FeatureProjection) else None
+                for kind, projection in self.projections.items()
+            },
         }
         if tensors := {name: tensor.contiguous() for name, tensor in self.projections.state_dict().items()}:
-            with atomic_path(folder / FEATURES) as temporary:
+            with atomic_path(folder / PROJECTIONS_NAME) as temporary:
                 save_file(tensors, temporary)
-        with atomic_path(folder / FACTS) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(folder / VIDEO_CONFIG_NAME, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> Self:
-        """A folder that `videotok lm train` wrote, or a converted `language_model` folder of Video-LaVIT's.
+        """Load a folder of `videotok lm train`, or a converted `language_model` folder of Video-LaVIT.
 
-        The latter reads keyframes as features where the visual tokenizer it was embedded_tokenizers with lies in its folder.
+        The latter reads keyframes as features where the visual tokenizer that it was trained with lies in its folder.
 
         Args:
             folder: nothing is downloaded.
-            dtype: of the weights; as they were saved where not given.
+            dtype: of the weights; None: as they were saved.
 
         Raises:
-            ModelError: no such folder, or a language model that knows nothing of video.
+            ModelError: no such folder, a language model without a vocabulary of video, or a damaged file.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
@@ -237,46 +276,62 @@ class VideoLanguageModel(nn.Module):
                 f"{folder} has pickled weights, which are not loaded here; `videotok convert` rewrites them"
             )
         try:
-            model = load_causal(folder, dtype)
+            model = load_causal_lm(folder, dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
-        if (folder / FACTS).is_file():
-            return cls._with_facts(folder, model, tokenizer)
-        published = Vocabulary.published()
-        if len(embeddings(model)) != published.size:
-            raise ModelError(f"{folder} knows nothing of video: {FACTS} is missing; `videotok lm train` teaches it")
-        features = {"visual": None} if own_width(folder) == embeddings(model).shape[1] else None
-        return cls(model, tokenizer, published, Prompt.published(), VideoSettings.published(), features).eval()
+        if (folder / VIDEO_CONFIG_NAME).is_file():
+            return cls._from_video_config(folder, model, tokenizer).eval()
+        vocabulary, width = Vocabulary.published(), embedding_table(model).shape[1]
+        if len(embedding_table(model)) != vocabulary.size:
+            raise ModelError(
+                f"{folder} is a language model without video: {VIDEO_CONFIG_NAME} is missing; "
+                "`videotok lm train` trains it on video"
+            )
+        features = {"visual": None} if embedded_feature_width(folder) == width else None
+        return cls(model, tokenizer, vocabulary, Prompt.video_lavit(), VideoSettings.video_lavit(), features).eval()
 
     @classmethod
-    def _with_facts(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Self:
+    def _from_video_config(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Self:
+        path = folder / VIDEO_CONFIG_NAME
         try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            if facts["format"] != FORMAT:
-                raise ModelError(
-                    f"{folder / FACTS} has format {facts['format']}, this videotok reads {FORMAT}; update it"
-                )
-            prompt = ChatTemplate() if facts["prompt"] is None else Prompt(**facts["prompt"])
-            settings = VideoSettings(**facts["video"])
-            found = cls(model, tokenizer, Vocabulary(**facts["vocabulary"]), prompt, settings, facts["features"])
+            config = read_json(path)
+            if config["format"] not in (1, FORMAT):
+                raise ModelError(f"{path} has format {config['format']}, this videotok reads 1 to {FORMAT}; update it")
+            prompt = ChatTemplate() if config["prompt"] is None else Prompt(**config["prompt"])
+            settings = VideoSettings(
+                **{RENAMED_SETTINGS.get(name, name): value for name, value in config["video"].items()}
+            )
+            found = cls(model, tokenizer, Vocabulary.from_dict(config["vocabulary"]), prompt, settings, config["features"])
             if found.projections.state_dict():
-                found.projections.load_state_dict(load_file(folder / FEATURES))
+                found.projections.load_state_dict(_load_projections(folder / PROJECTIONS_NAME))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{folder / FACTS} does not fit the language model beside it: {reason}") from error
-        return found.eval()
+            raise ModelError(f"{path} does not fit the language model beside it: {reason}") from error
+        return found
 
 
-def own_width(folder: Path) -> int:
-    """Numbers a keyframe feature of the visual tokenizer that lies in a language model's folder; 0: there is none."""
+def _load_projections(path: Path) -> dict[str, Tensor]:
+    """Load the projections' tensors under today's names."""
+    return {
+        ".".join(RENAMED_PARAMETERS.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in load_file(path).items()
+    }
+
+
+def embedded_feature_width(folder: Path) -> int:
+    """Return the width of the keyframe features that a language model's embedded tokenizers give; 0: it has none.
+
+    Embedded tokenizers are those that a language model was trained with and that lie in its folder (`keyframes` and
+    `motion` below it).
+    """
     path = folder / "keyframes" / "config.json"
     if not path.is_file() or not (folder / "motion" / "config.json").is_file():
         return 0
-    return int(json.loads(path.read_text(encoding="utf-8")).get("language_width", 0))
+    return int(read_json(path).get("language_width", 0))
 
 
-def load_causal(folder: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Any causal language model of a folder or a hub id, from safetensors alone."""
-    name = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
-    return AutoModelForCausalLM.from_pretrained(folder, **{name: dtype or "auto"}, use_safetensors=True)
+def load_causal_lm(name_or_folder: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load any causal language model of a folder or a hub id, from safetensors alone; `dtype` None: as saved."""
+    argument = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+    return AutoModelForCausalLM.from_pretrained(name_or_folder, **{argument: dtype or "auto"}, use_safetensors=True)

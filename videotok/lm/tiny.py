@@ -1,17 +1,17 @@
-"""`tiny`: a language model from scratch, small enough for a CPU, that needs no download"""
+"""A tiny language model from scratch: small enough to train on a CPU, nothing to download."""
 
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-SPECIAL = ("<pad>", "<s>", "</s>")
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 
 
 def tiny_tokenizer(texts: Sequence[str] = (), size: int = 4096) -> PreTrainedTokenizerFast:
-    """Bytes of UTF-8, and the words that `texts` make of them (byte pair encoding) up to `size` tokens in all.
+    """Return a byte-level BPE tokenizer trained on `texts`, with at most `size` tokens.
 
-    Without texts every byte is a token: 259 with the marks of padding, beginning and end.
+    Without texts every byte is a token: 259 tokens with padding, beginning and end.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
@@ -19,7 +19,7 @@ def tiny_tokenizer(texts: Sequence[str] = (), size: int = 4096) -> PreTrainedTok
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=1,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -36,7 +36,15 @@ def tiny_tokenizer(texts: Sequence[str] = (), size: int = 4096) -> PreTrainedTok
 def tiny_llama(
     vocab_size: int, *, width: int = 128, layers: int = 3, heads: int = 4, length: int = 4096
 ) -> LlamaForCausalLM:
-    """A Llama with tied embeddings and random weights."""
+    """Return a Llama with tied embeddings and random weights.
+
+    Args:
+        vocab_size: number of ids.
+        width: of the hidden states; divisible by `heads`.
+        layers: number of transformer blocks.
+        heads: attention heads.
+        length: most positions of a sequence.
+    """
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=width,
@@ -45,7 +53,7 @@ def tiny_llama(
         num_attention_heads=heads,
         max_position_embeddings=length,
         tie_word_embeddings=True,
-        initializer_range=width**-0.5,  # 0.02 is for models of a thousand and more; a narrow one would hardly begin
+        initializer_range=width**-0.5,  # the default 0.02 suits widths above 1000; a narrow model would barely train
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -1,12 +1,10 @@
-"""The table of a language model's input embeddings
+"""Extension of a text tokenizer and a causal language model by the ids of video.
 
-What the words of a video tokenizer are: where embeddings of their ids come from.
-
-A text tokenizer and a causal language model, extended by the ids of video.
+`extend` adds the ids; `Codebooks` says what they mean, so that their embeddings start from the codebook vectors of the
+video tokenizer and not from noise.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -20,104 +18,107 @@ from videotok.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
-
-def embeddings(model: PreTrainedModel) -> Tensor:
-    """The table of input embeddings, [ids, width]."""
-    return cast(nn.Embedding, model.get_input_embeddings()).weight
-
-
-AMOUNT = 2.0
-"""How far the ends of an amount lie from its middle, where what all its ids share is 1 and its waves are 0.5 large."""
+AMOUNT_SCALE = 2.0
+"""Largest signed amount in `signed_amount_vectors`; the constant there is 1, sine and cosine are 0.5 large."""
 
 
 @dataclass(frozen=True)
 class Codebooks:
-    """Vectors of the visual and motion words, and the sizes of all that a vocabulary holds."""
+    """Codebook vectors of a video tokenizer, and the sizes that a vocabulary needs."""
 
     visual: Tensor | None
-    """[visual_size, dim]; None where the keyframe tokenizer does not show its words."""
+    """float [visual_size, dim]; None where the keyframe tokenizer does not give its codebook."""
     motion: Tensor | None
-    """[motion_quantizers, motion_size, dim]."""
+    """float [motion_quantizers, motion_size, dim]; None without motion ids."""
     sizes: dict[str, Any]
-    """Fields of a Vocabulary, all but `text_size`."""
+    """Arguments of `Vocabulary`, all but `text_size`."""
 
     @classmethod
-    def of(cls, tokenizer: "VideoTokenizer", *, levels: int | None = None, interleaved: bool = False) -> Self:
-        """The codebooks of a video tokenizer, with its default number of motion levels unless told.
+    def from_tokenizer(
+        cls, tokenizer: "VideoTokenizer", *, motion_quantizers: int | None = None, interleaved: bool = False
+    ) -> Self:
+        """Return the codebooks of a video tokenizer.
 
-        Words of a finer level are those of the residual stage with its number. Where finer ids go to hard patches
-        (`motion_vq.vector_quantizer`) most of a level's ids, not all, are of that stage: a start for training, no more.
+        A finer quantizer's vectors are those of the residual stage of the same number. Where finer ids go to difficult
+        patches only (`motion_vq.vector_quantizer`), most of its ids, not all, belong to that stage; this is good enough
+        as an initialization.
+
+        Args:
+            tokenizer: the video tokenizer.
+            motion_quantizers: residual quantizers of motion ids; None: the motion tokenizer's default.
+            interleaved: as in `Vocabulary`.
 
         Raises:
-            ValueError: more levels than the motion tokenizer has.
+            ValueError: more quantizers than the motion tokenizer has.
         """
         motion, keyframes = tokenizer.motion, tokenizer.keyframes
-        levels = motion.default_num_quantizers if levels is None else levels
-        if not 0 <= levels <= motion.num_quantizers:
+        count = motion.default_num_quantizers if motion_quantizers is None else motion_quantizers
+        if not 0 <= count <= motion.num_quantizers:
             raise ValueError(
-                f"`levels` (={levels}) must be 0 to {motion.num_quantizers}, the motion tokenizer's levels"
+                f"`motion_quantizers` (={count}) must be 0 to {motion.num_quantizers}, the motion tokenizer's number"
             )
-        stages = [motion.quantize.stages[level].codebook for level in range(levels)]
         return cls(
-            visual=_visual_words(keyframes),
-            motion=torch.stack([stage.detach().float() for stage in stages]) if stages else None,  # type: ignore[union-attr]
+            visual=_visual_vectors(keyframes),
+            motion=motion.codebook_vectors(count) if count else None,
             sizes={
                 "visual_size": keyframes.codebook_size,
                 "motion_size": motion.codebook_size,
-                "motion_quantizers": levels,
-                "motion_places": motion.tokens_per_quantizer,
+                "motion_quantizers": count,
+                "motion_ids_per_quantizer": motion.tokens_per_quantizer,
                 "global_motion_size": motion.global_motion_codebook_size if motion.num_global_motion_ids else 0,
-                "global_motion_terms": motion.num_global_motion_ids,
+                "num_global_motion_ids": motion.num_global_motion_ids,
                 "patches": keyframes.num_patches,
                 "interleaved": interleaved,
             },
         )
 
     def vocabulary(self, text_size: int) -> Vocabulary:
-        """The vocabulary whose text ends at `text_size`."""
+        """Return the vocabulary of these codebooks after `text_size` text ids."""
         return Vocabulary(text_size, **self.sizes)
 
-    def words(self, vocabulary: Vocabulary, span: str) -> Tensor | None:
-        """One vector an id of a span, [size, dim]; None where nothing is known of what its ids mean.
+    def vectors(self, vocabulary: Vocabulary, span: str) -> Tensor | None:
+        """Return one vector for each id of a span, float [size, dim]; None for ids that have no codebook vector.
 
-        Camera ids are signed amounts (`amounts`); those of each term lie in directions of their own: what all terms say
-        can be read from a sum of them. Skips and carries are counts (`waves`).
+        Global motion ids are signed amounts. Each term has dimensions of its own, so that all terms can be read from a
+        sum of their embeddings. The lengths of runs of dropped and skipped patches are counts.
         """
         if span == "visual":
             return self.visual
         if span == "motion":
             return None if self.motion is None else self.motion.flatten(0, 1)
-        if span == "camera":
-            return torch.block_diag(*[amounts(vocabulary.global_motion_size)] * vocabulary.global_motion_terms)
-        if span in ("skip", "carry"):
-            return waves(vocabulary.patches)
+        if span == "global motion":
+            amounts = signed_amount_vectors(vocabulary.global_motion_size)
+            return torch.block_diag(*[amounts] * vocabulary.num_global_motion_ids)
+        if span in ("drop", "skip"):
+            return count_vectors(vocabulary.patches)
         return None
 
 
-def amounts(size: int) -> Tensor:
-    """[size, 4]: amounts 0 to size - 1, counted from the middle one, as `motion_vq.global_motion` writes them.
+def signed_amount_vectors(size: int) -> Tensor:
+    """Return vectors for the amounts 0 to `size` - 1 counted from the middle one, float [size, 4].
 
-    What all have in common, by which a reader finds them; the signed amount itself, so that its sign, and which of two
-    is larger, are sums away; and a sine and a cosine that tell neighbours apart.
+    The amounts are those of `motion_vq.global_motion`. The dimensions are a constant, which marks the term; the signed
+    amount, which makes signs and comparisons linear; and a sine and a cosine, which tell neighbours apart.
     """
     middle = (size - 1) // 2
     amount = (torch.arange(size) - middle) / max(middle, 1)
     angle = 2 * math.pi * amount
-    return torch.stack([torch.ones(size), AMOUNT * amount, 0.5 * angle.sin(), 0.5 * angle.cos()], dim=1)
+    return torch.stack([torch.ones(size), AMOUNT_SCALE * amount, 0.5 * angle.sin(), 0.5 * angle.cos()], dim=1)
 
 
-def waves(size: int, dim: int = 16) -> Tensor:
-    """[size, dim]: sines and cosines of counts 0 to size - 1: slow ones, which are the largest, so that what is near is
-    alike, and faster ones that tell neighbours apart."""
+def count_vectors(size: int, dim: int = 16) -> Tensor:
+    """Return sines and cosines of the counts 0 to `size` - 1, float [size, dim].
+
+    Slow waves are the largest, so that near counts are alike; faster ones tell neighbours apart.
+    """
     if size < 2:
         return torch.zeros(size, dim)
-    turns = torch.logspace(0, math.log2(max(size / 8, 2)), dim // 2, base=2)
-    amounts = torch.linspace(-1, 1, size)
-    angles = amounts[:, None] * turns * math.pi / 2
-    return torch.cat([angles.sin(), angles.cos()], dim=1) / turns.sqrt().repeat(2)
+    frequencies = torch.logspace(0, math.log2(max(size / 8, 2)), dim // 2, base=2)
+    angles = torch.linspace(-1, 1, size)[:, None] * frequencies * math.pi / 2
+    return torch.cat([angles.sin(), angles.cos()], dim=1) / frequencies.sqrt().repeat(2)
 
 
-def _visual_words(keyframes: object) -> Tensor | None:
+def _visual_vectors(keyframes: object) -> Tensor | None:
     for path in (("words",), ("codebook", "words"), ("model", "quantize", "embedding", "weight")):
         found: object = keyframes
         for name in path:
@@ -127,27 +128,32 @@ def _visual_words(keyframes: object) -> Tensor | None:
     return None
 
 
+def embedding_table(model: PreTrainedModel) -> Tensor:
+    """Return the input embeddings of a language model, [ids, width]."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight
+
+
 def extend(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, codebooks: Codebooks, *, seed: int = 0
 ) -> Vocabulary:
-    """Adds the ids of video to any Hugging Face tokenizer and causal language model, in place.
+    """Add the ids of video to any Hugging Face tokenizer and causal language model, in place.
 
-    New input embeddings, and new rows of an output head that is not tied to them, are the words of the codebooks seen
-    through a random projection that keeps their angles, with the mean and the spread of the embeddings that are there:
-    alike words begin with alike embeddings, and nothing new is larger than what the model knows. Marks, and words of
-    tokenizers that do not show theirs, are drawn from the same mean and spread.
+    New rows of the input embeddings, and of an output head that is not tied to them, are the codebook vectors under a
+    random projection that keeps angles, with the mean and standard deviation of the existing embeddings. So similar
+    codes start with similar embeddings, and nothing new is larger than what the model knows. Ids without a codebook
+    vector start as noise of the same mean and standard deviation.
 
     Args:
-        tokenizer: its new tokens are special: text that a user writes never becomes one of them.
-        model: may have more rows than the tokenizer has tokens; those past its end are taken over.
+        tokenizer: its new tokens are special: text that a user types never becomes one of them.
+        model: may have more rows than the tokenizer has tokens; the spare rows are used.
         codebooks: of the video tokenizer.
         seed: of the projection.
 
     Returns:
-        The vocabulary; its text ends where the tokenizer ended.
+        The vocabulary; its text ids are the tokenizer's old ones.
 
     Raises:
-        ValueError: the tokenizer has been extended already, or does not number new tokens one after another.
+        ValueError: the tokenizer has been extended before, or does not number new tokens consecutively.
     """
     text_size = len(tokenizer)
     vocabulary = codebooks.vocabulary(text_size)
@@ -159,40 +165,42 @@ def extend(
     tokenizer.add_tokens(new, special_tokens=True)  # type: ignore[arg-type]
     last = tokenizer.convert_tokens_to_ids(names[-1])
     if last != vocabulary.size - 1:
-        raise ValueError(f"this tokenizer gave {names[-1]} the id {last} where {vocabulary.size - 1} comes next")
-    _grow(model, vocabulary, codebooks, text_size, seed)
+        raise ValueError(f"this tokenizer gave {names[-1]} the id {last}, expected {vocabulary.size - 1}")
+    _initialize_rows(model, vocabulary, codebooks, text_size, seed)
     return vocabulary
 
 
 @torch.no_grad()
-def _grow(model: PreTrainedModel, vocabulary: Vocabulary, codebooks: Codebooks, text_size: int, seed: int) -> None:
-    rows = len(embeddings(model))
-    if rows < vocabulary.size:
-        # the rows are written below, so that transformers' own guess of them is not needed
+def _initialize_rows(
+    model: PreTrainedModel, vocabulary: Vocabulary, codebooks: Codebooks, text_size: int, seed: int
+) -> None:
+    """Resize the embeddings and an untied output head, and write the rows of all video ids."""
+    old_rows = len(embedding_table(model))
+    if old_rows < vocabulary.size:
+        # transformers' own initialization is not needed: all new rows are written below
         model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    tables = [embeddings(model)]
-    head = getattr(model.get_output_embeddings(), "weight", None)
+    tables = [embedding_table(model)]
+    head = getattr(model.get_output_embeddings(), "weight", None)  # models without a head return None
     if isinstance(head, Tensor) and head.data_ptr() != tables[0].data_ptr():
         tables.append(head)
     for table in tables:
-        known = table[: min(text_size, rows)].float()
+        known = table[: min(text_size, old_rows)].float()
         generator = torch.Generator().manual_seed(seed)
         for span in vocabulary.spans:
-            start = _placed(codebooks.words(vocabulary, span.name), span.size, known, generator)
-            table[span.start : span.stop] = start.to(table)
+            rows = _project(codebooks.vectors(vocabulary, span.name), span.size, known, generator)
+            table[span.start : span.stop] = rows.to(table)
 
 
-def _placed(words: Tensor | None, size: int, known: Tensor, generator: torch.Generator) -> Tensor:
-    """[size, width]: words, or noise where there are none, with mean and spread of `known` [n, width]."""
+def _project(vectors: Tensor | None, size: int, known: Tensor, generator: torch.Generator) -> Tensor:
+    """Return projected vectors, or noise, [size, width] with mean and standard deviation of `known` [n, width]."""
     width = known.shape[1]
-    mean, spread = known.mean(0).cpu(), known.std(0).cpu()
-    if words is None or not words.numel():
-        return mean + spread * torch.randn(size, width, generator=generator)
-    words = words.cpu()
-    words = words - words.mean(0)
-    projection = torch.randn(words.shape[1], width, generator=generator)
-    # orthonormal rows keep the angles between words; where the model is narrower than they are, they can only come near
-    orthonormal: Callable[[Tensor], Tensor] = lambda matrix: torch.linalg.qr(matrix).Q  # noqa: E731
-    projection = orthonormal(projection.T).T if words.shape[1] <= width else orthonormal(projection)
-    seen = words @ projection
-    return mean + spread * seen / seen.std().clamp(min=1e-12)
+    mean, std = known.mean(0).cpu(), known.std(0).cpu()
+    if vectors is None or not vectors.numel():
+        return mean + std * torch.randn(size, width, generator=generator)
+    vectors = vectors.cpu()
+    vectors = vectors - vectors.mean(0)
+    projection = torch.randn(vectors.shape[1], width, generator=generator)
+    # orthonormal rows keep angles; where the model is narrower than the vectors, orthonormal columns come nearest
+    projection = torch.linalg.qr(projection.T).Q.T if vectors.shape[1] <= width else torch.linalg.qr(projection).Q
+    projected = vectors @ projection
+    return mean + std * projected / projected.std().clamp(min=1e-12)

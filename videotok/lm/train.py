@@ -1,164 +1,156 @@
-"""Next-token training on packed rows of text and video.
-
-As in `videotok.training.trainer`, what a step does depends on the seed and the step alone, so that a run killed
-and resumed ends where an unbroken one would have.
-"""
+"""Next-token training of a language model on packed rows of text and video, by `videotok.training.trainer`."""
 
 import itertools
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
+from torch import Tensor
 
-from codec import atomic_path
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import IGNORED, Document, Packed, first_fit, pack
-from videotok.lm.tokenizer_extension import embeddings
-from videotok.training.trainer import load_checkpoint, save_checkpoint
+from videotok.lm.packing import IGNORED, Document, PackedBatch, first_fit_rows, pack
+from videotok.lm.tokenizer_extension import embedding_table
+from videotok.training import trainer
+
+INITIALIZATION_DOCUMENTS = 256
+"""Documents, about, whose features initialize the projections."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides a run's result, beside the documents and the code."""
+class Plan(trainer.Plan):
+    """Everything besides documents and code that decides the result of a run."""
 
-    steps: int
-    length: int = 1024
-    """Tokens of a row."""
-    rows: int = 4
-    """Rows a step."""
+    batch_size: int = 4
+    """Rows a step, over all processes."""
     learning_rate: float = 1e-3
     warmup_steps: int = 20
-    weight_decay: float = 0.01
-    gradient_norm: float = 1.0
-    precision: Literal["no", "bf16"] = "no"
-    """Of the forward pass (autocast); weights stay as they are."""
-    seed: int = 0
-    save_every: int = 500
+    average_decay: float | None = None
+    """None: no average of the weights, which would double a language model in memory."""
+    row_length: int = 1024
+    """Tokens of a row."""
+
+
+class LanguageModelTask:
+    """Predict the next token wherever a document has a target.
+
+    Args:
+        model: the model to train.
+        documents: to train on; their features initialize the projections.
+    """
+
+    def __init__(self, model: VideoLanguageModel, documents: Sequence[Document]) -> None:
+        self.model, self._documents = model, documents
+
+    def initialize(self, batches: Iterable[PackedBatch]) -> None:
+        """Standardize the features that the model reads, and bring their projections to the size of embeddings."""
+        del batches  # a sample of all documents says more than the first rows
+        sample = self._documents[:: max(len(self._documents) // INITIALIZATION_DOCUMENTS, 1)]
+        for kind in self.model.feature_kinds:
+            if rows := [document.features[kind].float() for document in sample if kind in document.features]:
+                self.model.initialize_projection(kind, torch.cat(rows))
+
+    def loss(self, batch: PackedBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean cross-entropy of a batch's targets in nats, []."""
+        del progress
+        return self.model(batch), {}
+
+    def validate(self, batches: Iterable[PackedBatch]) -> dict[str, float]:
+        """Return the mean cross-entropy of all targets in nats."""
+        total, count = 0.0, 0
+        for batch in batches:
+            if targets := int((batch.labels[:, 1:] != IGNORED).sum()):
+                total, count = total + float(self.model(batch)) * targets, count + targets
+        return {"cross_entropy": total / max(count, 1)}
+
+
+class RowBatches:
+    """Batches of packed rows, epoch after epoch; each epoch has an order of its own that depends on the seed.
+
+    Args:
+        documents: to pack.
+        model: whose vocabulary and padding id the batches use.
+        plan: rows a step, their length, the seed.
+    """
+
+    def __init__(self, documents: Sequence[Document], model: VideoLanguageModel, plan: Plan) -> None:
+        self._documents, self._model, self._plan = documents, model, plan
+
+    def from_step(self, step: int, workers: int = 0, process: int = 0, num_processes: int = 1) -> Iterator[PackedBatch]:
+        """Yield the batches of the steps from `step` on; of each batch the rows of `process` among `num_processes`.
+
+        Raises:
+            ValueError: a document is longer than a row.
+        """
+        del workers  # packing is cheap
+        rows = self._rows()
+        for number in itertools.count():
+            batch = list(itertools.islice(rows, self._plan.batch_size))
+            if number >= step:
+                yield self._pack(batch[process::num_processes])
+
+    def once(self) -> Iterator[PackedBatch]:
+        """Yield every document once, in order: for validation."""
+        rows = first_fit_rows(self._documents, range(len(self._documents)), self._plan.row_length)
+        while batch := list(itertools.islice(rows, self._plan.batch_size)):
+            yield self._pack(batch)
+
+    def _rows(self) -> Iterator[list[int]]:
+        # a batch may hold rows of two epochs
+        for epoch in itertools.count():
+            order = np.random.default_rng([self._plan.seed, epoch]).permutation(len(self._documents))
+            yield from first_fit_rows(self._documents, order.tolist(), self._plan.row_length)
+
+    def _pack(self, rows: list[list[int]]) -> PackedBatch:
+        documents = [[self._documents[index] for index in row] for row in rows]
+        return pack(documents, self._model.vocabulary, self._model.padding_id)
 
 
 def train(
     model: VideoLanguageModel,
     documents: Sequence[Document],
-    held_back: Sequence[Document],
+    validation: Sequence[Document],
     plan: Plan,
     out: Path,
     *,
     resume: bool = False,
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
 ) -> dict[str, Any]:
-    """Runs `plan` and returns what is written to `out/run.json`.
+    """Train a language model and return the record that is also written to `out/run.json`.
 
-    Writes to `out`: the model (`VideoLanguageModel.save_pretrained`), `checkpoint.safetensors` and `run.json`, at every
-    `save_every` steps and at the end. Under `accelerate launch` every process takes its share of a step's rows.
+    Writes to `out`: the latest model (`VideoLanguageModel.save_pretrained`), `checkpoint.safetensors` and `run.json`,
+    every `plan.save_every` steps and at the end.
+
+    Args:
+        model: left in eval mode with the trained weights.
+        documents: to train on.
+        validation: documents whose cross-entropy is reported; may be empty.
+        plan: how long and how.
+        out: folder of the run.
+        resume: continue from the checkpoint in `out`, if there is one.
+        report: called after every step with the step (from 1) and its figures.
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is False.
-        ValueError: the checkpoint was made by another plan; a document is longer than a row; nothing is to be learned.
+        ValueError: the checkpoint was made by another plan; a document is longer than a row; no document has a target.
         FloatingPointError: the loss has no finite gradient.
     """
-    checkpoint = out / "checkpoint.safetensors"
-    if checkpoint.exists() and not resume:
-        raise FileExistsError(f"{out} already holds a run; go on with --resume, or choose another --out")
     if not any(bool(document.is_target.any()) for document in documents):
-        raise ValueError("nothing is to be learned: no document has a target")
-    out.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=plan.precision)
-    optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.98))
-    running, optimizer = accelerator.prepare(model, optimizer)
-    schedule = get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.steps)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    record: dict[str, Any] = {
-        "plan": asdict(plan),
-        "parameters": count,
-        "documents": len(documents),
-        "tokens": sum(map(len, documents)),
-        "validation": [],
-    }
-    # the checkpoint of the other trainings, without an average of the weights: it would double a language model
-    average, start = EMAModel([]), 0
-    if checkpoint.exists():
-        start, record = load_checkpoint(checkpoint, model, optimizer, schedule, average, record)  # type: ignore[arg-type]
-    began = time.monotonic() - record.get("seconds", 0.0)
-    share = slice(accelerator.process_index, None, accelerator.num_processes)
-    padding = model.padding
-    steps = itertools.islice(_steps(documents, plan), start, plan.steps)
-    for step, rows in enumerate(steps, start):
-        torch.manual_seed(plan.seed * 1_000_003 + step)
-        running.train()
-        batch = pack(rows[share] or rows[:1], model.vocabulary, padding).to(accelerator.device)
-        loss = running(batch)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(running.parameters(), plan.gradient_norm)
-        if norm is None or not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {loss.item()} at step {step} has no finite gradient; lower the learning rate"
-            )
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        figures = {"loss": loss.item()}
-        if ((step + 1) % plan.save_every == 0 or step + 1 == plan.steps) and accelerator.is_main_process:
-            if held_back:
-                figures["validation loss"] = validated(model, held_back, plan)
-            record["validation"].append({"step": step + 1, **figures})
-            record["seconds"] = time.monotonic() - began
-            save_checkpoint(checkpoint, step + 1, model, optimizer, average, record)  # type: ignore[arg-type]
-            model.save_pretrained(out)
-            with atomic_path(out / "run.json") as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
-        report(step + 1, figures)
+        raise ValueError("there is nothing to train on: no document has a target")
+    record = trainer.train(
+        LanguageModelTask(model, documents),
+        RowBatches(documents, model, plan),
+        list(RowBatches(validation, model, plan).once()),
+        plan,
+        out,
+        resume=resume,
+        criterion=None,
+        weights_folder=out,
+        no_weight_decay=[embedding_table(model.model)],  # most rows get no gradient in a step
+        facts={"documents": len(documents), "tokens": sum(map(len, documents))},
+        report=report,
+    )
     model.eval()
     return record
-
-
-@torch.no_grad()
-def validated(model: VideoLanguageModel, documents: Sequence[Document], plan: Plan) -> float:
-    """Mean cross-entropy a learned token, in nats."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in _batches(documents, range(len(documents)), plan, model):
-        learned = int((batch.labels[:, 1:] != IGNORED).sum())
-        if learned:
-            total, count = total + float(model(batch.to(model.device))) * learned, count + learned
-    return total / max(count, 1)
-
-
-def _batches(
-    documents: Sequence[Document], order: Sequence[int], plan: Plan, model: VideoLanguageModel
-) -> Iterator[Packed]:
-    rows = first_fit(documents, order, plan.length)
-    while chosen := list(itertools.islice(rows, plan.rows)):
-        found = [[documents[index] for index in row] for row in chosen]
-        yield pack(found, model.vocabulary, model.padding)
-
-
-def _steps(documents: Sequence[Document], plan: Plan) -> Iterator[list[list[Document]]]:
-    """Rows of every step, epoch after epoch, each in an order of its own; a step may take rows of two epochs."""
-
-    def rows() -> Iterator[list[int]]:
-        for epoch in itertools.count():
-            order = np.random.default_rng([plan.seed, epoch]).permutation(len(documents))
-            yield from first_fit(documents, order.tolist(), plan.length)
-
-    endless = rows()
-    while True:
-        yield [[documents[index] for index in row] for row in itertools.islice(endless, plan.rows)]
-
-
-def _groups(model: VideoLanguageModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices: biases and norms keep their size, and so do embeddings, mostly unseen in a step."""
-    table = embeddings(model.model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kept = [p for p in trained if p.ndim < 2 or p is table]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2 and p is not table], "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]

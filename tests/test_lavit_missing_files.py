@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from published_files import small_parts, write_language_model, write_published
+from lavit_files import small_parts, write_language_model, write_published
 
 from videotok.cli.main import main
 from videotok.lavit.checkpoint import PLAIN

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.activitynet_qa import main
-from benchmarks.qa.chat import Chat, ChatError
+from benchmarks.qa.chat import ChatEndpoint, ChatError
 from benchmarks.qa.journal import Journal
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ class Parrot:
     def __init__(self, options):
         self.seconds = float(os.environ.get("PARROT_SECONDS", "0"))
 
-    def facts(self):
+    def describe(self):
         return {"answerer": "parrot"}
 
     def answer(self, question, video):
@@ -53,9 +53,9 @@ def arguments(annotations, out, *more):
 
 def test_killed_and_gone_on_with(annotations, tmp_path):
     command = [sys.executable, "-m", "benchmarks.activitynet_qa"]
-    command += arguments(annotations, tmp_path / "out", "--answerer", "test_qa_run:Parrot")
+    command += arguments(annotations, tmp_path / "out", "--answerer", "test_activitynet_qa:Parrot")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PARROT_SECONDS": "0.05"}
-    journal = tmp_path / "out" / "test-test_qa_run-Parrot.jsonl"
+    journal = tmp_path / "out" / "test-test_activitynet_qa-Parrot.jsonl"
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
@@ -68,7 +68,7 @@ def test_killed_and_gone_on_with(annotations, tmp_path):
     assert len(before) < 40
     with journal.open("a") as file:
         file.write('{"id": "v_39", "ans')  # what a kill in the middle of a line leaves
-    results = main(arguments(annotations, tmp_path / "out", "--answerer", "test_qa_run:Parrot"))
+    results = main(arguments(annotations, tmp_path / "out", "--answerer", "test_activitynet_qa:Parrot"))
     after = journal.read_text().splitlines()
     assert after[: len(before)] == before
     ids = [json.loads(line)["id"] for line in after[1:]]
@@ -128,7 +128,7 @@ def endpoint():
 
 def test_endpoint_and_judge(annotations, tmp_path, endpoint, clip_mp4, monkeypatch):
     url, seen = endpoint
-    monkeypatch.setattr(Chat, "__init__", _impatient(Chat.__init__))
+    monkeypatch.setattr(ChatEndpoint, "__init__", _impatient(ChatEndpoint.__init__))
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ("n1", "n3"):
@@ -154,11 +154,11 @@ def _impatient(init):
 
 def test_endpoint_that_refuses(endpoint):
     url, _ = endpoint
-    Chat(url, "m", first_wait_seconds=0.0).ask("hello", 4)
+    ChatEndpoint(url, "m", first_wait_seconds=0.0).ask("hello", 4)
     with pytest.raises(ChatError, match="refuses: 404"):
-        Chat(url, "unknown").ask("hello", 4)
+        ChatEndpoint(url, "unknown").ask("hello", 4)
     with pytest.raises(ChatError, match="no answer in 4 attempts"):
-        Chat("http://127.0.0.1:9/v1", "m", first_wait_seconds=0.0).ask("hello", 4)
+        ChatEndpoint("http://127.0.0.1:9/v1", "m", first_wait_seconds=0.0).ask("hello", 4)
 
 
 @pytest.mark.slow
@@ -169,18 +169,18 @@ def test_the_clip_at_hand_goes_the_whole_way(tmp_path):
         pytest.skip("needs the annotations of ActivityNet-QA and one of its videos")
     import torch
 
-    from videotok.lm.loading import new_model
+    from videotok.lm.loading import new_tiny_model
     from videotok.lm.model import VideoSettings
     from videotok.pipeline import VideoTokenizer
 
     torch.manual_seed(0)
-    new_model(VideoTokenizer.from_pretrained(), VideoSettings(), False, width=32, layers=1).save_pretrained(
+    new_tiny_model(VideoTokenizer.from_pretrained(), VideoSettings(), False, width=32, layers=1).save_pretrained(
         tmp_path / "lm"
     )
     more = ["--split", "val", "--answerer", "lm", "--model", str(tmp_path / "lm"), "--cache", str(tmp_path / "cache")]
-    more += ["--videos", str(shared / "natural"), "--only-there"]
+    more += ["--videos", str(shared / "natural"), "--only-available"]
     results = main(arguments(shared / "activitynet_qa", tmp_path / "out", *more))
-    assert results["exact"]["all"]["asked"] == len(results["predictions"]) == 10
+    assert results["exact"]["all"]["questions"] == len(results["predictions"]) == 10
     assert len(list((tmp_path / "cache").glob("*.vtok"))) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 from diffusers.hooks import apply_group_offloading
-from published_files import small_parts, write_published
+from lavit_files import small_parts, write_published
 
 from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
 from unet3d import LatentDetokenizer

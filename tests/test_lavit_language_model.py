@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_files import small_parts, write_language_model, write_published
+from lavit_files import small_parts, write_language_model, write_published
 
 from videotok.cli.main import main
 from videotok.config import EncodeConfig
@@ -84,7 +84,7 @@ def test_reads_keyframes_as_features_and_motion_as_ids(bundle: Path, clip_mp4: P
     assert torch.equal(given[visual], torch.cat([row["visual"] for row in told]))
     assert torch.equal(given[~visual], table[document.ids[~visual]])
     # of the tokenizer it was embedded_tokenizers with, which is not the one beside it
-    ours, other = sighted.tokenizer.keyframe_encoder, VideoTokenizer.from_pretrained(bundle).keyframe_encoder
+    ours, other = sighted.tokenizer.keyframes, VideoTokenizer.from_pretrained(bundle).keyframes
     picture = torch.zeros(1, 3, 56, 56)
     mask = torch.ones(1, 16, dtype=torch.bool)
     assert not torch.allclose(ours.language_features(picture, mask)[0], other.language_features(picture, mask)[0])

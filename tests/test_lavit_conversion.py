@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_files import save, small_parts, write_published
+from lavit_files import save, small_parts, write_published
 
 from codec import MotionField
 from videotok.bundle import Bundle
@@ -130,7 +130,7 @@ def test_a_missing_file_costs_its_part_alone(published: Path, tmp_path: Path):
     assert not done["motion"]
     tokenizer = VideoTokenizer.from_pretrained(published)
     still = MotionField(np.zeros((24, 20, 36, 2), np.float32), np.ones((24, 20, 36), bool))
-    assert tokenizer.motion_tokens([still], 1).ids.shape == (1, 1, 135)
+    assert tokenizer.encode_motion([still], 1).ids.shape == (1, 1, 135)
     with pytest.raises(ModelError, match=r"no keyframes: visual_tokenizer/tokenizer_encoder.bin missing"):
         _ = tokenizer.keyframes
     with pytest.raises(ModelError, match="no keyframes"):

@@ -1,0 +1,177 @@
+"""Labeled videos in every form that the benchmark compares: ids, latents and raw fields, kept beside the videos."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.motion_questions import labeled_videos
+from benchmarks.motion_questions.labeled_videos import LabeledVideo, augment
+from codec import ClipSpec, atomic_path
+from motion_vq.global_motion import compand, to_pixels
+from motion_vq.networks import fold
+from videotok.image_utils import to_square_tensor
+from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
+
+if TYPE_CHECKING:
+    from videotok.pipeline import VideoTokenizer
+
+TOKENS_PER_KEYFRAME = 24
+"""Few, since motion is what matters here; all forms have the same."""
+SOURCE = SourceFacts("clip.mp4", 0, "h264", 256, 144, 0, 2.5, None)
+RAW_PATCH = (8, 4, 4)
+"""Steps, rows and columns of the raw field in one vector: those of one motion id."""
+CACHE_VERSION = 3
+"""Raised when videos are encoded in another way; older caches are then made again."""
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video in every form that the benchmark compares."""
+
+    tokens: VideoTokens
+    """Motion is that of the first clip only; that of later clips is used in no form, and is zero here."""
+    latents: Tensor
+    """float16 [135, dim]: the first clip's motion before quantization."""
+    raw_field: Tensor | None
+    """float16 [135, 384]: its raw field, companded vectors and validity; None where not asked for."""
+    answers: dict[str, str]
+    """Question -> answer."""
+
+
+def encode_videos(
+    videos: Iterator[LabeledVideo],
+    tokenizer: "VideoTokenizer",
+    cache: Path,
+    name: str,
+    *,
+    variants: Sequence[int] = (0,),
+    with_raw_field: bool = True,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> Iterator[EncodedVideo]:
+    """Yield every video in some variants; what was encoded before with the same weights is read from the cache.
+
+    The encoders run in float32 here: the ids need not be the same on every machine.
+
+    Args:
+        videos: to encode.
+        tokenizer: the video tokenizer.
+        cache: folder.
+        name: of the split, for the names of files.
+        variants: as for `augment`; 0 is the video itself.
+        with_raw_field: it is most of the memory.
+        on_progress: called with the number of videos so far.
+    """
+    # a hash reads the whole file, so it is computed once
+    models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
+    weights = "".join(model.sha256 for model in models.values())
+    key = f"{weights} {list(variants)} {TOKENS_PER_KEYFRAME} {labeled_videos.CACHE_VERSION} {CACHE_VERSION}"
+    folder = cache / f"coded-{zlib.crc32(key.encode()):08x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    encoders = None
+    for number, video in enumerate(videos):
+        path = folder / f"{name}-{number:05d}.safetensors"
+        if not path.exists():
+            encoders = encoders or Encoders.from_tokenizer(tokenizer)
+            with atomic_path(path) as temporary:
+                save_file(encoders.encode(video, variants), temporary)
+        arrays = load_file(path)
+        for row, variant in enumerate(variants):
+            arrays_of_variant = {key: value[row] for key, value in arrays.items()}
+            augmented = augment(video, variant)
+            yield EncodedVideo(
+                _tokens(arrays_of_variant, models, tokenizer.codebooks),
+                arrays_of_variant["latents"],
+                _raw_field(augmented) if with_raw_field else None,
+                augmented.answers,
+            )
+        on_progress(number + 1)
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The tokenizer's keyframe and motion tokenizers in float32."""
+
+    keyframes: Any
+    motion: Any
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: "VideoTokenizer") -> Self:
+        """Copy the tokenizers, whatever their dtype."""
+        keyframes = cast(nn.Module, deepcopy(tokenizer.keyframes))
+        return cls(keyframes.float(), deepcopy(tokenizer.motion).float())
+
+    @torch.no_grad()
+    def encode(self, video: LabeledVideo, variants: Sequence[int]) -> dict[str, Tensor]:
+        """Return ids, masks and latents of some variants, each [variants, ...]."""
+        # reversing time changes the order of keyframes, not their ids
+        mirrors = sorted({variant & 3 for variant in variants})
+        images = [image for number in mirrors for image in augment(video, number).keyframes]
+        squares = torch.cat([to_square_tensor(np.ascontiguousarray(i), self.keyframes.image_size) for i in images])
+        visual = self.keyframes.encode(squares, num_tokens=TOKENS_PER_KEYFRAME)
+        ids = torch.stack(list(visual.ids)).int().unflatten(0, (len(mirrors), -1))
+        masks = visual.keep_mask.to(torch.uint8).unflatten(0, (len(mirrors), -1))
+
+        def of_variant(rows: Tensor, variant: int) -> Tensor:
+            mirrored = rows[mirrors.index(variant & 3)]
+            return mirrored.flip(0) if variant & 4 else mirrored
+
+        augmented = [augment(video, variant) for variant in variants]
+        vectors = torch.from_numpy(np.stack([each.vectors[0] for each in augmented]))
+        valid = torch.from_numpy(np.stack([each.valid[0] for each in augmented]))
+        motion = self.motion.encode(vectors, valid)
+        global_motion = self.motion.global_motion.decode(motion.global_motion_ids, self.motion.dtype)
+        found = {
+            "visual_ids": torch.stack([of_variant(ids, variant) for variant in variants]),
+            "keep_mask": torch.stack([of_variant(masks, variant) for variant in variants]),
+            "motion_ids": motion.ids.int(),
+            "global_motion_ids": motion.global_motion_ids.int(),
+            "latents": self.motion.latents(vectors, global_motion, valid).half(),
+        }
+        return {name: value.contiguous() for name, value in found.items()}
+
+
+def _tokens(arrays: dict[str, Tensor], models: dict[str, ModelIdentity], codebooks: Mapping[str, int]) -> VideoTokens:
+    count = len(arrays["visual_ids"])
+    motion_ids, global_motion_ids = (
+        np.concatenate([ids[None], np.zeros((count - 1, *ids.shape), ids.dtype)])
+        for ids in (arrays["motion_ids"].numpy(), arrays["global_motion_ids"].numpy())
+    )
+    return VideoTokens(
+        spec=ClipSpec(),
+        source=SOURCE,
+        motion_source="native",
+        models=models,
+        codebooks=codebooks,
+        visual_ids=arrays["visual_ids"].flatten().numpy(),
+        visual_offsets=np.arange(count + 1) * TOKENS_PER_KEYFRAME,
+        keep_mask=arrays["keep_mask"].numpy().astype(bool),
+        motion_ids=motion_ids,
+        global_motion_ids=global_motion_ids,
+        num_frames=np.array([24, *[6] * (count - 1)], np.int32),
+        pts_seconds=np.arange(count) * 2.0,
+        damaged=np.zeros(count, bool),
+    )
+
+
+def _raw_field(video: LabeledVideo) -> Tensor:
+    vectors, valid = torch.from_numpy(video.vectors[:1].copy()), torch.from_numpy(video.valid[:1].copy())
+    channels = torch.cat([compand(to_pixels(vectors), 0.5), valid[..., None].float()], -1)
+    return fold(channels, RAW_PATCH).flatten(1, 3)[0].half()
+
+
+def count_answers(videos: Sequence[EncodedVideo]) -> dict[str, dict[str, int]]:
+    """Return how often each answer is right, by question."""
+    counts: dict[str, Counter[str]] = {}
+    for video in videos:
+        for question, answer in video.answers.items():
+            counts.setdefault(question, Counter())[answer] += 1
+    return {question: dict(found) for question, found in counts.items()}
