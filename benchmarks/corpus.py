@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import ClipSpec, atomic_path
-from videotok.corpus.decoder import Decoder, Part
+from codec import ClipSpec, SubprocessReader, atomic_path
+from videotok.corpus.decoder import read_resized_clips
 
 SAMPLE_SECONDS = 1.0
 VIDEOTOK = [sys.executable, "-m", "videotok.cli.main"]
@@ -93,12 +93,10 @@ def _corpus(videos: list[Path], cores: int | None, folder: Path, address: str | 
 def _codec(videos: list[Path]) -> dict[str, Any]:
     """The first stage alone, on one core."""
     began, clips, frames = time.monotonic(), 0, 0
-    with _cores(1):
-        decoder = Decoder(ClipSpec(), 256)
+    with _cores(1), SubprocessReader() as reader:
         for video in videos:
-            for clip in decoder.clips(Part(str(video))):
+            for clip in reader.run(read_resized_clips, video, ClipSpec(), 256):
                 clips, frames = clips + 1, frames + clip.num_frames
-        decoder.close()
     return _row("codec alone", 1, len(videos), clips, frames / 12, time.monotonic() - began)
 
 

@@ -1,11 +1,11 @@
-"""Video files in, clips out: keyframes and motion fields from the stream's own vectors."""
+"""Read a video as clips: keyframes, and motion fields from the stream's own motion vectors."""
 
 from codec.atomic_files import atomic_path
 from codec.clips import iter_clips
 from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
-from codec.subprocess_reader import iter_clips_isolated, probe_isolated
+from codec.subprocess_reader import SubprocessReader, iter_clips_isolated, probe_isolated
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.video_writer import REPRODUCIBLE, VideoWriter
 
@@ -18,6 +18,7 @@ __all__ = [
     "MediaInfo",
     "MotionField",
     "MotionSource",
+    "SubprocessReader",
     "VectorShares",
     "VideoWriter",
     "atomic_path",

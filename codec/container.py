@@ -1,7 +1,4 @@
-"""A file opened for reading, and the video stream in it.
-
-Packets of a stream, in decoding order, each with the time at which another frame takes its place on screen.
-"""
+"""Open a video file and demux the packets of its video stream."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -20,41 +17,44 @@ from av.video.stream import VideoStream
 from codec.errors import MediaError
 
 NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
-"""Codecs whose vectors FFmpeg exports."""
+"""Codecs whose motion vectors FFmpeg exports."""
 
-NOT_VIDEO = {"tty", "hls", "concat", "dash", "sdp"}
-"""What FFmpeg calls a format although it is text, or a list of other files."""
+NON_VIDEO_FORMATS = {"tty", "hls", "concat", "dash", "sdp"}
+"""FFmpeg's names of formats that are text or lists of other files."""
 
-LONGEST_SIDE = 16384
-"""Larger pictures are damage, or an attack."""
+MAX_SIDE = 16384
+"""Largest width or height in pixels. A larger picture is taken for damage or an attack."""
+
+MAX_REORDERED_FRAMES = 16
+"""A frame is decoded at most this many frames before one that is shown earlier (an H.264 buffer has 16 pictures)."""
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens `path` and picks its largest video stream.
+def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file and select its video stream with the largest pictures.
 
     Raises:
-        MediaError: no such file, not a video, or no video stream in it.
+        MediaError: there is no such file, it is not a video, or it has no video stream.
     """
-    # not a level: FFmpeg's threads would call back into Python, and can wait for each other for ever
+    # no log level at all: with one, FFmpeg's threads call back into Python and can deadlock
     set_level(None)
     source = Path(path)
     if not source.is_file():
-        what = "is a directory" if source.is_dir() else "no such file"
-        raise MediaError(f"cannot read {source}: {what}; give the path of a video file")
+        problem = "is a directory" if source.is_dir() else "no such file"
+        raise MediaError(f"cannot read {source}: {problem}; give the path of a video file")
     if source.stat().st_size == 0:
         raise MediaError(f"cannot read {source}: the file is empty (0 bytes)")
     try:
-        # a media file has no business opening other files or addresses
+        # a media file must not make us open other files or addresses
         container = av.open(str(source), options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"cannot read {source}: {_reason(error)}; is it a video file, and whole?") from error
     with container:
-        yield container, _video(container, source)
+        yield container, _select_stream(container, source)
 
 
-def _video(container: InputContainer, source: Path) -> VideoStream:
-    if NOT_VIDEO & set(container.format.name.split(",")):
+def _select_stream(container: InputContainer, source: Path) -> VideoStream:
+    if NON_VIDEO_FORMATS & set(container.format.name.split(",")):
         raise MediaError(f"cannot read {source}: it is text, not a video; give the path of a video file")
     streams = [video for video in container.streams.video if not video.disposition & Disposition.attached_pic]
     if not streams:
@@ -63,56 +63,47 @@ def _video(container: InputContainer, source: Path) -> VideoStream:
     if not readable:
         raise MediaError(f"cannot read {source}: no decoder for its video; re-encode it as H.264 first")
     stream = max(readable, key=lambda video: (video.codec_context.width or 0) * (video.codec_context.height or 0))
-    if max(stream.codec_context.width or 0, stream.codec_context.height or 0) > LONGEST_SIDE:
-        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
-        raise MediaError(f"cannot read {source}: pictures of {size} pixels; at most {LONGEST_SIDE} a side")
+    width, height = stream.codec_context.width or 0, stream.codec_context.height or 0
+    if max(width, height) > MAX_SIDE:
+        raise MediaError(f"cannot read {source}: its pictures are {width}x{height} pixels; at most {MAX_SIDE} a side")
     return stream
 
 
-def video_in(container: InputContainer) -> VideoStream:
-    """The first video stream of a container of our own making."""
-    return container.streams.video[0]
+def _reason(error: Exception) -> str:
+    """Return FFmpeg's error text without its number and path."""
+    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".").lower()
 
 
-def frame_interval(stream: VideoStream) -> Fraction:
-    """Nominal time between two frames, where nothing says it better."""
+def nominal_frame_interval(stream: VideoStream) -> Fraction:
+    """Return the header's time between two frames in seconds; 1/25 if the header gives none that makes sense."""
     rate = stream.average_rate or stream.base_rate or Fraction(25)
     return 1 / rate if 0 < rate <= 1000 else Fraction(1, 25)
 
 
-def duration_of(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds, from the header; None where it does not say."""
+def duration_from_header(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the duration in seconds that the header states; None if it states none."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration is not None else None
 
 
-def _reason(error: Exception) -> str:
-    """FFmpeg's own words for an error, without its number and path."""
-    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".").lower()
-
-
-REORDERED = 16
-"""A frame is decoded at most this many frames before one shown earlier (H.264 keeps 16 pictures at most)."""
-
-
 @dataclass(frozen=True)
 class DemuxedPacket:
-    """One packet, or the end."""
+    """One packet of the video stream, or the end of the stream."""
 
     packet: av.Packet | None
     """None at the end of what can be read."""
     next_pts: int | None
-    """Earliest time after the packet's own at which another frame is shown, in the stream's time base; None where this
-    is not known."""
-    is_cut_off: bool = False
-    """The file cannot be read on from here."""
+    """The next larger pts in the stream, when another frame replaces this one on screen. In the stream's time base;
+    None if not known."""
+    is_truncated: bool = False
+    """The file could not be read any further."""
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[DemuxedPacket]:
-    """Packets of `stream` from where `container` stands, and the end."""
+def demux_packets(container: InputContainer, stream: VideoStream) -> Iterator[DemuxedPacket]:
+    """Yield the packets of `stream` in decoding order from the current position on, then the end."""
     waiting: deque[av.Packet] = deque()
-    around: deque[int | None] = deque(maxlen=2 * REORDERED + 1)
+    nearby_pts: deque[int | None] = deque(maxlen=2 * MAX_REORDERED_FRAMES + 1)
     source, end = container.demux(stream), None
     while end is None or waiting:
         if end is None:
@@ -120,18 +111,18 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Demux
                 packet = next(source)
                 if packet.size:
                     waiting.append(packet)
-                    around.append(packet.pts)
+                    nearby_pts.append(packet.pts)
             except StopIteration:
                 end = DemuxedPacket(None, None)
             except (FFmpegError, OSError):
-                end = DemuxedPacket(None, None, is_cut_off=True)
-        if waiting and (end is not None or len(waiting) > REORDERED):
+                end = DemuxedPacket(None, None, is_truncated=True)
+        if waiting and (end is not None or len(waiting) > MAX_REORDERED_FRAMES):
             packet = waiting.popleft()
-            yield DemuxedPacket(packet, _following(packet.pts, around))
+            yield DemuxedPacket(packet, _next_pts(packet.pts, nearby_pts))
     yield end
 
 
-def _following(pts: int | None, around: deque[int | None]) -> int | None:
+def _next_pts(pts: int | None, nearby_pts: deque[int | None]) -> int | None:
     if pts is None:
         return None
-    return min((other for other in around if other is not None and other > pts), default=None)
+    return min((other for other in nearby_pts if other is not None and other > pts), default=None)

@@ -1,4 +1,4 @@
-"""What this machine's FFmpeg can do, tried out."""
+"""Check what the installed FFmpeg can do."""
 
 import io
 import subprocess
@@ -18,26 +18,27 @@ from codec.container import NATIVE_CODECS
 from codec.errors import MediaError
 
 FIELDS = ("source", "dst_x", "dst_y", "motion_x", "motion_y")
+"""Fields of FFmpeg's vectors that are compared."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """Result of one check."""
 
     name: str
     ok: bool
     found: str
-    """What there is, in a few words."""
+    """What was found, in a few words."""
     advice: str = ""
-    """What to do where it is not well; empty where it is."""
+    """What to do if the check failed; empty if it passed."""
 
 
 def run_diagnostics() -> list[Check]:
-    """Looks at everything this room stands on. Takes a second or two and writes nothing to disk."""
-    return [_checked(name, check) for name, check in CHECKS.items()]
+    """Run all checks. Takes a second or two and writes nothing to disk."""
+    return [_run_check(name, check) for name, check in CHECKS.items()]
 
 
-def _checked(name: str, check: Callable[[], Check]) -> Check:
+def _run_check(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (FFmpegError, MediaError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
@@ -59,14 +60,14 @@ def _binary() -> Check:
 
 
 def _vectors() -> Check:
-    """Encodes a moving picture with each encoder there is and asks for its vectors back."""
+    """Check that FFmpeg exports the vectors of a short video encoded with each encoder."""
     found = {}
     for codec, encoder in {"h264": "libx264", "mpeg4": "mpeg4", "mpeg2video": "mpeg2video"}.items():
-        arrays = _decoded(_sample(encoder), "SLICE")
+        arrays = _read_vectors(_sample(encoder), "SLICE")
         found[codec] = any(array is not None and len(array) for array in arrays)
     good = [codec for codec, exported in found.items() if exported]
     others = [codec for codec in NATIVE_CODECS if codec not in found]
-    advice = "" if len(good) == len(found) else "use --motion-source reencode, or install av from its own wheels"
+    advice = "" if len(good) == len(found) else "use motion source `reencode`, or install av from its own wheels"
     return Check(
         "vectors exported",
         not advice,
@@ -76,23 +77,23 @@ def _vectors() -> Check:
 
 
 def _threads() -> Check:
-    """Reads B frames with one thread and with several: the same fields, every time."""
+    """Check that slice threads export the same vectors of B frames as a single thread, every time."""
     sample = _sample("libx264")
-    alone = _decoded(sample, "NONE")
-    same = all(_equal(alone, _decoded(sample, "SLICE")) for _ in range(5))
-    framewise = sum(not _equal(alone, _decoded(sample, "FRAME")) for _ in range(5))
+    alone = _read_vectors(sample, "NONE")
+    same = all(_have_same_vectors(alone, _read_vectors(sample, "SLICE")) for _ in range(5))
+    framewise = sum(not _have_same_vectors(alone, _read_vectors(sample, "FRAME")) for _ in range(5))
     found = f"slice threads exact; frame threads differ in {framewise} of 5 readings (never used for vectors)"
     advice = "" if same else "vectors change from run to run: another build of av is needed"
     return Check("threads", same, found if same else "slice threads change the vectors", advice)
 
 
 def _backends() -> Check:
-    peer = "motion-vector-extractor found" if find_spec("mvextractor") else "motion-vector-extractor not installed"
-    return Check("backends", True, f"av; {peer}; OpenCV {cv2.__version__}")
+    extractor = "motion-vector-extractor " + ("found" if find_spec("mvextractor") else "not installed")
+    return Check("backends", True, f"av; {extractor}; OpenCV {cv2.__version__}")
 
 
 def _sample(encoder: str) -> bytes:
-    """A short moving picture, encoded in memory."""
+    """Return a short video with motion, encoded in memory."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)
     picture = np.asarray(cv2.resize(noise, (320, 240), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -101,13 +102,14 @@ def _sample(encoder: str) -> bytes:
         stream = cast(Any, container.add_stream(encoder, rate=25, options={"bf": "2"}))
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         for number in range(24):
-            shown = np.ascontiguousarray(picture[number * 2 : number * 2 + 96, number * 3 : number * 3 + 160])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            crop = np.ascontiguousarray(picture[number * 2 : number * 2 + 96, number * 3 : number * 3 + 160])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(crop, format="rgb24")))
         container.mux(stream.encode(None))
     return memory.getvalue()
 
 
-def _decoded(content: bytes, threads: str) -> list[np.ndarray | None]:
+def _read_vectors(content: bytes, threads: str) -> list[np.ndarray | None]:
+    """Return the vectors of each frame, None for a frame without."""
     with cast(InputContainer, av.open(io.BytesIO(content))) as container:
         context = container.streams.video[0].codec_context
         context.thread_type, context.options = threads, {"flags2": "+export_mvs"}
@@ -115,7 +117,7 @@ def _decoded(content: bytes, threads: str) -> list[np.ndarray | None]:
         return [None if vectors is None else vectors.to_ndarray() for vectors in data]
 
 
-def _equal(one: list[np.ndarray | None], other: list[np.ndarray | None]) -> bool:
+def _have_same_vectors(one: list[np.ndarray | None], other: list[np.ndarray | None]) -> bool:
     if len(one) != len(other):
         return False
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None or b is not None]

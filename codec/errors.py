@@ -1,8 +1,8 @@
-"""The one error of this room."""
+"""The error that this package raises for files it cannot read or write."""
 
 
 class MediaError(Exception):
-    """A media file that cannot be read, or an output that cannot be written.
+    """A media file cannot be read, or an output cannot be written.
 
-    The message is one line: what came, what is allowed, what to try. The command line prints it and exits with 2.
+    The message is one line that says what is wrong, what is allowed and what to try.
     """

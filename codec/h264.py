@@ -1,22 +1,30 @@
-"""Units and parameter sets of an H.264 stream (ITU-T H.264, 7.3.1 NAL units, 7.3.2.1 SPS, 7.3.2.2 PPS).
+"""Parse the headers of an H.264 stream as far as reference lists need them.
 
-Only what reference lists need is kept; everything before it has to be read to get there.
-
-Headers of H.264 slices (ITU-T H.264, 7.3.3), as far as reference lists and their marking go.
+Sections of ITU-T H.264: 7.3.1 NAL units, 7.3.2.1 sequence parameter sets, 7.3.2.2 picture parameter sets, 7.3.3 slice
+headers. Syntax elements that reference lists do not need are read and discarded.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 SLICE, IDR_SLICE, SPS, PPS = 1, 5, 7, 8
-"""Kinds of NAL units read here."""
+"""NAL unit types that are parsed here."""
 
 CHROMA_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
-"""Profiles whose SPS names a chroma format."""
+"""Profiles whose sequence parameter set states a chroma format."""
+
+MAX_HEADER_BYTES = 512
+"""A slice header is shorter than this, even with prediction weights of 32 references."""
+
+MAX_REFERENCES = 32
+"""References in one list, at most."""
+
+MAX_OPERATIONS = 66
+"""List modifications or memory management operations of one slice, at most."""
 
 
-class Bits:
-    """Bits of a NAL unit, most significant first, emulation prevention bytes taken out."""
+class BitReader:
+    """Reads bits of a NAL unit, most significant first, without emulation prevention bytes."""
 
     def __init__(self, unit: bytes) -> None:
         payload = unit.replace(b"\0\0\3", b"\0\0")
@@ -24,14 +32,18 @@ class Bits:
         self._left = 8 * len(payload)
 
     def read(self, count: int) -> int:
-        """The next `count` bits. Raises ValueError at the end."""
+        """Return the next `count` bits. Raises ValueError at the end of the unit."""
         self._left -= count
         if self._left < 0:
             raise ValueError("the unit ends inside its header")
         return (self._value >> self._left) & ((1 << count) - 1)
 
+    def flag(self) -> bool:
+        """Return the next bit. Raises ValueError at the end of the unit."""
+        return bool(self.read(1))
+
     def ue(self) -> int:
-        """Unsigned exp-Golomb code (9.1)."""
+        """Return an unsigned exp-Golomb code (9.1). Raises ValueError if there is none."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -40,60 +52,36 @@ class Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
     def se(self) -> int:
-        """Signed exp-Golomb code (9.1.1)."""
+        """Return a signed exp-Golomb code (9.1.1). Raises ValueError if there is none."""
         code = self.ue()
         return (code + 1) // 2 if code & 1 else -(code // 2)
 
     def skip_codes(self, count: int) -> None:
-        """Passes over exp-Golomb codes, signed or not."""
+        """Skip `count` exp-Golomb codes, signed or unsigned."""
         for _ in range(count):
             self.ue()
 
 
-@dataclass(frozen=True)
-class SequenceSet:
-    """Sequence parameter set."""
-
-    max_frame_num: int
-    poc_type: int
-    poc_lsb_bits: int
-    delta_always_zero: bool
-    offset_non_reference: int
-    offsets: tuple[int, ...]
-    num_reference_frames: int
-    gaps_allowed: bool
-    """Frame numbers may be left out on purpose."""
-    frames_only: bool
-    """No field pictures and no field macroblocks."""
-    mixes_fields: bool
-    """Macroblocks of a frame may be coded as fields (MBAFF)."""
-    separate_planes: bool
-    has_chroma: bool
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Picture parameter set."""
-
-    sequence_id: int
-    bottom_field_order: bool
-    active: tuple[int, int]
-    """Default number of references in list 0 and list 1."""
-    weighted_p: bool
-    weighted_b: bool
-    redundant_count: bool
+def nal_unit_type(unit: bytes) -> int:
+    """Return `nal_unit_type`, from the unit's first byte."""
+    return unit[0] & 0x1F
 
 
 def length_prefix_size(extradata: bytes | None) -> int:
-    """Bytes of the length before each NAL unit (MP4, MKV), or 0 where start codes separate them (Annex B)."""
+    """Return the bytes of the length before each NAL unit (MP4, MKV); 0 if start codes separate them (Annex B)."""
     if extradata and len(extradata) > 6 and extradata[0] == 1:
         return (extradata[4] & 3) + 1
     return 0
 
 
-def nal_units(packet: bytes, prefix: int) -> Iterator[bytes]:
-    """NAL units of a packet, header byte first, emulation bytes still in."""
-    if not prefix:
+def nal_units(packet: bytes, prefix_size: int) -> Iterator[bytes]:
+    """Yield the NAL units of a packet, header byte first, with emulation prevention bytes.
+
+    Args:
+        packet: as demuxed.
+        prefix_size: as returned by `length_prefix_size`.
+    """
+    if not prefix_size:
         start = packet.find(b"\0\0\1")
         while start >= 0:
             end = packet.find(b"\0\0\1", start + 3)
@@ -101,14 +89,14 @@ def nal_units(packet: bytes, prefix: int) -> Iterator[bytes]:
             start = end
         return
     position = 0
-    while position + prefix < len(packet):
-        length = int.from_bytes(packet[position : position + prefix], "big")
-        yield packet[position + prefix : position + prefix + length]
-        position += prefix + length
+    while position + prefix_size < len(packet):
+        length = int.from_bytes(packet[position : position + prefix_size], "big")
+        yield packet[position + prefix_size : position + prefix_size + length]
+        position += prefix_size + length
 
 
-def parameter_units(extradata: bytes | None) -> Iterator[bytes]:
-    """SPS and PPS units in a container's header (avcC), or in Annex B extradata."""
+def parameter_set_units(extradata: bytes | None) -> Iterator[bytes]:
+    """Yield the SPS and PPS units in a container's header (avcC) or in Annex B extradata."""
     if not extradata:
         return
     if not length_prefix_size(extradata):
@@ -126,51 +114,123 @@ def parameter_units(extradata: bytes | None) -> Iterator[bytes]:
             position += 2 + length
 
 
-def read_sequence_set(unit: bytes) -> tuple[int, SequenceSet]:
-    """An SPS and its number. Raises ValueError where it is damaged."""
-    bits = Bits(unit[1:])
+@dataclass(frozen=True)
+class SequenceParameterSet:
+    """Fields of a sequence parameter set (7.4.2.1)."""
+
+    set_id: int
+    max_frame_num: int
+    poc_type: int
+    """`pic_order_cnt_type`: 0, 1 or 2."""
+    poc_lsb_bits: int
+    """Bits of `pic_order_cnt_lsb`, for POC type 0."""
+    delta_always_zero: bool
+    """`delta_pic_order_always_zero_flag`, for POC type 1."""
+    offset_non_reference: int
+    """`offset_for_non_ref_pic`, for POC type 1."""
+    reference_offsets: tuple[int, ...]
+    """`offset_for_ref_frame`, for POC type 1."""
+    num_reference_frames: int
+    """`max_num_ref_frames`."""
+    gaps_allowed: bool
+    """`gaps_in_frame_num_value_allowed_flag`: frame numbers may be left out on purpose."""
+    frames_only: bool
+    """`frame_mbs_only_flag`: no field pictures and no field macroblocks."""
+    is_mbaff: bool
+    """`mb_adaptive_frame_field_flag`: macroblocks of a frame may be coded as fields."""
+    separate_planes: bool
+    """`separate_colour_plane_flag`."""
+    has_chroma: bool
+    """Slices have prediction weights for chroma."""
+
+
+@dataclass(frozen=True)
+class PictureParameterSet:
+    """Fields of a picture parameter set (7.4.2.2)."""
+
+    set_id: int
+    sequence_id: int
+    has_bottom_field_order: bool
+    """`bottom_field_pic_order_in_frame_present_flag`."""
+    num_active: tuple[int, int]
+    """Default number of references in list 0 and list 1."""
+    is_weighted_p: bool
+    is_weighted_b: bool
+    """Prediction weights are explicit (`weighted_bipred_idc` is 1)."""
+    has_redundant_count: bool
+    """`redundant_pic_cnt_present_flag`."""
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """Fields of a slice header (7.4.3)."""
+
+    sequence: SequenceParameterSet
+    slice_type: str
+    """P (also SP), B or I (also SI)."""
+    frame_num: int
+    is_idr: bool
+    is_reference: bool
+    is_field: bool
+    poc_lsb: int
+    """`pic_order_cnt_lsb`."""
+    poc_deltas: tuple[int, int]
+    """`delta_pic_order_cnt`; for POC type 0 `delta_pic_order_cnt_bottom` and 0."""
+    num_active: tuple[int, int]
+    """Number of references in list 0 and list 1."""
+    modifications: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
+    """(operation, value) of list 0 and list 1 (7.3.3.1)."""
+    marking: tuple[tuple[int, int, int], ...] | None
+    """Memory management operations (operation, first value, second value) (7.3.3.3); None for the sliding window."""
+    is_long_term_idr: bool
+    """`long_term_reference_flag` of an IDR picture."""
+
+
+def parse_sequence_parameter_set(unit: bytes) -> SequenceParameterSet:
+    """Parse an SPS (7.3.2.1.1). Raises ValueError if it is damaged."""
+    bits = BitReader(unit[1:])
     profile = bits.read(8)
     bits.read(16)
-    number = bits.ue()
-    chroma, separate = 1, False
+    set_id = bits.ue()
+    chroma_format, separate_planes = 1, False
     if profile in CHROMA_PROFILES:
-        chroma = bits.ue()
-        separate = chroma == 3 and bool(bits.read(1))
+        chroma_format = bits.ue()
+        separate_planes = chroma_format == 3 and bits.flag()
         bits.skip_codes(2)
         bits.read(1)
-        if bits.read(1):
-            for which in range(12 if chroma == 3 else 8):
-                if bits.read(1):
+        if bits.flag():
+            for which in range(12 if chroma_format == 3 else 8):
+                if bits.flag():
                     _skip_scaling_list(bits, 16 if which < 6 else 64)
     max_frame_num = 1 << (bits.ue() + 4)
-    poc_type, lsb_bits, always_zero, non_reference, offsets = bits.ue(), 0, False, 0, ()
+    poc_type, poc_lsb_bits, always_zero, non_reference, offsets = bits.ue(), 0, False, 0, ()
     if poc_type == 0:
-        lsb_bits = bits.ue() + 4
+        poc_lsb_bits = bits.ue() + 4
     elif poc_type == 1:
-        always_zero = bool(bits.read(1))
+        always_zero = bits.flag()
         non_reference, _ = bits.se(), bits.se()
         offsets = tuple(bits.se() for _ in range(min(bits.ue(), 255)))
-    references, gaps_allowed = bits.ue(), bool(bits.read(1))
+    num_reference_frames, gaps_allowed = bits.ue(), bits.flag()
     bits.skip_codes(2)
-    frames_only = bool(bits.read(1))
-    mixes_fields = not frames_only and bool(bits.read(1))
-    return number, SequenceSet(
-        max_frame_num,
-        poc_type,
-        lsb_bits,
-        always_zero,
-        non_reference,
-        offsets,
-        references,
-        gaps_allowed,
-        frames_only,
-        mixes_fields,
-        separate,
-        chroma != 0 and not separate,
+    frames_only = bits.flag()
+    return SequenceParameterSet(
+        set_id=set_id,
+        max_frame_num=max_frame_num,
+        poc_type=poc_type,
+        poc_lsb_bits=poc_lsb_bits,
+        delta_always_zero=always_zero,
+        offset_non_reference=non_reference,
+        reference_offsets=offsets,
+        num_reference_frames=num_reference_frames,
+        gaps_allowed=gaps_allowed,
+        frames_only=frames_only,
+        is_mbaff=not frames_only and bits.flag(),
+        separate_planes=separate_planes,
+        has_chroma=chroma_format != 0 and not separate_planes,
     )
 
 
-def _skip_scaling_list(bits: Bits, size: int) -> None:
+def _skip_scaling_list(bits: BitReader, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -178,68 +238,60 @@ def _skip_scaling_list(bits: Bits, size: int) -> None:
         last = following or last
 
 
-def read_picture_set(unit: bytes) -> tuple[int, PictureSet]:
-    """A PPS and its number. Raises ValueError where it is damaged, or uses slice group maps that nobody writes."""
-    bits = Bits(unit[1:])
-    number, sequence = bits.ue(), bits.ue()
+def parse_picture_parameter_set(unit: bytes) -> PictureParameterSet:
+    """Parse a PPS (7.3.2.2). Raises ValueError if it is damaged."""
+    bits = BitReader(unit[1:])
+    set_id, sequence_id = bits.ue(), bits.ue()
     bits.read(1)
-    bottom = bool(bits.read(1))
-    groups = bits.ue() + 1
-    if groups > 1:
-        _skip_slice_groups(bits, groups)
-    active = bits.ue() + 1, bits.ue() + 1
-    weighted_p, weighted_b = bool(bits.read(1)), bits.read(2) == 1
+    has_bottom_field_order = bits.flag()
+    num_slice_groups = bits.ue() + 1
+    if num_slice_groups > 1:
+        _skip_slice_groups(bits, num_slice_groups)
+    num_active = bits.ue() + 1, bits.ue() + 1
+    is_weighted_p, is_weighted_b = bits.flag(), bits.read(2) == 1
     bits.skip_codes(3)
     bits.read(2)
-    return number, PictureSet(sequence, bottom, active, weighted_p, weighted_b, bool(bits.read(1)))
+    return PictureParameterSet(
+        set_id=set_id,
+        sequence_id=sequence_id,
+        has_bottom_field_order=has_bottom_field_order,
+        num_active=num_active,
+        is_weighted_p=is_weighted_p,
+        is_weighted_b=is_weighted_b,
+        has_redundant_count=bits.flag(),
+    )
 
 
-def _skip_slice_groups(bits: Bits, groups: int) -> None:
-    kind = bits.ue()
-    if kind == 0:
-        bits.skip_codes(groups)
-    elif kind == 2:
-        bits.skip_codes(2 * (groups - 1))
-    elif kind in (3, 4, 5):
+def _skip_slice_groups(bits: BitReader, num_groups: int) -> None:
+    map_type = bits.ue()
+    if map_type == 0:
+        bits.skip_codes(num_groups)
+    elif map_type == 2:
+        bits.skip_codes(2 * (num_groups - 1))
+    elif map_type in (3, 4, 5):
         bits.read(1)
         bits.ue()
-    elif kind == 6:
+    elif map_type == 6:
         for _ in range(bits.ue() + 1):
-            bits.read((groups - 1).bit_length())
+            bits.read((num_groups - 1).bit_length())
 
 
-HEADER_BYTES = 512
-"""A slice header is shorter than this, weights of 32 references included."""
+def parse_slice_header(
+    unit: bytes, pictures: dict[int, PictureParameterSet], sequences: dict[int, SequenceParameterSet]
+) -> SliceHeader:
+    """Parse the header of a slice (7.3.3).
 
+    Args:
+        unit: a NAL unit of type SLICE or IDR_SLICE.
+        pictures, sequences: the parameter sets known so far, by their ids.
 
-@dataclass(frozen=True)
-class SliceHeader:
-    """Slice header, as far as reference lists and their marking go."""
-
-    sequence: SequenceSet
-    kind: str
-    """P, B or I."""
-    frame_num: int
-    is_idr: bool
-    is_reference: bool
-    is_field: bool
-    poc_lsb: int
-    deltas: tuple[int, int]
-    active: tuple[int, int]
-    modifications: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
-    """(operation, value) for each list (7.3.3.1)."""
-    marking: tuple[tuple[int, int, int], ...] | None
-    """Memory operations (operation, first, second) (7.3.3.3); None for a sliding window."""
-    long_term_idr: bool
-
-
-def read_slice_header(unit: bytes, pictures: dict[int, PictureSet], sequences: dict[int, SequenceSet]) -> SliceHeader:
-    """A slice's header. Raises ValueError where it is damaged or its parameter sets are missing."""
-    bits = Bits(unit[1:HEADER_BYTES])
-    kind_of_unit, is_reference = unit[0] & 0x1F, unit[0] & 0x60 != 0
-    is_idr = kind_of_unit == IDR_SLICE
+    Raises:
+        ValueError: the header is damaged, or its parameter sets are missing.
+    """
+    bits = BitReader(unit[1:MAX_HEADER_BYTES])
+    is_idr, is_reference = nal_unit_type(unit) == IDR_SLICE, unit[0] & 0x60 != 0
     bits.ue()
-    kind = "PBIPI"[bits.ue() % 5]
+    slice_type = "PBIPI"[bits.ue() % 5]
     try:
         picture = pictures[bits.ue()]
         sequence = sequences[picture.sequence_id]
@@ -248,92 +300,104 @@ def read_slice_header(unit: bytes, pictures: dict[int, PictureSet], sequences: d
     if sequence.separate_planes:
         bits.read(2)
     frame_num = bits.read(sequence.max_frame_num.bit_length() - 1)
-    is_field = not sequence.frames_only and bool(bits.read(1))
+    is_field = not sequence.frames_only and bits.flag()
     if is_field:
         bits.read(1)
     if is_idr:
         bits.ue()
-    lsb, deltas = _read_order(bits, sequence, picture.bottom_field_order and not is_field)
-    if picture.redundant_count:
+    poc_lsb, poc_deltas = _parse_picture_order(bits, sequence, picture.has_bottom_field_order and not is_field)
+    if picture.has_redundant_count:
         bits.ue()
-    active, modifications = _read_lists(bits, kind, picture)
-    if (picture.weighted_p and kind == "P") or (picture.weighted_b and kind == "B"):
-        _skip_weights(bits, active, sequence.has_chroma)
-    marking, long_term_idr = _read_marking(bits, is_idr) if is_reference else (None, False)
+    num_active = _parse_num_active(bits, slice_type, picture)
+    list_modifications = (
+        _parse_modifications(bits) if slice_type != "I" else (),
+        _parse_modifications(bits) if slice_type == "B" else (),
+    )
+    if (picture.is_weighted_p and slice_type == "P") or (picture.is_weighted_b and slice_type == "B"):
+        _skip_weights(bits, sum(num_active), sequence.has_chroma)
+    marking, is_long_term_idr = None, False
+    if is_reference and is_idr:
+        bits.read(1)
+        is_long_term_idr = bits.flag()
+    elif is_reference:
+        marking = _parse_marking(bits)
     return SliceHeader(
-        sequence,
-        kind,
-        frame_num,
-        is_idr,
-        is_reference,
-        is_field,
-        lsb,
-        deltas,
-        active,
-        modifications,
-        marking,
-        long_term_idr,
+        sequence=sequence,
+        slice_type=slice_type,
+        frame_num=frame_num,
+        is_idr=is_idr,
+        is_reference=is_reference,
+        is_field=is_field,
+        poc_lsb=poc_lsb,
+        poc_deltas=poc_deltas,
+        num_active=num_active,
+        modifications=list_modifications,
+        marking=marking,
+        is_long_term_idr=is_long_term_idr,
     )
 
 
-def _read_order(bits: Bits, sequence: SequenceSet, both_fields: bool) -> tuple[int, tuple[int, int]]:
+def _parse_picture_order(
+    bits: BitReader, sequence: SequenceParameterSet, has_both_fields: bool
+) -> tuple[int, tuple[int, int]]:
+    """Return `pic_order_cnt_lsb` and the two order count deltas."""
     if sequence.poc_type == 0:
         lsb = bits.read(sequence.poc_lsb_bits)
-        return lsb, (bits.se() if both_fields else 0, 0)
+        return lsb, (bits.se() if has_both_fields else 0, 0)
     if sequence.poc_type == 1 and not sequence.delta_always_zero:
         first = bits.se()
-        return 0, (first, bits.se() if both_fields else 0)
+        return 0, (first, bits.se() if has_both_fields else 0)
     return 0, (0, 0)
 
 
-def _read_lists(bits: Bits, kind: str, picture: PictureSet) -> tuple[tuple[int, int], tuple]:
-    if kind == "I":
-        return (0, 0), ((), ())
-    if kind == "B":
+def _parse_num_active(bits: BitReader, slice_type: str, picture: PictureParameterSet) -> tuple[int, int]:
+    """Return the number of references in list 0 and list 1."""
+    if slice_type == "I":
+        return 0, 0
+    if slice_type == "B":
         bits.read(1)
-    first, second = picture.active
-    if bits.read(1):
+    first, second = picture.num_active
+    if bits.flag():
         first = bits.ue() + 1
-        if kind == "B":
+        if slice_type == "B":
             second = bits.ue() + 1
-    if kind == "P":
+    if slice_type == "P":
         second = 0
-    if max(first, second) > 32:
-        raise ValueError("more than 32 references")
-    return (first, second), (_read_modifications(bits), _read_modifications(bits) if kind == "B" else ())
+    if max(first, second) > MAX_REFERENCES:
+        raise ValueError(f"more than {MAX_REFERENCES} references")
+    return first, second
 
 
-def _read_modifications(bits: Bits) -> tuple[tuple[int, int], ...]:
-    found = []
-    if bits.read(1):
+def _parse_modifications(bits: BitReader) -> tuple[tuple[int, int], ...]:
+    """Return the modifications of one list (7.3.3.1)."""
+    operations = []
+    if bits.flag():
         while (operation := bits.ue()) != 3:
-            found.append((operation, bits.ue()))
-            if len(found) > 66:
+            operations.append((operation, bits.ue()))
+            if len(operations) > MAX_OPERATIONS:
                 raise ValueError("the list modification has no end")
-    return tuple(found)
+    return tuple(operations)
 
 
-def _skip_weights(bits: Bits, active: tuple[int, int], has_chroma: bool) -> None:
+def _skip_weights(bits: BitReader, num_references: int, has_chroma: bool) -> None:
     bits.ue()
     if has_chroma:
         bits.ue()
-    for _ in range(sum(active)):
-        if bits.read(1):
+    for _ in range(num_references):
+        if bits.flag():
             bits.skip_codes(2)
-        if has_chroma and bits.read(1):
+        if has_chroma and bits.flag():
             bits.skip_codes(4)
 
 
-def _read_marking(bits: Bits, is_idr: bool) -> tuple[tuple[tuple[int, int, int], ...] | None, bool]:
-    if is_idr:
-        bits.read(1)
-        return None, bool(bits.read(1))
-    if not bits.read(1):
-        return None, False
-    found = []
+def _parse_marking(bits: BitReader) -> tuple[tuple[int, int, int], ...] | None:
+    """Return the memory management operations of a picture that is not IDR (7.3.3.3)."""
+    if not bits.flag():
+        return None
+    operations = []
     while operation := bits.ue():
         first = bits.ue() if operation in (1, 2, 3, 4, 6) else 0
-        found.append((operation, first, bits.ue() if operation == 3 else 0))
-        if len(found) > 66:
+        operations.append((operation, first, bits.ue() if operation == 3 else 0))
+        if len(operations) > MAX_OPERATIONS:
             raise ValueError("the marking has no end")
-    return tuple(found), False
+    return tuple(operations)

@@ -1,11 +1,9 @@
-"""Ways from a frame back to the last one shown: what each says, how likely it is, and what they say together.
+"""Compute the motion from each frame to the one shown before it, from vectors that point to any reference frame.
 
-From decoded frames to motion between one frame and the next.
-
-A stream's vectors do not say how the picture moved since the frame before: a P frame may point four frames back, a
-B frame at two others, one of them not shown yet. Here each vector keeps what it says, a displacement to the frame it
-refers to, and the step since the frame before is what is left when the known way from there to that frame is taken
-off: steps added up along any path end where the stream's own vectors end.
+A vector does not say how the picture moved since the frame before: a P frame may refer to a frame four frames back, a B
+frame to two others, one of which is shown later. Each vector keeps its meaning, a displacement to the frame it refers
+to; the motion since the frame before is that displacement less the motion already known between those two frames.
+Motion added up along any path thus ends where the stream's own vectors end, and errors do not accumulate.
 """
 
 from collections import OrderedDict, deque
@@ -16,289 +14,309 @@ import numpy as np
 from av.video.frame import PictureType
 
 from codec.decoder import SourceFrame
-from codec.motion_fields import PictureFlow, fill, sample, turned
-from codec.motion_vectors import NOTHING, FrameReferences, Link, reference_motion_of
+from codec.motion_fields import OpticalFlow, StepField, WeightedField, fill_holes, rotate, sample
+from codec.motion_vectors import NO_MOTION, FrameMotion, ReferenceMotion, motion_by_reference
 from codec.probe import quarter_turns
 from codec.types import NO_VECTORS, VectorShares
 
-STEADY = 0.01, 0.5
-"""A way may differ from the step before by this much of the frame's width and this much of that step before it counts
-as a wrong match: encoders point to whatever looks alike."""
+PRIOR_TOLERANCE = 0.01, 0.5
+"""Motion may differ from the step before by this share of the frame's width, plus this share of that step's length,
+before it counts as a wrong match: encoders point to whatever looks alike."""
 
-LONGEST_TRAIL = 32
-"""Steps that are kept before they are put together."""
+MAX_PENDING_STEPS = 32
+"""Steps that are stored before they are accumulated."""
 
-Evidence = tuple[np.ndarray, np.ndarray]
-"""A way float32 [h, w, 2], and the share of each cell it speaks for [h, w]."""
+MAX_LOOKAHEAD = 16
+"""Frames that are read ahead to find one that a frame refers to (an H.264 buffer has 16 pictures)."""
 
+MAX_REFERENCES = 12
+"""References to which the accumulated motion is kept, at most."""
 
-class Trail:
-    """The way from the last frame to an earlier one, put together only when it is asked for: most never are."""
+EXTRA_REFERENCES = 3
+"""References kept beyond the stream's own number: it may drop one before a frame that refers to it is shown."""
 
-    def __init__(self, way: np.ndarray) -> None:
-        self._way = way
-        self._steps: list[np.ndarray] = []
+NUM_INVERSION_ROUNDS = 3
+"""Rounds of the fixed-point iteration; steps are small, so it converges fast."""
 
-    def add(self, step: np.ndarray) -> None:
-        """A new last frame, moved by `step` float32 [h, w, 2] since the one before."""
-        self._steps.append(step)
-        if len(self._steps) > LONGEST_TRAIL:
-            self.way()
+MIN_KNOWN_WEIGHT = 0.25
+"""Share of a cell that must have vectors for its motion to count as known."""
 
-    def way(self) -> np.ndarray:
-        """Displacement float32 [h, w, 2] in fractions of the frame."""
-        for step in self._steps:
-            self._way = step + sample(self._way, step)
-        self._steps.clear()
-        return self._way
+MIN_VALID_WEIGHT = 0.5
+"""Share of a cell that must have vectors for the cell to be valid."""
+
+MAX_MISSING_SHARE = 0.05
+"""Share of a picture without known motion above which the motion is measured between the pictures."""
 
 
-class Usual:
-    """The way that the step before leads one to expect, float32 [h, w, 2]."""
+@dataclass(frozen=True)
+class FrameWithMotion:
+    """A source frame and the motion since the frame shown before it."""
 
-    def __init__(self, way: np.ndarray) -> None:
-        self._way = way
-        self._allowed: np.ndarray | None = None
-
-    def likelihood(self, way: np.ndarray) -> np.ndarray:
-        """float32 [h, w]: 1 where `way` is as usual, falling with the square of the difference."""
-        if self._allowed is None:
-            self._allowed = STEADY[0] + STEADY[1] * _length(self._way)
-        miss = _length(way - self._way)
-        miss /= self._allowed
-        miss *= miss
-        miss += 1
-        return np.reciprocal(miss, out=miss)
+    frame: SourceFrame
+    motion: StepField
+    """Upright. Where it is not valid, vectors are an estimate: measured between the two pictures if much is missing,
+    else filled in from the cells around."""
+    shares: VectorShares = NO_VECTORS
+    is_cut: bool = False
+    """A new scene begins with this frame: vectors are zero and not valid."""
 
 
-def _length(way: np.ndarray) -> np.ndarray:
-    """float32 [h, w]: lengths in frame widths, of a picture of 16 : 9."""
-    x, y = way[..., 0], way[..., 1] * np.float32(9 / 16)
+class AccumulatedMotion:
+    """The motion from the last frame to an earlier one. It is added up only on request: most is never used."""
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        self._total = np.zeros((*grid, 2), np.float32)
+        self._pending: list[np.ndarray] = []
+
+    def add_step(self, vectors: np.ndarray) -> None:
+        """Add a new last frame, whose motion since the one before is `vectors`, float32 [h, w, 2]."""
+        self._pending.append(vectors)
+        if len(self._pending) > MAX_PENDING_STEPS:
+            self.total()
+
+    def total(self) -> np.ndarray:
+        """Return the displacement float32 [h, w, 2] in fractions of the frame."""
+        for vectors in self._pending:
+            self._total = vectors + sample(self._total, vectors)
+        self._pending.clear()
+        return self._total
+
+
+class MotionPrior:
+    """Judges motion by how near it is to `expected`, float32 [h, w, 2] in fractions of the frame."""
+
+    def __init__(self, expected: np.ndarray) -> None:
+        self._expected = expected
+        self._tolerance: np.ndarray | None = None
+
+    def likelihood(self, vectors: np.ndarray) -> np.ndarray:
+        """Return float32 [h, w]: 1 where `vectors` are as expected, falling with the square of the difference."""
+        if self._tolerance is None:
+            self._tolerance = PRIOR_TOLERANCE[0] + PRIOR_TOLERANCE[1] * _length(self._expected)
+        error = _length(vectors - self._expected)
+        error /= self._tolerance
+        error *= error
+        error += 1
+        return np.reciprocal(error, out=error)
+
+    def weigh(self, candidate: WeightedField) -> WeightedField:
+        """Return a motion candidate, its weight multiplied by the likelihood of its vectors."""
+        return WeightedField(candidate.vectors, candidate.weight * self.likelihood(candidate.vectors))
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """Return lengths float32 [h, w] in frame widths, as if the picture were 16 : 9."""
+    x, y = vectors[..., 0], vectors[..., 1] * np.float32(9 / 16)
     return np.sqrt(x * x + y * y)
 
 
-def weighted_mean(evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean way float32 [h, w, 2], zero where nothing speaks for a cell, and what speaks for it [h, w]."""
-    way, weight = evidence[0]
-    total = way * weight[..., None]
-    for way, share in evidence[1:]:
-        total += way * share[..., None]
-        weight = weight + share
-    return total / np.maximum(weight, 1e-6)[..., None], weight
-
-
-LOOKAHEAD = 16
-"""Frames that may be shown before one they point to (H.264 keeps 16 pictures at most)."""
-
-MOST_REMEMBERED = 12
-"""References to which the way back is kept, at most."""
-
-SHOWN_LATE = 3
-"""References that a stream may have dropped already when a frame that points to them is shown."""
-
-ROUNDS = 3
-"""Rounds of the fixed point; steps are small against what they cross, so it settles fast."""
-
-ENOUGH = 0.25
-"""Share of a cell that must have vectors for them to speak for it."""
-
-HOLES = 0.05
-"""Share of a picture without vectors above which it is worth while to measure its motion."""
+def weighted_mean(candidates: list[WeightedField]) -> WeightedField:
+    """Return the mean of motion candidates, zero where all weights are, and the sum of their weights."""
+    first, *others = candidates
+    weight = first.weight
+    total = first.vectors * weight[..., None]
+    for other in others:
+        total += other.vectors * other.weight[..., None]
+        weight = weight + other.weight
+    return WeightedField(total / np.maximum(weight, 1e-6)[..., None], weight)
 
 
 @dataclass(frozen=True)
-class MovedFrame:
-    """A source frame and how it moved since the one shown before."""
+class ComposedStep:
+    """Motion from a frame to the one shown before it, on the grid of the coded picture."""
 
-    frame: SourceFrame
-    vectors: np.ndarray
-    """float32 [h, w, 2] in fractions of the frame, upright."""
-    valid: np.ndarray
-    """bool [h, w]; elsewhere the vectors are a guess: measured between the two pictures where much is missing, else
-    taken from the cells around."""
+    motion: WeightedField
+    """The weight is the share of each cell that has vectors."""
     shares: VectorShares = NO_VECTORS
-    cut: bool = False
-    """A new scene begins here: vectors are zero, valid False."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """Motion into a frame from the one shown before, on the grid of the coded picture."""
-
-    vectors: np.ndarray
-    """float32 [h, w, 2] in fractions of the frame."""
-    share: np.ndarray
-    """float32 [h, w]: how much of each cell has vectors."""
-    shares: VectorShares = NO_VECTORS
-    cut: bool = False
+    is_cut: bool = False
 
 
 class MotionComposer:
-    """Follows frames in display order; `grid` is that of the coded picture, before rotation."""
+    """Computes the motion of one frame after another, in display order.
+
+    Args:
+        grid: (h, w) cells of the coded picture, before rotation.
+    """
 
     def __init__(self, grid: tuple[int, int]) -> None:
         self._grid = grid
-        self._flow = PictureFlow()
+        self._flow = OpticalFlow()
         self._last: SourceFrame | None = None
-        self._last_links = NOTHING
-        self._back: OrderedDict[int, Trail] = OrderedDict()
-        """The way from the last frame to each frame before it that may still be pointed to."""
-        self._links: dict[int, FrameReferences] = {}
+        self._last_motion = NO_MOTION
+        self._to_references: OrderedDict[int, AccumulatedMotion] = OrderedDict()
+        """Motion from the last frame to each earlier frame that may still be referred to, by index."""
+        self._frame_motions: dict[int, FrameMotion] = {}
         self._times: dict[int, float] = {}
         self._velocity = np.zeros((*grid, 2), np.float32)
-        """Fractions of the frame a second, from the step before."""
+        """Motion of the step before, in fractions of the frame per second."""
         self._ahead: dict[int, SourceFrame] = {}
+        self._to_last: dict[int, WeightedField | None] = {}
+        """Motion from the current frame, and from frames ahead, to the last frame, by index; None if no vector leads
+        there."""
 
-    def waits_for(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> bool:
-        """Whether frames that `frame` points to have yet to come."""
-        known = self._back.keys() | {other.index for other in ahead}
+    def needs_lookahead(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> bool:
+        """Return whether `frame` refers to frames that are not among those before it nor among `ahead`."""
+        known = self._to_references.keys() | {other.index for other in ahead}
         if frame.headers is None:
             return frame.picture.pict_type == PictureType.B and not any(other.is_reference for other in ahead)
-        oldest = min(self._back, default=0)
+        oldest = min(self._to_references, default=0)
         return any(index > oldest and index not in known for index in frame.headers.lists[1])
 
-    def step(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> Step:
-        """Motion into `frame` from the frame of the call before.
+    def add_frame(self, frame: SourceFrame, ahead: Iterable[SourceFrame]) -> ComposedStep:
+        """Return the motion from `frame` to the frame of the previous call.
 
         Args:
             frame: the next frame in display order.
-            ahead: frames that come after it, as far as it points to them.
+            ahead: the frames after it, as far as it refers to them.
         """
         self._ahead = {other.index: other for other in ahead}
         self._times.update({other.index: other.pts_seconds for other in self._ahead.values()})
+        self._to_last = {}
         last = self._last
-        found = self._nothing() if last is None else self._completed(frame, last, self._way(frame, {}))
-        shares = self._links.get(frame.index, NOTHING).shares
-        self._advance(frame, found.vectors)
-        return replace(found, shares=shares)
+        step = self._no_motion() if last is None else self._complete(frame, last, self._motion_to_last(frame))
+        shares = self._frame_motions.get(frame.index, NO_MOTION).shares
+        self._advance(frame, step.motion.vectors)
+        return replace(step, shares=shares)
 
-    def _nothing(self, cut: bool = False) -> Step:
-        return Step(np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32), cut=cut)
+    def _no_motion(self, is_cut: bool = False) -> ComposedStep:
+        zeros = WeightedField(np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32))
+        return ComposedStep(zeros, is_cut=is_cut)
 
-    def _completed(self, frame: SourceFrame, last: SourceFrame, way: tuple[np.ndarray, np.ndarray] | None) -> Step:
-        """The way, or what the pictures show where it says nothing; at a cut nothing."""
-        if way is None:
-            flow = self._flow.between(frame.picture, last.picture, self._grid)
-            return Step(flow.vectors, np.zeros(self._grid, np.float32), cut=flow.is_cut)
-        vectors, share = way
-        known = share >= ENOUGH
-        if known.mean() <= 1 - HOLES:
-            flow = self._flow.between(frame.picture, last.picture, self._grid)
-            if flow.is_cut:
-                return self._nothing(cut=True)
-            vectors = np.where(known[..., None], vectors, flow.vectors)
-        return Step(vectors, share)
+    def _complete(self, frame: SourceFrame, last: SourceFrame, motion: WeightedField | None) -> ComposedStep:
+        """Measure motion between the pictures where the vectors leave much of it unknown; look for a cut there."""
+        if motion is None:
+            flow = self._flow.measure(frame.picture, last.picture, self._grid)
+            return ComposedStep(WeightedField(flow.vectors, np.zeros(self._grid, np.float32)), is_cut=flow.is_cut)
+        known = motion.weight >= MIN_KNOWN_WEIGHT
+        if known.mean() > 1 - MAX_MISSING_SHARE:
+            return ComposedStep(motion)
+        flow = self._flow.measure(frame.picture, last.picture, self._grid)
+        if flow.is_cut:
+            return self._no_motion(is_cut=True)
+        return ComposedStep(WeightedField(np.where(known[..., None], motion.vectors, flow.vectors), motion.weight))
 
     def _advance(self, frame: SourceFrame, vectors: np.ndarray) -> None:
+        """Make `frame`, whose motion since the last frame is `vectors`, the last frame."""
         if self._last is not None:
             self._velocity = vectors / np.float32(frame.pts_seconds - self._last.pts_seconds)
-        for trail in self._back.values():
-            trail.add(vectors)
+        for accumulated in self._to_references.values():
+            accumulated.add_step(vectors)
         if frame.is_reference:
-            self._back[frame.index] = Trail(np.zeros((*self._grid, 2), np.float32))
+            self._to_references[frame.index] = AccumulatedMotion(self._grid)
             self._times[frame.index] = frame.pts_seconds
-            kept = frame.headers.num_references if frame.headers is not None else 1
-            while len(self._back) > min(kept + SHOWN_LATE, MOST_REMEMBERED):
-                self._back.popitem(last=False)
+            num_references = frame.headers.num_references if frame.headers is not None else 1
+            while len(self._to_references) > min(num_references + EXTRA_REFERENCES, MAX_REFERENCES):
+                self._to_references.popitem(last=False)
         self._times = {
-            index: time for index, time in self._times.items() if index in self._back or index in self._ahead
+            index: time for index, time in self._times.items() if index in self._to_references or index in self._ahead
         }
-        self._last, self._last_links = frame, self._links.pop(frame.index, NOTHING)
+        self._last, self._last_motion = frame, self._frame_motions.pop(frame.index, NO_MOTION)
 
-    def _way(
-        self, frame: SourceFrame, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Displacement from `frame` to the last frame, over whatever it points to; None where no vector leads there."""
-        if frame.index in ways or self._last is None:
-            return ways.get(frame.index)
-        # what points in a circle, in a damaged stream, leads nowhere
-        ways[frame.index] = None
-        if frame.index not in self._links:
-            lists = self._lists(frame)
-            self._links[frame.index] = reference_motion_of(frame, lists, self._times, self._expected(lists, ways))
-        usual = Usual(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
-        evidence: list[Evidence] = []
-        for link in self._links[frame.index].links:
-            over = self._over(link, ways)
-            if over is not None:
-                way, trust = over
-                certain = link.exact and link.index == self._last.index
-                evidence.append((way, trust if certain else trust * usual.likelihood(way)))
-        returned = self._returned(frame, evidence)
-        if returned is not None:
-            evidence.append((returned[0], returned[1] * usual.likelihood(returned[0])))
-        if not evidence:
+    def _motion_to_last(self, frame: SourceFrame) -> WeightedField | None:
+        """Return the motion from the current frame, or one ahead, to the last frame; None if no vector leads there."""
+        if frame.index in self._to_last or self._last is None:
+            return self._to_last.get(frame.index)
+        # in a damaged stream frames may refer to each other in a circle: that leads nowhere
+        self._to_last[frame.index] = None
+        if frame.index not in self._frame_motions:
+            lists = self._reference_lists(frame)
+            velocity = self._expected_velocity(lists)
+            self._frame_motions[frame.index] = motion_by_reference(frame, lists, self._times, velocity)
+        prior = MotionPrior(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
+        candidates: list[WeightedField] = []
+        for reference in self._frame_motions[frame.index].references:
+            candidate = self._motion_over(reference)
+            if candidate is not None:
+                is_certain = reference.is_exact and reference.index == self._last.index
+                candidates.append(candidate if is_certain else prior.weigh(candidate))
+        inverse = self._inverse_of_last(frame, candidates)
+        if inverse is not None:
+            candidates.append(prior.weigh(inverse))
+        if not candidates:
             return None
-        mean, weight = weighted_mean(evidence)
-        known = weight >= ENOUGH
+        mean = weighted_mean(candidates)
+        known = mean.weight >= MIN_KNOWN_WEIGHT
         if not known.any():
             return None
-        ways[frame.index] = found = fill(mean, known), np.minimum(weight, 1)
-        return found
+        motion = WeightedField(fill_holes(mean.vectors, known), np.minimum(mean.weight, 1))
+        self._to_last[frame.index] = motion
+        return motion
 
-    def _expected(
-        self, lists: tuple[tuple[int, ...], ...], ways: dict[int, tuple[np.ndarray, np.ndarray] | None]
-    ) -> np.ndarray:
-        """Velocity by which a vector's reference is told: that towards the first decoded of the frames still to be
-        shown (a P frame, which has few references itself), else that of the step before."""
-        first = min((index for places in lists for index in places if index in self._ahead), default=None)
+    def _expected_velocity(self, lists: tuple[tuple[int, ...], ...]) -> np.ndarray:
+        """Return the velocity by which ambiguous references are resolved.
+
+        It is that of the frame decoded first among those ahead that are referred to (a P frame, which has few
+        references itself), else that of the step before.
+        """
+        first = min((index for indices in lists for index in indices if index in self._ahead), default=None)
         if first is not None and self._last is not None:
-            way = self._way(self._ahead[first], ways)
-            if way is not None:
-                return way[0] / np.float32(self._ahead[first].pts_seconds - self._last.pts_seconds)
+            motion = self._motion_to_last(self._ahead[first])
+            if motion is not None:
+                return motion.vectors / np.float32(self._ahead[first].pts_seconds - self._last.pts_seconds)
         return self._velocity
 
-    def _over(self, link: Link, ways: dict[int, tuple[np.ndarray, np.ndarray] | None]) -> Evidence | None:
-        """The way to the last frame over the frame that `link` points to."""
-        if link.index in self._ahead:
-            onwards = self._way(self._ahead[link.index], ways)
-            if onwards is None:
+    def _motion_over(self, reference: ReferenceMotion) -> WeightedField | None:
+        """Return the motion candidate to the last frame that leads over the frame `reference` refers to."""
+        vectors, weight = reference.motion.vectors, reference.motion.weight
+        if reference.index in self._ahead:
+            onward = self._motion_to_last(self._ahead[reference.index])
+            if onward is None:
                 return None
-            read = sample(np.dstack(onwards), link.vectors)
-            return link.vectors + read[..., :2], link.weight * read[..., 2]
-        if self._last is not None and link.index == self._last.index:
-            return link.vectors, link.weight
-        trail = self._back.get(link.index)
-        if trail is None:
+            sampled = sample(np.dstack([onward.vectors, onward.weight]), vectors)
+            return WeightedField(vectors + sampled[..., :2], weight * sampled[..., 2])
+        if self._last is not None and reference.index == self._last.index:
+            return reference.motion
+        accumulated = self._to_references.get(reference.index)
+        if accumulated is None:
             return None
-        back = trail.way()
-        way = link.vectors - back
-        for _ in range(ROUNDS):
-            way = link.vectors - sample(back, way)
-        return way, link.weight
+        # solves motion + total(x + motion) = vectors, with the total motion from the last frame to the reference
+        total = accumulated.total()
+        motion = vectors - total
+        for _ in range(NUM_INVERSION_ROUNDS):
+            motion = vectors - sample(total, motion)
+        return WeightedField(motion, weight)
 
-    def _returned(self, frame: SourceFrame, evidence: list[Evidence]) -> tuple[np.ndarray, np.ndarray] | None:
-        """What the last frame said about this one, turned round: B frames know where P frames have no vectors."""
-        forward = next((link for link in self._last_links.links if link.index == frame.index), None)
+    def _inverse_of_last(self, frame: SourceFrame, candidates: list[WeightedField]) -> WeightedField | None:
+        """Return the inverse of the last frame's motion to `frame`: B frames have vectors where P frames have none."""
+        forward = next((one.motion for one in self._last_motion.references if one.index == frame.index), None)
         if forward is None:
             return None
-        share = forward.weight
-        if evidence:
-            mean, weight = weighted_mean(evidence)
-            known = weight > 0
-            way = mean if known.all() else np.where(known[..., None], mean, fill(-forward.vectors, share >= ENOUGH))
+        weight = forward.weight
+        backward, is_known = -forward.vectors, weight >= MIN_KNOWN_WEIGHT
+        if candidates:
+            mean = weighted_mean(candidates)
+            covered = mean.weight > 0
+            motion = mean.vectors
+            if not covered.all():
+                motion = np.where(covered[..., None], motion, fill_holes(backward, is_known))
         else:
-            way = fill(-forward.vectors, share >= ENOUGH)
-        packed = np.dstack([-forward.vectors * share[..., None], share])
-        covered = share
+            motion = fill_holes(backward, is_known)
+        stacked = np.dstack([backward * weight[..., None], weight])
         for _ in range(2):
-            read = sample(packed, way)
-            covered = read[..., 2]
-            there = (covered >= ENOUGH)[..., None]
-            way = np.where(there, read[..., :2] / np.maximum(covered, 1e-6)[..., None], way)
-        return way, np.where(covered >= ENOUGH, covered, 0)
+            sampled = sample(stacked, motion)
+            weight = sampled[..., 2]
+            is_known = weight >= MIN_KNOWN_WEIGHT
+            mean_vectors = sampled[..., :2] / np.maximum(weight, 1e-6)[..., None]
+            motion = np.where(is_known[..., None], mean_vectors, motion)
+        return WeightedField(motion, np.where(is_known, weight, 0))
 
-    def _lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
+    def _reference_lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
+        """Return the indices in list 0 and list 1; without headers, the nearest reference in each direction."""
         if frame.headers is not None:
             return frame.headers.lists
-        after = next((other.index for other in self._ahead.values() if other.is_reference), -1)
-        return (next(reversed(self._back), -1),), (after,)
+        following = next((other.index for other in self._ahead.values() if other.is_reference), -1)
+        return (next(reversed(self._to_references), -1),), (following,)
 
 
-def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[MovedFrame]:
-    """Frames in display order, each with its motion since the frame before on a grid of (h, w) cells."""
+def compose_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[FrameWithMotion]:
+    """Yield each frame with its motion since the frame before, on a grid of (h, w) cells.
+
+    Args:
+        frames: in display order.
+        grid: of the upright picture.
+    """
     ahead: deque[SourceFrame] = deque()
-    chain: MotionComposer | None = None
+    composer: MotionComposer | None = None
     source = iter(frames)
     following = next(source, None)
     while ahead or following is not None:
@@ -307,9 +325,10 @@ def motion_of(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[
             following = next(source, None)
         frame = ahead.popleft()
         turns = quarter_turns(frame.picture)
-        chain = chain or MotionComposer((grid[1], grid[0]) if turns % 2 else grid)
-        while following is not None and len(ahead) < LOOKAHEAD and chain.waits_for(frame, ahead):
+        composer = composer or MotionComposer((grid[1], grid[0]) if turns % 2 else grid)
+        while following is not None and len(ahead) < MAX_LOOKAHEAD and composer.needs_lookahead(frame, ahead):
             ahead.append(following)
             following = next(source, None)
-        step = chain.step(frame, ahead)
-        yield MovedFrame(frame, *turned(step.vectors, step.share >= 0.5, turns), step.shares, step.cut)
+        step = composer.add_frame(frame, ahead)
+        motion = StepField(step.motion.vectors, step.motion.weight >= MIN_VALID_WEIGHT)
+        yield FrameWithMotion(frame, rotate(motion, turns), step.shares, step.is_cut)

@@ -1,6 +1,7 @@
-"""Motion fields on a grid: steps put one after another, and holes filled.
+"""Motion of one frame on a grid: sampling, composition, pooling, rotation, filling of holes, and optical flow.
 
-Motion measured from pictures, for what a stream has no vectors for: I frames, and intra blocks.
+Vectors are float32 [h, w, 2], (dx, dy) in fractions of the frame's width and height: the content of a cell at (x, y)
+stood at (x + dx, y + dy) in the frame that the field leads to.
 """
 
 from dataclasses import dataclass
@@ -11,59 +12,106 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+MIN_VALID_SHARE = 0.5
+"""Share of a cell that must be valid for the cell to be valid."""
 
-def sample(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Bilinear samples of `values` float32 [h, w, c], at most 4 channels, at displacements `at` float32 [h, w, 2]
-    (fractions of the frame) from each cell; the border goes on outside."""
-    places = at * _size(at.shape[:2])
-    places += _cells(at.shape[:2])
-    return cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+
+@dataclass(frozen=True)
+class StepField:
+    """Motion from one frame to the one before."""
+
+    vectors: np.ndarray
+    """float32 [h, w, 2] in fractions of the frame."""
+    valid: np.ndarray
+    """bool [h, w]; False where the vector is an estimate."""
+
+    @classmethod
+    def zeros(cls, grid: tuple[int, int], *, valid: bool) -> "StepField":
+        """Return a field without motion on a grid of (h, w) cells."""
+        return cls(np.zeros((*grid, 2), np.float32), np.full(grid, valid))
+
+
+@dataclass(frozen=True)
+class WeightedField:
+    """Motion that is known for parts of cells only."""
+
+    vectors: np.ndarray
+    """float32 [h, w, 2] in fractions of the frame."""
+    weight: np.ndarray
+    """float32 [h, w]: share of each cell that the vector is known for, or how much the vector is to be trusted."""
+
+
+def sample(values: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Sample `values` bilinearly at a displacement from each cell; outside of the grid its border is repeated.
+
+    Args:
+        values: float32 [h, w, c], at most 4 channels.
+        displacement: float32 [h, w, 2] in fractions of the frame.
+
+    Returns:
+        float32 [h, w, c].
+    """
+    positions = displacement * _grid_size(displacement.shape[:2])
+    positions += _cell_positions(displacement.shape[:2])
+    return cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
 
 
 @lru_cache(maxsize=8)
-def _size(grid: tuple[int, int]) -> np.ndarray:
+def _grid_size(grid: tuple[int, int]) -> np.ndarray:
+    """Return float32 [2], (width, height)."""
     return np.array([grid[1], grid[0]], np.float32)
 
 
 @lru_cache(maxsize=8)
-def _cells(grid: tuple[int, int]) -> np.ndarray:
-    """float32 [h, w, 2]: (column, row) of each cell."""
+def _cell_positions(grid: tuple[int, int]) -> np.ndarray:
+    """Return float32 [h, w, 2], (column, row) of each cell."""
     return np.stack(np.meshgrid(np.arange(grid[1]), np.arange(grid[0])), -1).astype(np.float32)
 
 
-def compose(
-    later: tuple[np.ndarray, np.ndarray], earlier: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two steps as one: the earlier field is read where the later one points.
+def compose(later: StepField, earlier: StepField) -> StepField:
+    """Return two consecutive steps as one: `earlier` is sampled where `later` points."""
+    stacked = np.concatenate([earlier.vectors, earlier.valid[..., None].astype(np.float32)], -1)
+    sampled = sample(stacked, later.vectors)
+    return StepField(later.vectors + sampled[..., :2], later.valid & (sampled[..., 2] >= MIN_VALID_SHARE))
 
-    Both are (vectors float32 [h, w, 2] in fractions of the frame, valid bool [h, w]); so is the result.
+
+def pool(field: StepField, factor: int) -> StepField:
+    """Return the field on a grid that is coarser by `factor`, with mean vectors."""
+    height, width = field.valid.shape[0] // factor, field.valid.shape[1] // factor
+    vectors = field.vectors.reshape(height, factor, width, factor, 2).mean((1, 3), dtype=np.float32)
+    valid = field.valid.reshape(height, factor, width, factor).mean((1, 3)) >= MIN_VALID_SHARE
+    return StepField(vectors, valid)
+
+
+def rotate(field: StepField, quarter_turns: int) -> StepField:
+    """Return the field of a picture that is turned counter-clockwise by 90 degrees times `quarter_turns`."""
+    vectors, valid = field.vectors, field.valid
+    for _ in range(quarter_turns % 4):
+        vectors = np.rot90(vectors)
+        # what pointed right points up, what pointed down points right
+        vectors = np.stack([vectors[..., 1], -vectors[..., 0]], -1)
+        valid = np.rot90(valid)
+    return StepField(vectors, valid)
+
+
+def fill_holes(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Fill cells that are not known smoothly with the means of known cells around them, at coarser and coarser scales.
+
+    Args:
+        vectors: float32 [h, w, 2].
+        known: bool [h, w].
+
+    Returns:
+        float32 [h, w, 2]; all zero if no cell is known.
     """
-    vectors, valid = later
-    before = np.concatenate([earlier[0], earlier[1][..., None].astype(np.float32)], -1)
-    read = sample(before, vectors)
-    return vectors + read[..., :2], valid & (read[..., 2] >= 0.5)
-
-
-def pooled(vectors: np.ndarray, valid: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """The field on a grid `factor` times coarser: means of vectors; valid where half of a cell or more is."""
-    height, width = valid.shape[0] // factor, valid.shape[1] // factor
-    means = vectors.reshape(height, factor, width, factor, 2).mean((1, 3), dtype=np.float32)
-    return means, valid.reshape(height, factor, width, factor).mean((1, 3)) >= 0.5
-
-
-def fill(vectors: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Holes filled smoothly: each takes the mean of the valid cells around it, from coarser and coarser means.
-
-    Returns vectors float32 [h, w, 2]; all zero where nothing is valid.
-    """
-    if valid.all():
+    if known.all():
         return vectors
-    weight = valid.astype(np.float32)
-    return _pulled(vectors * weight[..., None], weight)
+    weight = known.astype(np.float32)
+    return _fill_from_coarser(vectors * weight[..., None], weight)
 
 
-def _pulled(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The mean of `weighted` / `weight`, with holes taken from the same at half the size."""
+def _fill_from_coarser(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return `weighted` / `weight`, its holes filled by the same at half the size (pull-push interpolation)."""
     height, width = weight.shape
     if not weight.any():
         return np.zeros_like(weighted)
@@ -71,94 +119,100 @@ def _pulled(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
     if weight.min() >= 1 or height == width == 1:
         return known
     half = (max(1, -(-width // 2)), max(1, -(-height // 2)))
-    both = cv2.resize(np.dstack([weighted, weight]), half, interpolation=cv2.INTER_AREA)
-    coarse_weight = both[..., 2]
-    crowded = np.minimum(1, coarse_weight * 4) / np.maximum(coarse_weight, 1e-6)
-    coarse = _pulled(both[..., :2] * crowded[..., None], coarse_weight * crowded)
+    reduced = cv2.resize(np.dstack([weighted, weight]), half, interpolation=cv2.INTER_AREA)
+    coarse_weight = reduced[..., 2]
+    # a coarse cell with one known cell in four counts as wholly known
+    gain = np.minimum(1, coarse_weight * 4) / np.maximum(coarse_weight, 1e-6)
+    coarse = _fill_from_coarser(reduced[..., :2] * gain[..., None], coarse_weight * gain)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, 2)
     share = np.minimum(weight, 1)[..., None]
     return (known * share + smooth * (1 - share)).astype(np.float32)
 
 
-def turned(vectors: np.ndarray, valid: np.ndarray, quarter_turns: int) -> tuple[np.ndarray, np.ndarray]:
-    """The field of a picture turned counter-clockwise by 90 degrees times `quarter_turns`."""
-    for _ in range(quarter_turns % 4):
-        vectors = np.rot90(vectors)
-        # what pointed right points up, what pointed down points right
-        vectors = np.stack([vectors[..., 1], -vectors[..., 0]], -1)
-        valid = np.rot90(valid)
-    return vectors, valid
+FLOW_LONG_SIDE, FLOW_SHORT_SIDE = 256, 144
+"""Pictures are compared at this size: the motion grid is far coarser."""
 
+MIN_SCENE_CORRELATION = 0.37
+"""Below this mean correlation of windows, a picture and the motion-compensated one before show two scenes. On 1,026
+pairs around 35 cuts in six encodings: at most 0.29 at a cut, at least 0.45 elsewhere."""
 
-LONG_SIDE, SHORT_SIDE = 256, 144
-"""Pictures are compared at this size: the grid is far coarser."""
+CORRELATION_WINDOW = 17
+"""Pixels a side of a window."""
 
-UNLIKE = 0.37
-"""Mean correlation of WINDOW x WINDOW pixels between a picture and the one before moved along, below which they are two
-scenes. On 1,026 pairs around 35 cuts, six encodings: 0.29 at most where there was a cut, 0.45 at least elsewhere."""
+MIN_TEXTURE_VARIANCE = 25.0
+"""Windows with less variance, in squared levels of 255, are not compared."""
 
-WINDOW = 17
+MIN_TEXTURED_SHARE = 0.02
+"""With fewer windows to compare, the mean difference of brightness decides."""
 
-TEXTURE = 25.0
-"""Variance of a window, in squared levels of 255, above which it can be told what it shows."""
-
-PLAIN, PLAIN_CUT = 0.02, 20
-"""Share of windows with texture below which pictures are plain, and the mean difference of plain ones at a cut."""
+PLAIN_CUT_DIFFERENCE = 20
+"""Mean difference, in levels of 255, above which two pictures without texture show two scenes."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Motion between two pictures."""
+class FlowResult:
+    """Motion measured between two pictures."""
 
     vectors: np.ndarray
-    """float32 [h, w, 2] in fractions of the frame; zero at a cut."""
+    """float32 [h, w, 2] in fractions of the frame; zero at a scene cut."""
     is_cut: bool
     """The pictures show two scenes."""
 
 
-class PictureFlow:
-    """Dense inverse search (Kroeger et al., ECCV 2016) between two pictures, made small."""
+class OpticalFlow:
+    """Measures motion between two pictures at low resolution: dense inverse search (Kroeger et al., ECCV 2016).
+
+    It serves frames without vectors: I frames, and frames with many intra blocks.
+    """
 
     def __init__(self) -> None:
         self._scaler = VideoReformatter()
         self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
-    def between(self, picture: av.VideoFrame, before: av.VideoFrame, grid: tuple[int, int]) -> Measured:
-        """Displacement of each cell from `picture` to `before`."""
-        now, then = self._small(picture), self._small(before)
+    def measure(self, picture: av.VideoFrame, previous: av.VideoFrame, grid: tuple[int, int]) -> FlowResult:
+        """Return the displacement of each cell of a (h, w) grid from `picture` to `previous`."""
+        now, before = self._shrink(picture), self._shrink(previous)
         height, width = now.shape
-        threads = cv2.getNumThreads()
-        # the search divides its work, and with it its result, among threads
+        num_threads = cv2.getNumThreads()
+        # the result depends on how many threads share the search
         cv2.setNumThreads(1)
         try:
-            flow = self._search.calc(now, then, None)  # type: ignore[call-overload]
+            flow = self._search.calc(now, before, None)  # type: ignore[call-overload]
         finally:
-            cv2.setNumThreads(threads)
+            cv2.setNumThreads(num_threads)
         x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        moved = cv2.remap(then, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        if shows_cut(now, np.asarray(moved)):
-            return Measured(np.zeros((*grid, 2), np.float32), True)
+        warped = cv2.remap(
+            before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        if is_scene_cut(now, np.asarray(warped)):
+            return FlowResult(np.zeros((*grid, 2), np.float32), True)
         cells = cv2.resize(flow, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
-        return Measured(cells / np.array([width, height], np.float32), False)
+        return FlowResult(cells / np.array([width, height], np.float32), False)
 
-    def _small(self, picture: av.VideoFrame) -> np.ndarray:
-        size = (LONG_SIDE, SHORT_SIDE) if picture.width >= picture.height else (SHORT_SIDE, LONG_SIDE)
+    def _shrink(self, picture: av.VideoFrame) -> np.ndarray:
+        """Return the picture in grey, uint8 [h, w]."""
+        is_wide = picture.width >= picture.height
+        size = (FLOW_LONG_SIDE, FLOW_SHORT_SIDE) if is_wide else (FLOW_SHORT_SIDE, FLOW_LONG_SIDE)
         return self._scaler.reformat(picture, *size, "gray", interpolation=Interpolation.AREA).to_ndarray()
 
 
-def shows_cut(now: np.ndarray, moved: np.ndarray) -> bool:
-    """Whether two pictures show two scenes, one of them moved to look like the other as far as it can.
+def is_scene_cut(picture: np.ndarray, warped: np.ndarray) -> bool:
+    """Return whether two pictures show two scenes.
 
-    Structure is compared, not brightness: a flash or a fade is no cut. Both are uint8 [h, w].
+    Structure is compared, not brightness, so that a flash or a fade is no cut.
+
+    Args:
+        picture: uint8 [h, w].
+        warped: uint8 [h, w], the picture before, motion-compensated to match `picture`.
     """
-    one, other = now.astype(np.float32), moved.astype(np.float32)
-    window = (WINDOW, WINDOW)
+    one, other = picture.astype(np.float32), warped.astype(np.float32)
+    window = (CORRELATION_WINDOW, CORRELATION_WINDOW)
     mean, other_mean = cv2.blur(one, window), cv2.blur(other, window)
     variance = cv2.blur(one * one, window) - mean * mean
     other_variance = cv2.blur(other * other, window) - other_mean * other_mean
-    both = cv2.blur(one * other, window) - mean * other_mean
-    textured = np.maximum(variance, other_variance) > TEXTURE
-    if textured.mean() < PLAIN:
-        return float(np.abs(one - other).mean()) > PLAIN_CUT
-    likeness = both[textured] / np.sqrt(np.maximum(variance * other_variance, 1))[textured]
-    return float(likeness.mean()) < UNLIKE
+    covariance = cv2.blur(one * other, window) - mean * other_mean
+    textured = np.maximum(variance, other_variance) > MIN_TEXTURE_VARIANCE
+    if textured.mean() < MIN_TEXTURED_SHARE:
+        return float(np.abs(one - other).mean()) > PLAIN_CUT_DIFFERENCE
+    correlation = covariance[textured] / np.sqrt(np.maximum(variance * other_variance, 1))[textured]
+    return float(correlation.mean()) < MIN_SCENE_CORRELATION

@@ -1,7 +1,11 @@
-"""Frames and vectors read by motion-vector-extractor, for comparison: its vectors, our times and reference lists."""
+"""Read frames and vectors with motion-vector-extractor, for comparison with PyAV.
+
+Vectors and pictures are the extractor's; times and reference lists, which it does not give, are read here.
+"""
 
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +14,21 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from codec.container import REORDERED, frame_interval, packets_of
+from codec.container import MAX_REORDERED_FRAMES, demux_packets, nominal_frame_interval
 from codec.decoder import MotionRecord, SourceFrame
 from codec.errors import MediaError
-from codec.reference_lists import Picture, ReferenceLists
+from codec.reference_lists import PictureHeaders, ReferenceListBuilder
 
 COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
-"""Of the extractor's table of vectors."""
+"""Columns of the extractor's table of vectors."""
 
 
 def read_frames_mvextractor(path: str | Path, container: InputContainer, stream: VideoStream) -> Iterator[SourceFrame]:
-    """Frames in display order, from the file's beginning; pictures come as the extractor gives them, not turned.
+    """Yield frames in display order, from the file's beginning; pictures are not rotated.
 
     Args:
         path: the file.
-        container, stream: the same file, opened: it tells the times, which the extractor does not.
+        container, stream: the same file as opened by `open_video`, for times and headers.
 
     Raises:
         MediaError: motion-vector-extractor is not installed, or cannot read the file.
@@ -39,35 +43,45 @@ def read_frames_mvextractor(path: str | Path, container: InputContainer, stream:
     capture = VideoCap()
     if not capture.open(str(path)):
         raise MediaError(f"cannot read {path}: motion-vector-extractor does not open it; choose backend av")
-    step = float(frame_interval(stream))
+    step = float(nominal_frame_interval(stream))
     try:
-        for seconds, index, headers in _shown(container, stream):
+        for facts in _facts_in_display_order(container, stream):
             got, pixels, table, *_ = capture.read()
             if not got:
                 return
             picture = av.VideoFrame.from_ndarray(pixels, format="bgr24")
-            yield SourceFrame(picture, seconds, step, _records(table), index, headers)
+            yield SourceFrame(picture, facts.pts_seconds, step, _motion_records(table), facts.index, facts.headers)
     finally:
         capture.release()
 
 
-def _shown(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, int, Picture | None]]:
-    """(time, place in the stream, headers) of each frame, in display order."""
+@dataclass(frozen=True, order=True)
+class _FrameFacts:
+    """What a frame's packet says."""
+
+    pts_seconds: float
+    index: int
+    """Position in the stream, in decoding order from 1."""
+    headers: PictureHeaders | None = field(compare=False)
+
+
+def _facts_in_display_order(container: InputContainer, stream: VideoStream) -> Iterator[_FrameFacts]:
     context = stream.codec_context
-    lists = ReferenceLists(context.extradata) if context.name == "h264" else None
-    base, step = float(stream.time_base or 0), float(frame_interval(stream))
-    waiting: list[tuple[float, int, Picture | None]] = []
-    for index, sent in enumerate(packets_of(container, stream), 1):
-        if sent.packet is not None:
-            pts = sent.packet.pts
-            seconds = pts * base if pts is not None else (index - 1) * step
-            insort(waiting, (seconds, index, lists.feed(bytes(sent.packet), index) if lists else None))
-        while waiting and (sent.packet is None or len(waiting) > REORDERED):
+    references = ReferenceListBuilder(context.extradata) if context.name == "h264" else None
+    base, step = float(stream.time_base or 0), float(nominal_frame_interval(stream))
+    waiting: list[_FrameFacts] = []
+    for index, demuxed in enumerate(demux_packets(container, stream), 1):
+        packet = demuxed.packet
+        if packet is not None:
+            seconds = packet.pts * base if packet.pts is not None else (index - 1) * step
+            headers = references.add_packet(bytes(packet), index) if references else None
+            insort(waiting, _FrameFacts(seconds, index, headers))
+        while waiting and (packet is None or len(waiting) > MAX_REORDERED_FRAMES):
             yield waiting.pop(0)
 
 
-def _records(table: Any) -> np.ndarray | None:
-    """The extractor's table as FFmpeg's records; None where it holds nothing."""
+def _motion_records(table: Any) -> np.ndarray | None:
+    """Return the extractor's table as MotionRecord [n]; None if it is empty."""
     if not len(table):
         return None
     records = np.zeros(len(table), MotionRecord)

@@ -1,7 +1,4 @@
-"""What a video file says about itself.
-
-Whether a file gave as much video as its header promises.
-"""
+"""Read facts about a video file, and check that it gave as much video as its header says."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +8,7 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
-from codec.container import NATIVE_CODECS, duration_of, opened
+from codec.container import NATIVE_CODECS, duration_from_header, open_video
 from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError
 from codec.types import ClipSpec
@@ -24,34 +21,34 @@ class MediaInfo:
     codec: str
     """FFmpeg's name: `h264`, `hevc`, `vp9` …"""
     width: int
-    """Displayed width in pixels: rotation applied, square pixels."""
+    """Width in pixels as displayed: upright, square pixels."""
     height: int
-    """Displayed height in pixels."""
+    """Height in pixels as displayed."""
     rotation_degrees: int
-    """Counter-clockwise turn that shows the coded picture upright: 0, 90, 180 or 270."""
+    """Counter-clockwise rotation that makes the coded picture upright: 0, 90, 180 or 270."""
     duration_seconds: float | None
-    """From the header; None where it does not say (raw streams, live recordings)."""
+    """From the header; None if it states none (raw streams, live recordings)."""
     average_fps: Fraction | None
     """From the header; many streams have no constant rate."""
     pixel_format: str
     """FFmpeg's name, such as `yuv420p`."""
     has_native_vectors: bool
-    """FFmpeg exports this stream's motion vectors, and they are those of whole frames; otherwise they come from a
+    """FFmpeg exports the stream's motion vectors, and they lead from frame to frame; otherwise motion is read from a
     re-encoding."""
     is_interlaced: bool
-    """Coded in fields, or in frames that may hold field macroblocks."""
+    """Coded in fields, or in frames that may have field macroblocks."""
 
 
 def probe(path: str | Path) -> MediaInfo:
-    """Reads a file's headers, and its first frame for what only frames know.
+    """Return facts about a video file, from its header and its first frame.
 
     Raises:
-        MediaError: missing, empty or unreadable file, no video in it, or no frame that can be decoded.
+        MediaError: the file is missing, empty or unreadable, has no video, or none of its frames can be decoded.
     """
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         first = next(read_frames(container, stream, with_vectors=True), None)
         if first is None:
-            raise MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
+            raise no_frame_error(path)
         width, height = displayed_size(first.picture, stream)
         context = stream.codec_context
         return MediaInfo(
@@ -59,7 +56,7 @@ def probe(path: str | Path) -> MediaInfo:
             width=width,
             height=height,
             rotation_degrees=90 * quarter_turns(first.picture),
-            duration_seconds=duration_of(container, stream),
+            duration_seconds=duration_from_header(container, stream),
             average_fps=Fraction(stream.average_rate) if stream.average_rate else None,
             pixel_format=first.picture.format.name,
             has_native_vectors=has_native_vectors(first, stream),
@@ -67,32 +64,32 @@ def probe(path: str | Path) -> MediaInfo:
         )
 
 
+def no_frame_error(path: str | Path) -> MediaError:
+    """Return the error for a file of which no frame can be decoded."""
+    return MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
+
+
 def is_interlaced(frame: SourceFrame) -> bool:
-    """Whether vectors of the frame may be between fields, half a picture each."""
+    """Return whether vectors of the frame may lead from field to field instead of from frame to frame."""
     return frame.headers.is_interlaced if frame.headers is not None else frame.picture.interlaced_frame
 
 
 def has_native_vectors(first: SourceFrame, stream: VideoStream) -> bool:
-    """Whether the stream's vectors can be used, judged by its first frame."""
+    """Return whether the stream's own vectors can be used, judged by its first frame."""
     return stream.codec_context.name in NATIVE_CODECS and not is_interlaced(first)
 
 
 def quarter_turns(picture: av.VideoFrame) -> int:
-    """Counter-clockwise turns by 90 degrees that show the picture upright (0 to 3)."""
+    """Return how many counter-clockwise turns by 90 degrees make the picture upright (0 to 3)."""
     return round(picture.rotation / 90) % 4
 
 
-def square_pixels(picture: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Size of the picture before rotation, (width, height), when its pixels are made square by widening."""
+def displayed_size(picture: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Return the picture's (width, height) as displayed: upright, and widened so that its pixels are square."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     if not 0.1 < aspect < 10:
         aspect = Fraction(1)
-    return max(1, round(picture.width * aspect)), picture.height
-
-
-def displayed_size(picture: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Size of the picture as shown, (width, height)."""
-    width, height = square_pixels(picture, stream)
+    width, height = max(1, round(picture.width * aspect)), picture.height
     return (height, width) if quarter_turns(picture) % 2 else (width, height)
 
 
@@ -103,25 +100,31 @@ def expected_seconds(
     duration_seconds: float | None = None,
     max_clips: int | None = None,
 ) -> float | None:
-    """What the header promises of the part asked for, in seconds; None where it does not say."""
+    """Return how many seconds of the requested part the file has by its header; None if the header does not say."""
     if info.duration_seconds is None:
         return None
-    asked = [duration_seconds, None if max_clips is None else max_clips * spec.duration_seconds]
-    return float(min([info.duration_seconds - start_seconds, *(limit for limit in asked if limit is not None)]))
+    limits = [duration_seconds, None if max_clips is None else max_clips * spec.duration_seconds]
+    return float(min([info.duration_seconds - start_seconds, *(limit for limit in limits if limit is not None)]))
 
 
 def check_length(path: str | Path, spec: ClipSpec, num_frames: int, expected: float | None) -> None:
-    """Refuses what is no whole video: `num_frames` of the spec's frames came of `expected` seconds.
+    """Refuse a file that gave less video than its header says, or a single frame.
+
+    Args:
+        path: the file, for the error message.
+        spec: of the clips.
+        num_frames: resampled frames that were read.
+        expected: seconds, from `expected_seconds`.
 
     Raises:
-        MediaError: the file ends before its header says, by more than sound may outlast its pictures, or it shows
-            fewer than two frames.
+        MediaError: `num_frames` fall short of `expected` by more than sound may outlast the pictures, or are fewer than
+            two.
     """
     seconds = float(num_frames / spec.fps)
     if expected is not None and expected - seconds > max(0.5, 0.05 * expected):
         raise MediaError(
-            f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; "
-            f"get a whole copy, or encode that part with --duration {math.floor(seconds * 100) / 100}"
+            f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; get a whole copy, "
+            f"or encode that part, with a duration of {math.floor(seconds * 100) / 100} s"
         )
     if num_frames < 2:
         raise MediaError(f"{path} shows a single frame at {spec.fps} frames a second; a video has at least two")

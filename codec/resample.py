@@ -1,102 +1,161 @@
-"""Source frames put on the even clock of clips."""
+"""Resample frames of any rate to the fixed frame rate of clips, with the motion between resampled frames."""
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import av
-import numpy as np
 
-from codec.frame_schedule import TOLERANCE, FrameSchedule
-from codec.motion_composition import MovedFrame
-from codec.motion_fields import compose, pooled
+from codec.motion_composition import FrameWithMotion
+from codec.motion_fields import StepField, compose, pool
 from codec.types import ClipSpec, VectorShares
 
-FINER = 2
-"""Frames passed between two ticks are put together on a grid this much finer: each step blurs a little."""
+TOLERANCE_SECONDS = 6e-4
+"""How late a frame may come and still count as shown: containers round their times."""
+
+ROUNDING_SECONDS = 1e-6
+"""How much two sums of the same times may differ."""
+
+FINE_FACTOR = 2
+"""Motion between source frames is composed on a grid this much finer than the clip's: each composition blurs a
+little."""
+
+
+def fine_grid(spec: ClipSpec) -> tuple[int, int]:
+    """Return the grid on which motion is composed from source frame to source frame."""
+    return spec.grid[0] * FINE_FACTOR, spec.grid[1] * FINE_FACTOR
+
+
+@dataclass(frozen=True)
+class FrameSchedule:
+    """The times of resampled frames: `origin_seconds` + `start_seconds` + index / fps."""
+
+    fps: Fraction
+    start_seconds: float = 0.0
+    """Time of the frame with index 0, counted from the origin."""
+    duration_seconds: float | None = None
+    """Where the schedule ends, counted from the frame with index 0; None: never."""
+    origin_seconds: float | None = None
+    """Time of the video's first frame; None if not known yet."""
+
+    @property
+    def first_index(self) -> int:
+        """Index of the first resampled frame: -1, never returned, if its motion to frame 0 is needed."""
+        return -1 if self.start_seconds > 0 else 0
+
+    @property
+    def num_frames(self) -> float:
+        """Number of resampled frames from index 0 on; infinite if the duration is not limited."""
+        if self.duration_seconds is None:
+            return math.inf
+        return max(1, math.ceil(float(self.duration_seconds * self.fps) - 1e-6))
+
+    @property
+    def step_seconds(self) -> float:
+        """Time from one resampled frame to the next."""
+        return float(1 / self.fps)
+
+    def with_origin(self, seconds: float) -> "FrameSchedule":
+        """Return a schedule whose origin is `seconds`, unless it is known already."""
+        return self if self.origin_seconds is not None else replace(self, origin_seconds=seconds)
+
+    def time(self, index: int) -> float:
+        """Return the time of the frame `index` in seconds."""
+        return (self.origin_seconds or 0.0) + self.start_seconds + float(index / self.fps)
+
+    def is_shown(self, since: float, until: float, first: float | None) -> bool:
+        """Return whether a frame on screen from `since` until `until` becomes a resampled frame; True if in doubt.
+
+        Args:
+            since, until: in seconds.
+            first: time of the video's first frame, used as origin; None before that frame is decoded.
+        """
+        if first is not None:
+            return self.with_origin(first)._covers(since, until)
+        return self.origin_seconds is None or self._covers(since, until)
+
+    def _covers(self, since: float, until: float) -> bool:
+        elapsed = (since - TOLERANCE_SECONDS - ROUNDING_SECONDS - self.time(0)) * float(self.fps)
+        next_time = self.time(max(math.ceil(elapsed), self.first_index))
+        return next_time < until - TOLERANCE_SECONDS + ROUNDING_SECONDS
 
 
 @dataclass(frozen=True)
 class ResampledFrame:
-    """One frame on the clips' clock."""
+    """One frame of the resampled video."""
 
     picture: av.VideoFrame | None
     """None once it is no longer needed: decoded pictures are large."""
     pts_seconds: float
-    vectors: np.ndarray
-    """float32 [h, w, 2]: motion since the tick before."""
-    valid: np.ndarray
-    """bool [h, w]"""
+    motion: StepField
+    """Motion since the resampled frame before."""
     damaged: bool = False
-    """Something was lost since the tick before."""
+    """Some data was lost since the resampled frame before."""
     shares: tuple[VectorShares, ...] = ()
-    """Of each frame passed since the tick before, its own included."""
-    cut: bool = False
-    """A new scene began since the tick before."""
-
-
-def fine_grid(spec: ClipSpec) -> tuple[int, int]:
-    """The grid on which motion is followed from frame to frame."""
-    return spec.grid[0] * FINER, spec.grid[1] * FINER
+    """Of each source frame since the resampled frame before, up to and including the one shown."""
+    is_cut: bool = False
+    """A new scene began since the resampled frame before."""
 
 
 class Resampler:
-    """Ticks at the times of `beat`, each showing the last frame that is not after it, moved since the tick before over
-    all frames between, on the grid of `spec`."""
+    """Yields a frame at each time of a schedule: the last source frame that is not after it.
 
-    def __init__(self, spec: ClipSpec, beat: FrameSchedule) -> None:
-        self._spec, self._beat = spec, beat
-        self._number = beat.first
-        self._shown: MovedFrame | None = None
-        self._forget()
+    Its motion is composed over all source frames since the resampled frame before, and pooled to the grid of `spec`.
+    """
 
-    def ticks(self, moved: Iterable[MovedFrame]) -> Generator[ResampledFrame, None, None]:
-        """Puts frames, in display order, on the clock."""
-        held: ResampledFrame | None = None
-        for tick in self._ticks(moved):
-            if held is not None:
-                yield held
-            held = tick
-        if held is not None:
-            # what was lost after the last tick is missing from it
-            yield replace(held, damaged=held.damaged or self._damaged)
+    def __init__(self, spec: ClipSpec, schedule: FrameSchedule) -> None:
+        self._grid, self._schedule = fine_grid(spec), schedule
+        self._index = schedule.first_index
+        self._shown: FrameWithMotion | None = None
+        self._reset()
 
-    def _ticks(self, moved: Iterable[MovedFrame]) -> Iterator[ResampledFrame]:
-        for item in moved:
-            self._beat.begin(item.frame.pts_seconds)
-            yield from self._until(item.frame.pts_seconds - TOLERANCE)
-            if self._number >= self._beat.count:
+    def resample(self, frames: Iterable[FrameWithMotion]) -> Generator[ResampledFrame, None, None]:
+        """Yield the resampled frames of source frames in display order."""
+        last: ResampledFrame | None = None
+        for resampled in self._resample(frames):
+            if last is not None:
+                yield last
+            last = resampled
+        if last is not None:
+            # the last frame tells of losses after it
+            yield replace(last, damaged=last.damaged or self._damaged)
+
+    def _resample(self, frames: Iterable[FrameWithMotion]) -> Iterator[ResampledFrame]:
+        for item in frames:
+            self._schedule = self._schedule.with_origin(item.frame.pts_seconds)
+            yield from self._frames_before(item.frame.pts_seconds - TOLERANCE_SECONDS)
+            if self._index >= self._schedule.num_frames:
                 return
-            step = item.vectors, item.valid
-            self._since = step if self._since is None else compose(step, self._since)
+            self._motion = item.motion if self._motion is None else compose(item.motion, self._motion)
             self._damaged |= item.frame.damaged
-            self._cut |= item.cut
+            self._is_cut |= item.is_cut
             self._shares.append(item.shares)
             self._shown = item
         if self._shown is not None:
-            # half a tick or more is a tick; a video has one at least
+            # half a step or more counts as a step; a video has one frame at least
             last = self._shown.frame
-            end = last.pts_seconds + last.duration_seconds - self._beat.step_seconds / 2 + TOLERANCE
-            yield from self._until(max(end, self._beat.time(0) + TOLERANCE) if self._beat.first == 0 else end)
+            end = last.pts_seconds + last.duration_seconds - self._schedule.step_seconds / 2 + TOLERANCE_SECONDS
+            if self._schedule.first_index == 0:
+                end = max(end, self._schedule.time(0) + TOLERANCE_SECONDS)
+            yield from self._frames_before(end)
 
-    def _until(self, seconds: float) -> Iterator[ResampledFrame]:
-        """Ticks before `seconds`, all of which show the frame now on screen."""
+    def _frames_before(self, seconds: float) -> Iterator[ResampledFrame]:
+        """Yield the resampled frames before `seconds`, all of which show the current source frame."""
         if self._shown is None:
             return
-        while (time := self._beat.time(self._number)) < seconds and self._number < self._beat.count:
-            vectors, valid = pooled(*(self._since or self._still()), FINER)
-            if self._cut:
-                vectors, valid = np.zeros_like(vectors), np.zeros_like(valid)
-            if self._number >= 0:
-                picture, shares = self._shown.frame.picture, tuple(self._shares)
-                yield ResampledFrame(picture, time, vectors, valid, self._damaged, shares, self._cut)
-            self._forget()
-            self._number += 1
+        while (time := self._schedule.time(self._index)) < seconds and self._index < self._schedule.num_frames:
+            motion = pool(self._motion or StepField.zeros(self._grid, valid=True), FINE_FACTOR)
+            if self._is_cut:
+                motion = StepField.zeros(motion.valid.shape, valid=False)
+            if self._index >= 0:
+                shares = tuple(self._shares)
+                yield ResampledFrame(self._shown.frame.picture, time, motion, self._damaged, shares, self._is_cut)
+            self._reset()
+            self._index += 1
 
-    def _still(self) -> tuple[np.ndarray, np.ndarray]:
-        grid = fine_grid(self._spec)
-        return np.zeros((*grid, 2), np.float32), np.ones(grid, bool)
-
-    def _forget(self) -> None:
-        self._since: tuple[np.ndarray, np.ndarray] | None = None
-        self._damaged = self._cut = False
+    def _reset(self) -> None:
+        """Forget what came since the resampled frame before."""
+        self._motion: StepField | None = None
+        self._damaged = self._is_cut = False
         self._shares: list[VectorShares] = []

@@ -1,11 +1,20 @@
-"""Decoding in a process of its own, for files nobody vouches for: a decoder that dies is one MediaError."""
+"""Read videos in a child process: a decoder that crashes or hangs on a damaged file is one MediaError here.
 
-import multiprocessing
+One child serves one file after another; after a crash or a hang the next file gets a new child. The child is a plain
+Python process, not one of `multiprocessing`, whose `spawn` would import the parent's main module again.
+"""
+
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 from codec.clips import iter_clips
 from codec.errors import MediaError
@@ -13,84 +22,177 @@ from codec.probe import MediaInfo, probe
 from codec.types import Clip, ClipSpec
 
 PATIENCE_SECONDS = 120.0
-"""Longer without a clip is a decoder that hangs."""
+"""A decoder that returns nothing for this long is taken to hang."""
 
 
 def iter_clips_isolated(
     path: str | Path, spec: ClipSpec | None = None, *, patience_seconds: float = PATIENCE_SECONDS, **options: Any
 ) -> Iterator[Clip]:
-    """`iter_clips` in a child process.
-
-    The child is started anew (spawned), so a script that calls this needs the usual `if __name__ == "__main__":`.
+    """Yield the clips of a video that is read in a child process.
 
     Args:
-        path: any file FFmpeg reads.
+        path: any file that FFmpeg reads.
         spec: as for `iter_clips`.
         patience_seconds: how long to wait for a clip.
-        options: as for `iter_clips`.
+        options: keyword arguments of `iter_clips`.
 
     Raises:
-        MediaError: as `iter_clips`; and where the child died, or gave nothing for `patience_seconds`.
+        MediaError: as `iter_clips`; and if the child dies, or returns nothing for `patience_seconds`.
     """
-    return _from_apart(path, patience_seconds, iter_clips, str(path), spec, **options)
+    with SubprocessReader(patience_seconds) as reader:
+        yield from reader.run(iter_clips, path, spec, **options)
 
 
 def probe_isolated(path: str | Path, *, patience_seconds: float = PATIENCE_SECONDS) -> MediaInfo:
-    """`probe` in a child process, as `iter_clips_isolated`.
+    """Return facts about a video file that is read in a child process.
 
     Raises:
-        MediaError: as `probe`; and where the child died, or gave nothing for `patience_seconds`.
+        MediaError: as `probe`; and if the child dies, or returns nothing for `patience_seconds`.
     """
-    (facts,) = _from_apart(path, patience_seconds, _probed, str(path))
-    return facts
+    with SubprocessReader(patience_seconds) as reader:
+        (info,) = reader.run(_probe_once, path)
+        return info
 
 
-def _probed(path: str) -> Iterator[MediaInfo]:
+def _probe_once(path: str) -> Iterator[MediaInfo]:
     yield probe(path)
 
 
-def _from_apart(
-    path: str | Path, patience: float, made: Callable[..., Iterable[Any]], *arguments: Any, **options: Any
-) -> Iterator[Any]:
-    """What `made` gives in a child process, one thing after another."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_serve, args=(there, made, arguments, options), daemon=True)
-    child.start()
-    there.close()
+@dataclass(frozen=True)
+class _Item:
+    """One result of a function that runs in the child."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a function's results."""
+
+    error: str | None = None
+    """Message of the MediaError that ended it."""
+
+
+class SubprocessReader:
+    """Runs functions that read files in a child process, which lives until it fails or is closed.
+
+    Args:
+        patience_seconds: how long to wait for a result.
+    """
+
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self.patience_seconds = patience_seconds
+        self._child: subprocess.Popen | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def child_pid(self) -> int | None:
+        """Process id of the child; None if there is none."""
+        return self._child.pid if self._child else None
+
+    def run(
+        self, function: Callable[..., Iterable[Any]], path: str | Path, *arguments: Any, **options: Any
+    ) -> Iterator[Any]:
+        """Yield the results of `function(path, *arguments, **options)`, which runs in the child.
+
+        The child is ended if the caller stops before the last result.
+
+        Args:
+            function: a function at the top level of a module, which returns results that can be pickled.
+            path: the file to read; its first argument.
+            arguments, options: further arguments that can be pickled.
+
+        Raises:
+            MediaError: as `function`; and if the child dies, returns nothing for `patience_seconds`, or `function`
+                raises anything else.
+        """
+        pipe, is_finished = self._connect(), False
+        try:
+            pipe.send((function, (str(path), *arguments), options))
+            while isinstance(message := self._receive(pipe, path), _Item):
+                yield message.value
+            is_finished = True
+        except (EOFError, OSError) as error:
+            code = self._child.wait() if self._child else None
+            raise MediaError(
+                f"cannot read {path}: its decoder died (exit code {code}); the file may be damaged"
+            ) from error
+        finally:
+            if not is_finished:
+                self.close()
+        if message.error is not None:
+            raise MediaError(message.error)
+
+    def _receive(self, pipe: Connection, path: str | Path) -> _Item | _End:
+        if not pipe.poll(self.patience_seconds):
+            raise MediaError(
+                f"cannot read {path}: its decoder returned nothing for {self.patience_seconds:g} s; "
+                "the file may be damaged"
+            )
+        return pipe.recv()
+
+    def _connect(self) -> Connection:
+        """Return the pipe to the child, which is started if there is none."""
+        if self._pipe is None or self._child is None or self._child.poll() is not None:
+            self.close()
+            self._pipe, child_end = Pipe()
+            program = f"from codec import subprocess_reader; subprocess_reader.serve({child_end.fileno()})"
+            # the child finds the same modules as this process
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", program],
+                pass_fds=[child_end.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+            child_end.close()
+        return self._pipe
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        self._pipe = self._child = None
+
+    def __enter__(self) -> "SubprocessReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def serve(handle: int) -> None:
+    """Answer requests that arrive on a connection; this is what the child does.
+
+    Args:
+        handle: file descriptor of the connection.
+    """
+    cv2.setNumThreads(1)
+    pipe = Connection(handle)
+    with suppress(EOFError, OSError):  # the parent has closed the connection
+        while True:
+            function, arguments, options = pipe.recv()
+            pipe.send(_answer(pipe, function, arguments, options))
+
+
+def _answer(
+    pipe: Connection, function: Callable[..., Iterable[Any]], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> _End:
+    """Send the results of a function, and return how it ended."""
     try:
-        while (item := _received(here, child, path, patience)) is not None:
-            yield item
-    finally:
-        here.close()
-        child.kill()
-        child.join()
-        child.close()
-
-
-def _received(pipe: Connection, child: SpawnProcess, path: str | Path, patience: float) -> Any:
-    try:
-        if not pipe.poll(patience):
-            raise MediaError(f"cannot read {path}: nothing came for {patience:g} s; the file is damaged")
-        message = pipe.recv()
-    except (EOFError, OSError) as error:
-        child.join()
-        how = f"its decoder died (exit code {child.exitcode})"
-        raise MediaError(f"cannot read {path}: {how}; the file is damaged") from error
-    if isinstance(message, str):
-        raise MediaError(message)
-    return message
-
-
-def _serve(
-    pipe: Connection, made: Callable[..., Iterable[Any]], arguments: tuple[Any, ...], options: dict[str, Any]
-) -> None:
-    """Sends things one by one, None at the end, or the words of a MediaError; waits where they are not taken."""
-    try:
-        for item in made(*arguments, **options):
-            pipe.send(item)
-        pipe.send(None)
+        for value in function(*arguments, **options):
+            pipe.send(_Item(value))
+    except ConnectionError:  # the parent has closed the connection
+        raise
     except MediaError as error:
-        pipe.send(str(error))
-    except BrokenPipeError:
-        return
+        return _End(str(error))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return _End(f"cannot read {arguments[0]}: its decoder failed ({reason})")
+    return _End()

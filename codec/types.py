@@ -1,4 +1,4 @@
-"""What the codec hands to everyone else: a clip is one keyframe and the motion of the frames after it."""
+"""Types that the codec returns: a clip is one keyframe and the motion of the frames that follow it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,20 +8,24 @@ from typing import Literal
 import numpy as np
 
 MotionSource = Literal["native", "reencode", "mpeg4"]
-"""`native`: the stream's own vectors. `reencode`: vectors of an x264 re-encoding (one reference, no B frames). `mpeg4`:
-those of an MPEG-4 Part 2 re-encoding, as Video-LaVIT reads motion (codec.reencode)."""
+"""Where motion vectors come from. `native`: the stream itself. `reencode`: an x264 re-encoding with one reference and
+no B frames. `mpeg4`: an MPEG-4 Part 2 re-encoding, as Video-LaVIT reads motion (see codec.reencode)."""
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """How a video is cut into clips: `frames` frames at `fps`, motion on a grid of `grid` cells."""
+    """Frames, frame rate and motion grid of a clip.
+
+    Raises:
+        ValueError: fewer than 2 frames, a rate that is not positive, or a grid that is not two positive numbers.
+    """
 
     frames: int = 24
-    """Frames in a clip, the keyframe included."""
+    """Frames of a clip, the keyframe included."""
     fps: Fraction = Fraction(12)
-    """Frames per second of the clip's own clock."""
+    """Frames per second after resampling."""
     grid: tuple[int, int] = (20, 36)
-    """Cells of a motion field, (height, width), whatever the picture's size."""
+    """Size of the motion grid, (height, width) in cells, for pictures of any size."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(100_000))
@@ -40,13 +44,19 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class MotionField:
-    """Motion of a clip on a grid: the content of this cell stood at (x + dx, y + dy) one step earlier."""
+    """Motion of a clip on a grid.
+
+    The content of a cell at (x, y) stood at (x + dx, y + dy) one frame earlier.
+
+    Raises:
+        ValueError: an array has another shape or dtype than stated below.
+    """
 
     vectors: np.ndarray
-    """float32 [T, h, w, 2], (dx, dy) in fractions of frame width / height. `vectors[0]` is the step from the last frame
-    of the clip before into this keyframe, where the stream has it."""
+    """float32 [T, h, w, 2], (dx, dy) in fractions of the frame's width and height. `vectors[0]` is the motion from the
+    last frame of the previous clip to this clip's keyframe."""
     valid: np.ndarray
-    """bool [T, h, w]; False where the stream has no vector: what stands there is a guess, named by whoever made it."""
+    """bool [T, h, w]; False where the stream has no vector and the one in `vectors` is an estimate."""
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 4 or self.vectors.shape[-1] != 2 or self.vectors.dtype != np.float32:
@@ -63,18 +73,18 @@ class MotionField:
 
 @dataclass(frozen=True)
 class VectorShares:
-    """How much is known of what vectors point to: shares of the picture, from 0 to 1, that add up to 1."""
+    """Shares of the picture's area by how well the frame that a vector points to is known. They sum to 1."""
 
     exact: float
-    """The stream leaves no doubt which frame the vector points to."""
+    """The stream states which frame the vector points to."""
     inferred: float
-    """The vector may point to one of several frames; the one that agrees with the motion around it was taken."""
+    """The vector may point to one of several frames; the one that agrees best with the motion around it is taken."""
     missing: float
-    """There is no vector: intra blocks, I frames, frames that were lost."""
+    """There is no vector: intra blocks, I frames, lost frames."""
 
     @classmethod
     def mean(cls, shares: "Iterable[VectorShares]") -> "VectorShares":
-        """Of several frames; all is missing where there are none."""
+        """Return the mean of the shares of several frames; all missing if there are no frames."""
         counted = [(one.exact, one.inferred) for one in shares]
         exact, inferred = np.mean(counted, axis=0).tolist() if counted else (0.0, 0.0)
         return cls(exact, inferred, 1 - exact - inferred)
@@ -88,29 +98,28 @@ NO_VECTORS = VectorShares(0.0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Clip:
-    """One keyframe, and how the picture moves in the frames after it."""
+    """One keyframe and the motion of the frames after it."""
 
     keyframe: np.ndarray
-    """uint8 [H, W, 3] RGB, rotation applied, square pixels."""
+    """uint8 [H, W, 3] RGB, upright, with square pixels."""
     motion: MotionField
-    """[spec.frames, *spec.grid]; steps past `num_frames` are zero with valid = False."""
+    """[spec.frames, *spec.grid]; zero and not valid from `num_frames` on."""
     pts_seconds: float
-    """Time of the keyframe in the source."""
+    """Presentation time of the keyframe in the source."""
     num_frames: int
-    """True frames of this clip on the spec's clock; less than spec.frames only at the end of a video, and before a cut
-    where clips were to be split there."""
+    """Frames of this clip. Less than spec.frames only at the end of a video, and before a scene cut if clips are split
+    there."""
     motion_source: MotionSource = "native"
     """Where the vectors come from."""
     shares: VectorShares = NO_VECTORS
-    """Of the source frames shown or passed after the keyframe: how much of their area has vectors, and how sure it is
-    what they span. Of a re-encoding where `motion_source` says so."""
+    """Mean over the source frames after the keyframe (frames of the re-encoding if `motion_source` says so)."""
     cuts: tuple[int, ...] = ()
-    """Frames of this clip, from 0, that begin a new scene; 0 where its keyframe is in another scene than the frame
-    before. Their motion is zero with valid = False, and what follows cannot be made from the keyframe."""
+    """Indices of frames that begin a new scene; 0 if the keyframe is in another scene than the frame before it. Their
+    motion is zero and not valid, and the frames from there on cannot be predicted from the keyframe."""
     damaged: bool = False
-    """Something of this clip was lost: frames that could not be decoded, or an end that is missing."""
+    """Some frames of this clip could not be decoded, or the end of the file is missing."""
     frames: np.ndarray | None = field(default=None, repr=False)
-    """uint8 [num_frames, H, W, 3] RGB where the caller asked for frames; frames[0] is the keyframe's picture."""
+    """uint8 [num_frames, H, W, 3] RGB if frames were asked for; frames[0] is the keyframe's picture."""
 
     def __repr__(self) -> str:
         height, width = self.keyframe.shape[:2]

@@ -1,4 +1,4 @@
-"""Frames in, a playable video file out."""
+"""Write RGB frames to a video file."""
 
 from contextlib import ExitStack
 from fractions import Fraction
@@ -15,29 +15,33 @@ from codec.atomic_files import atomic_path
 from codec.errors import MediaError
 
 REPRODUCIBLE = {"threads": "1", "x264-params": "mbtree=0"}
-"""Options of libx264 that give one file from one video; without them its output was seen to differ from run to run."""
+"""Options of libx264 with which the same frames always give the same file; without them its output was seen to differ
+from run to run."""
+
 FASTSTART_SUFFIXES = {".mp4", ".mov", ".m4v"}
 
 
 class VideoWriter:
-    """Writes RGB frames to a video file that appears whole at `path` when the `with` block ends well, else not at all.
+    """Writes RGB frames to a video file, which appears at `path` when the `with` block ends without an error.
 
         with VideoWriter("out.mp4", fps=12, size=(256, 144)) as writer:
             writer.write(frame)  # uint8 [144, 256, 3] RGB
 
     Args:
-        path: the file to write; its suffix names the container.
-        fps: frames per second, any rational; frame k stands at k / fps unless `write` is told otherwise.
+        path: the file to write; its suffix selects the container format.
+        fps: frames per second; frame k is shown at k / fps unless `write` is given its time.
         size: (width, height) of the frames. With yuv420p an odd side is made even by repeating its last row or column:
             4:2:0 has no half chroma samples.
-        codec: an FFmpeg encoder: libx264, mpeg4, mpeg2video, libx265 …
-        options: the encoder's own options, {"preset": "veryslow", "crf": "18"}. `g`, `bf` and `refs` go here as well.
-        pixel_format: yuv420p plays everywhere; yuv444p keeps odd sizes.
-        time_base: tick of the clock for frames written with their own time (variable frame rate), 1/60000 for instance;
-            1 / fps where not given.
+        codec: name of an FFmpeg encoder: libx264, mpeg4, mpeg2video, libx265 …
+        options: the encoder's options, such as {"preset": "veryslow", "crf": "18"}; `g`, `bf` and `refs` as well.
+        pixel_format: FFmpeg's name. yuv420p plays everywhere; yuv444p keeps odd sizes.
+        time_base: unit of timestamps in seconds, for frames that are written with their own time (variable frame rate),
+            1/60000 for instance; 1 / fps if None.
 
     Raises:
-        MediaError: no such container or encoder, an option the encoder refuses, an output that cannot be written.
+        ValueError: `fps` or `size` is not positive.
+        MediaError: there is no such container format or encoder, the encoder refuses an option, or the output cannot be
+            written.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self._cleanup = ExitStack()
-        with ExitStack() as opening:  # undone as a whole when any step of it fails
+        with ExitStack() as opening:  # undoes all steps if one fails
             temporary = opening.enter_context(atomic_path(self.path))
             faststart = {"movflags": "+faststart"} if self.path.suffix.lower() in FASTSTART_SUFFIXES else {}
             try:
@@ -87,21 +91,21 @@ class VideoWriter:
         context.width, context.height = (side + extra for side, extra in zip(self.size, self._padding, strict=True))
         context.pix_fmt = self.pixel_format
         context.time_base = self.time_base
-        # said in the file, so that no player guesses by the picture's size
+        # stated in the file, so that players do not guess it from the picture's size
         context.colorspace = Colorspace.SMPTE170M
         context.color_range = ColorRange.MPEG
 
     def write(self, frame: np.ndarray, pts_seconds: Fraction | float | None = None) -> None:
-        """Adds one frame.
+        """Write one frame.
 
         Args:
             frame: uint8 [H, W, 3] RGB, of the writer's size.
-            pts_seconds: when it is shown, rounded to the time base and later than the frame before;
-                one 1 / fps after another where None.
+            pts_seconds: when it is shown, rounded to the time base, later than the frame before; its number / fps if
+                None.
 
         Raises:
-            ValueError: a frame of another shape or type, or a time that does not rise.
-            MediaError: the encoder or the disk refuses.
+            ValueError: the frame has another shape or dtype, or its time is not later than that of the frame before.
+            MediaError: the frame cannot be encoded or written.
         """
         width, height = self.size
         if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
@@ -124,7 +128,7 @@ class VideoWriter:
     def _encode(self, picture: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(picture):
-                # some encoders leave the duration out, and the file would end at its last frame's beginning
+                # some encoders leave the duration out, and the file would end when its last frame begins
                 if not packet.duration and packet.time_base:
                     packet.duration = round(1 / self.fps / packet.time_base)
                 self._container.mux(packet)
@@ -139,5 +143,5 @@ class VideoWriter:
         with self._cleanup as cleanup:
             if kind is None:
                 self._encode(None)
-            else:  # hands the error to `atomic_path`, which removes the half file
+            else:  # passes the error to `atomic_path`, which removes the temporary file
                 cleanup.__exit__(kind, error, traceback)

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import Clip, ClipSpec, MediaError, iter_clips
+from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, probe
+from codec.container import open_video
+from codec.decoder import read_frames
+from codec.motion_vectors import lattice_to_grid, vectors_to_lattice
 from tests.videos import error_pixels, even, scenes, truth, write
 from videotok.virtual_camera import Scene
 
@@ -38,7 +41,7 @@ def moving() -> dict[str, Scene]:
         ("mpeg2-b", "pan", 1.2),
     ],
 )
-def test_vectors_are_the_motion_that_is_there(encoding, scene, limit, moving, tmp_path):
+def test_vectors_match_the_known_motion(encoding, scene, limit, moving, tmp_path):
     times = even(SECONDS, 30)
     path = write(tmp_path / "clip.mp4", moving[scene], times, encoding)
     clip = first_clip(path)
@@ -49,7 +52,7 @@ def test_vectors_are_the_motion_that_is_there(encoding, scene, limit, moving, tm
 
 
 @pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 60, 10])
-def test_the_same_motion_at_any_rate(fps, moving, tmp_path):
+def test_motion_does_not_depend_on_the_frame_rate(fps, moving, tmp_path):
     times = even(SECONDS, fps)
     clip = first_clip(write(tmp_path / "clip.mp4", moving["pan"], times, "medium", fps))
     assert error_pixels(moving["pan"], clip, [float(time) for time in times], SPEC) < 1.2
@@ -60,44 +63,40 @@ def test_the_same_motion_at_any_rate(fps, moving, tmp_path):
 
 def test_variable_frame_rate(moving, tmp_path):
     rng = np.random.default_rng(0)
-    times = [Fraction(int(tick), 600) for tick in np.cumsum(rng.integers(6, 60, 40))]
+    times = [Fraction(int(pts), 600) for pts in np.cumsum(rng.integers(6, 60, 40))]
     path = write(tmp_path / "clip.mp4", moving["pan"], times, "medium", time_base=Fraction(1, 600))
     clip = first_clip(path)
     shown = [float(time) for time in times]
     assert error_pixels(moving["pan"], clip, shown, SPEC) < 1.5
 
 
-def test_a_reencoding_tells_the_same(moving, tmp_path):
+def test_motion_of_a_reencoding(moving, tmp_path):
     times = even(SECONDS, 25)
     clip = first_clip(write(tmp_path / "clip.mp4", moving["layers"], times, fps=25), motion_source="reencode")
     assert clip.motion_source == "reencode"
     assert error_pixels(moving["layers"], clip, [float(time) for time in times], SPEC) < 0.8
 
 
-def test_far_references_are_better_than_taking_vectors_as_they_come(moving, tmp_path):
-    """The reference implementation's way, `source * motion` as the motion of one frame, is more than twice as wrong."""
-    from codec.container import opened
-    from codec.decoder import read_frames
-    from codec.motion_vectors import lattice_to_grid, vectors_to_lattice
-
+def test_reference_distances_are_taken_into_account(moving, tmp_path):
+    """Taking `source * motion` as the motion of one frame, as Video-LaVIT does, more than doubles the error."""
     times = even(SECONDS, 30)
     path = write(tmp_path / "clip.mp4", moving["pan"], times, "veryslow")
     errors = []
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         for frame in read_frames(container, stream, with_vectors=True):
             if frame.vectors is None:
                 continue
-            vectors, known = vectors_to_lattice(frame.vectors, *SIZE)
-            signed = np.where(known[0][..., None], vectors[0], -vectors[1])
-            pooled, share = lattice_to_grid(signed, known.any(0), *SIZE, SPEC.grid)
+            lattice = vectors_to_lattice(frame.vectors, *SIZE)
+            signed = np.where(lattice.known[0][..., None], lattice.vectors[0], -lattice.vectors[1])
+            pooled = lattice_to_grid(signed, lattice.known.any(0), *SIZE, SPEC.grid)
             exact, _ = moving["pan"].motion(frame.pts_seconds, frame.pts_seconds - 1 / 30, SPEC.grid)
-            errors.append(np.linalg.norm((pooled - exact) * SIZE, axis=-1)[share > 0.5].mean())
+            errors.append(np.linalg.norm((pooled.vectors - exact) * SIZE, axis=-1)[pooled.weight > 0.5].mean())
     per_step = np.mean(errors) * 30 / 12
     ours = error_pixels(moving["pan"], first_clip(path), [float(time) for time in times], SPEC)
     assert ours < per_step / 2
 
 
-def test_slot_0_is_the_step_into_the_keyframe(moving, tmp_path):
+def test_the_first_vector_field_leads_into_the_keyframe(moving, tmp_path):
     times = even(2.2, 30)
     clips = list(iter_clips(write(tmp_path / "clip.mp4", moving["pan"], times), SPEC))
     assert not clips[0].motion.valid[0].any()
@@ -107,9 +106,7 @@ def test_slot_0_is_the_step_into_the_keyframe(moving, tmp_path):
     assert np.median(clips[1].motion.vectors[0] - exact[0], axis=(0, 1)) == pytest.approx([0, 0], abs=0.004)
 
 
-def test_native_where_there_is_none(moving, tmp_path):
-    from codec import VideoWriter
-
+def test_native_vectors_that_do_not_exist(moving, tmp_path):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, 10, SIZE, codec="libx265", options={"x265-params": "log-level=none"}) as writer:
         for time in even(0.5, 10):
@@ -126,14 +123,12 @@ def test_native_where_there_is_none(moving, tmp_path):
         ("libx264", {"tune": "zerolatency", "refs": "4"}, (0, 0.2), (0.8, 1)),
         ("libx264", {"preset": "veryslow", "x264-params": "ref=8:bframes=8:b-pyramid=normal"}, (0.2, 0.7), (0.3, 0.8)),
         ("mpeg4", {"b": "4M", "bf": "0"}, (1, 1), (0, 0)),
-        # a block that stands still both ways looks like a direct one of MPEG-4, whose vectors are inferred
+        # a block without motion in both directions looks like a direct block of MPEG-4, whose vectors are inferred
         ("mpeg2video", {"b": "4M", "bf": "2"}, (0.95, 1), (0, 0.05)),
     ],
     ids=["one reference", "four references", "pyramid", "mpeg4", "mpeg2 with B frames"],
 )
-def test_how_sure_vectors_are(codec, options, exact, inferred, moving, tmp_path):
-    from codec import VideoWriter
-
+def test_shares_of_exact_and_inferred_vectors(codec, options, exact, inferred, moving, tmp_path):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, 25, SIZE, codec=codec, options=options | {"g": "100"}) as writer:
         for time in even(0.9, 25):
@@ -154,10 +149,8 @@ def test_how_sure_vectors_are(codec, options, exact, inferred, moving, tmp_path)
     ],
     ids=["MBAFF", "MPEG-2"],
 )
-def test_interlaced_video_is_said_to_be_reencoded(codec, options, moving, tmp_path):
-    """Vectors of fields are half a picture each: they are not taken for those of frames."""
-    from codec import VideoWriter, probe
-
+def test_interlaced_video_is_reencoded(codec, options, moving, tmp_path):
+    """Vectors between fields are not used as vectors between frames."""
     path = tmp_path / "clip.mkv"
     times = even(SECONDS, 25)
     with VideoWriter(path, 25, SIZE, codec=codec, options=options) as writer:

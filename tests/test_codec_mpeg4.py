@@ -1,4 +1,4 @@
-"""Motion as Video-LaVIT reads it, against its way written out: vectors on pixels, then macroblocks, then resized."""
+"""Motion as Video-LaVIT reads it, compared with its method: vectors on pixels, max-pooled to macroblocks, resized."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ from unet3d.latent_detokenizer import PUBLISHED_SCALE
 
 SIZE = (200, 120)
 """Neither is a multiple of 16."""
-NOTHING = -10000.0
+NO_VECTOR = -10000.0
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +27,26 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published_way(video: Path) -> Tensor:
-    """[24, 2, 20, 36] of the first clip, in the published sign and in standard deviations."""
+def published_field(video: Path) -> Tensor:
+    """Return [24, 2, 20, 36] of the first clip, in the published sign and in standard deviations."""
     raw = video.with_suffix(".m4v")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(video), "-vf", "fps=12"]
     subprocess.run([*command, "-b:v", "8000k", "-c:v", "mpeg4", "-threads", "1", str(raw)], check=True)
     with av.open(str(raw)) as container:
         container.streams.video[0].thread_type = "NONE"
         container.streams.video[0].codec_context.options = {"flags2": "+export_mvs"}
-        fields = torch.stack([on_pixels(frame) for frame in container.decode(video=0)][:24])
+        fields = torch.stack([vectors_on_pixels(frame) for frame in container.decode(video=0)][:24])
     height, width = fields.shape[-2:]
     padding = (0, -width % 16, 0, -height % 16)
-    blocks = F.max_pool2d(F.pad(fields, padding, value=NOTHING), 16)
+    blocks = F.max_pool2d(F.pad(fields, padding, value=NO_VECTOR), 16)
     blocks[blocks < -1000] = 0
     blocks[12] = (blocks[11] + blocks[13]) / 2
     return F.interpolate(blocks, (20, 36), mode="bicubic")
 
 
-def on_pixels(frame: av.VideoFrame) -> Tensor:
-    """float32 [2, H, W]: each vector at its block's middle, times its source's sign."""
-    field = np.full((frame.height, frame.width, 2), NOTHING)
+def vectors_on_pixels(frame: av.VideoFrame) -> Tensor:
+    """Return float32 [2, H, W] with each vector at its block's centre, times the sign of its source."""
+    field = np.full((frame.height, frame.width, 2), NO_VECTOR)
     vectors = frame.side_data.get("MOTION_VECTORS")
     if vectors is not None:
         read = vectors.to_ndarray()
@@ -56,15 +56,15 @@ def on_pixels(frame: av.VideoFrame) -> Tensor:
     return torch.from_numpy(field).float().permute(2, 0, 1)
 
 
-def test_is_what_the_published_code_reads(video: Path, published_way: Tensor):
+def test_motion_is_what_the_published_code_reads(video: Path, published_field: Tensor):
     clip = next(iter_clips(video, ClipSpec(), motion_source="mpeg4"))
     assert clip.motion_source == "mpeg4"
     found = torch.from_numpy(clip.motion.vectors * np.array(PUBLISHED_SCALE, np.float32)).permute(0, 3, 1, 2)
-    assert published_way.abs().max() > 0.05
-    assert torch.allclose(found, published_way, atol=1e-5)
+    assert published_field.abs().max() > 0.05
+    assert torch.allclose(found, published_field, atol=1e-5)
 
 
-def test_keyframes_have_no_motion_and_the_middle_is_between(video: Path):
+def test_keyframes_have_no_motion_and_the_middle_is_interpolated(video: Path):
     first, second = iter_clips(video, ClipSpec(), motion_source="mpeg4")
     for clip in (first, second):
         assert not clip.motion.vectors[0].any()
@@ -76,7 +76,7 @@ def test_keyframes_have_no_motion_and_the_middle_is_between(video: Path):
     assert second.num_frames == 12
 
 
-def test_points_the_way_of_our_own_vectors(video: Path):
+def test_motion_correlates_with_native_vectors(video: Path):
     ours = next(iter_clips(video, ClipSpec(), motion_source="native")).motion.vectors[1:12]
     theirs = next(iter_clips(video, ClipSpec(), motion_source="mpeg4")).motion.vectors[1:12]
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.7

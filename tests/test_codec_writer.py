@@ -1,4 +1,4 @@
-"""VideoWriter: what is written is what is read, whole or not at all."""
+"""VideoWriter and atomic_path: files can be read back, and appear whole or not at all."""
 
 from fractions import Fraction
 
@@ -6,15 +6,15 @@ import av
 import numpy as np
 import pytest
 
-from codec import MediaError, VideoWriter, iter_clips
-from videotok.virtual_camera import Layer, Scene, photograph, steady
+from codec import MediaError, VideoWriter, atomic_path, iter_clips
+from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
 SIZE = (160, 96)
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    scene = Scene((Layer(photograph("coffee"), steady(pan=(0.1, 0.0))),), SIZE)
+    scene = Scene((Layer(photograph("coffee"), constant_speed(pan=(0.1, 0.0))),), SIZE)
     return list(scene.frames(index / 12 for index in range(12)))
 
 
@@ -25,7 +25,7 @@ def times(path):
         return pts, float(container.duration / av.time_base), stream.average_rate
 
 
-def test_pictures_come_back_as_bright_and_as_sharp(pictures, tmp_path):
+def test_pictures_read_back_have_the_same_brightness_and_detail(pictures, tmp_path):
     with VideoWriter(tmp_path / "a.mp4", 12, SIZE, options={"crf": "1"}) as writer:
         for picture in pictures:
             writer.write(picture)
@@ -50,7 +50,7 @@ def test_encoders_and_containers(pictures, tmp_path, name, codec, found):
 
 
 @pytest.mark.parametrize("fps", [12, Fraction(30000, 1001), 60])
-def test_duration_counts_the_last_frame(pictures, tmp_path, fps):
+def test_the_duration_includes_the_last_frame(pictures, tmp_path, fps):
     with VideoWriter(tmp_path / "a.mp4", fps, SIZE) as writer:
         for picture in pictures:
             writer.write(picture)
@@ -68,7 +68,7 @@ def test_variable_frame_rate(pictures, tmp_path):
     np.testing.assert_allclose(times(str(tmp_path / "a.mp4"))[0], wanted, atol=1e-4)
 
 
-def test_odd_sides_become_even_or_stay(pictures, tmp_path):
+def test_odd_sides_become_even_only_with_yuv420p(pictures, tmp_path):
     for pixel_format, size in (("yuv420p", (32, 22)), ("yuv444p", (31, 21))):
         path = str(tmp_path / f"{pixel_format}.mp4")
         with VideoWriter(path, 12, (31, 21), pixel_format=pixel_format) as writer:
@@ -78,7 +78,7 @@ def test_odd_sides_become_even_or_stay(pictures, tmp_path):
             assert (frame.width, frame.height) == size
 
 
-def test_faststart(pictures, tmp_path):
+def test_the_index_comes_first(pictures, tmp_path):
     with VideoWriter(tmp_path / "a.mp4", 12, SIZE) as writer:
         writer.write(pictures[0])
     data = (tmp_path / "a.mp4").read_bytes()
@@ -94,7 +94,7 @@ def test_faststart(pictures, tmp_path):
         ("a.mp4", "mpeg4", {"flags": "no-such-flag"}),
     ],
 )
-def test_what_cannot_be_written(pictures, tmp_path, name, codec, options):
+def test_outputs_that_cannot_be_written(pictures, tmp_path, name, codec, options):
     with (
         pytest.raises(MediaError, match="cannot write") as caught,
         VideoWriter(tmp_path / name, 12, SIZE, codec, options) as writer,
@@ -104,7 +104,7 @@ def test_what_cannot_be_written(pictures, tmp_path, name, codec, options):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_or_interrupt_leaves_what_was_there(pictures, tmp_path):
+def test_an_interrupt_leaves_the_old_file(pictures, tmp_path):
     path = tmp_path / "a.mp4"
     path.write_text("before")
 
@@ -130,3 +130,34 @@ def test_wrong_frames_are_refused(pictures, tmp_path):
             writer.write(pictures[1], 1.0)
     with pytest.raises(ValueError, match="must be positive"):
         VideoWriter(tmp_path / "b.mp4", 0, SIZE)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_atomic_path_renames_or_leaves_nothing(durable, tmp_path):
+    path = tmp_path / "a.json"
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".json"
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+    def fail() -> None:
+        with atomic_path(path, durable=durable) as temporary:
+            temporary.write_text("newer")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_durable_files_and_their_folders_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("codec.atomic_files.sync_to_disk", synced.append)
+    with atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("new")
+    assert not synced
+    with atomic_path(tmp_path / "a.json", durable=True) as temporary:
+        temporary.write_text("newer")
+    assert synced == [temporary, tmp_path]

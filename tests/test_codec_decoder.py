@@ -1,4 +1,4 @@
-"""Vectors do not depend on threads, and reference lists are what the encoder wrote."""
+"""Decoding: vectors do not depend on threads, unneeded frames are skipped, reference lists are right."""
 
 import sys
 import threading
@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, run_diagnostics
-from codec.container import opened
-from codec.decoder import SourceFrame, read_frames
-from codec.frame_schedule import TOLERANCE, FrameSchedule
-from codec.h264 import Bits, nal_units
+from codec.container import open_video
+from codec.decoder import IsShown, SourceFrame, read_frames
 from codec.mvextractor_backend import read_frames_mvextractor
+from codec.resample import TOLERANCE_SECONDS, FrameSchedule
 from tests.videos import even, scenes, write
 
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -35,10 +34,10 @@ def vectors_with(path: Path, threads: str, count: int) -> list[np.ndarray | None
         return [None if data is None else data.to_ndarray() for data in found]
 
 
-def test_any_number_of_threads_gives_the_same_vectors(pyramid_mp4):
+def test_vectors_do_not_depend_on_the_number_of_threads(pyramid_mp4):
     alone = vectors_with(pyramid_mp4, "NONE", 1)
     for _ in range(20):
-        with opened(pyramid_mp4) as (container, stream):
+        with open_video(pyramid_mp4) as (container, stream):
             ours = [frame.vectors for frame in read_frames(container, stream, with_vectors=True)]
         assert len(ours) == len(alone)
         for one, other in zip(alone, ours, strict=True):
@@ -48,26 +47,27 @@ def test_any_number_of_threads_gives_the_same_vectors(pyramid_mp4):
                 assert all(np.array_equal(one[name], other[name]) for name in FIELDS)
 
 
-def test_frames_are_left_out_only_where_nobody_needs_them(pyramid_mp4):
-    def read(beat: FrameSchedule | None) -> dict[int, SourceFrame]:
-        with opened(pyramid_mp4) as (container, stream):
-            return {frame.index: frame for frame in read_frames(container, stream, with_vectors=True, beat=beat)}
+def test_only_frames_that_are_neither_shown_nor_referred_to_are_skipped(pyramid_mp4):
+    def read(is_shown: IsShown | None) -> dict[int, SourceFrame]:
+        with open_video(pyramid_mp4) as (container, stream):
+            frames = read_frames(container, stream, with_vectors=True, is_shown=is_shown)
+            return {frame.index: frame for frame in frames}
 
-    every, kept = read(None), read(FrameSchedule(Fraction(6)))
-    left_out = {index: frame for index, frame in every.items() if index not in kept}
-    assert len(left_out) > 5
+    every, kept = read(None), read(FrameSchedule(Fraction(6)).is_shown)
+    skipped = {index: frame for index, frame in every.items() if index not in kept}
+    assert len(skipped) > 5
     times = sorted(frame.pts_seconds for frame in every.values())
-    looked_at = {max(time for time in times if time <= k / 6 + TOLERANCE) for k in range(6)}
-    for frame in left_out.values():
+    shown = {max(time for time in times if time <= k / 6 + TOLERANCE_SECONDS) for k in range(6)}
+    for frame in skipped.values():
         assert not frame.is_reference
-        assert frame.pts_seconds not in looked_at
+        assert frame.pts_seconds not in shown
     for index, frame in kept.items():
         assert frame.pts_seconds == every[index].pts_seconds
         assert np.array_equal(frame.picture.to_ndarray(), every[index].picture.to_ndarray())
 
 
-def test_reference_lists_hold_what_was_decoded_before(pyramid_mp4):
-    with opened(pyramid_mp4) as (container, stream):
+def test_reference_lists_hold_frames_decoded_before(pyramid_mp4):
+    with open_video(pyramid_mp4) as (container, stream):
         frames = list(read_frames(container, stream, with_vectors=True))
     times = {frame.index: frame.pts_seconds for frame in frames}
     longest = 0
@@ -84,8 +84,8 @@ def test_reference_lists_hold_what_was_decoded_before(pyramid_mp4):
     assert longest > 2
 
 
-def test_vectors_come_with_lists(pyramid_mp4):
-    with opened(pyramid_mp4) as (container, stream):
+def test_frames_with_vectors_have_reference_lists(pyramid_mp4):
+    with open_video(pyramid_mp4) as (container, stream):
         for frame in read_frames(container, stream, with_vectors=True):
             if frame.vectors is not None and frame.headers is not None:
                 used = {0 if source < 0 else 1 for source in np.unique(frame.vectors["source"])}
@@ -93,27 +93,27 @@ def test_vectors_come_with_lists(pyramid_mp4):
 
 
 @pytest.mark.parametrize("encoding", ["ultrafast", "medium"])
-def test_the_peer_reads_the_same(encoding, tmp_path):
+def test_mvextractor_reads_the_same(encoding, tmp_path):
     pytest.importorskip("mvextractor")
     path = write(tmp_path / "clip.mp4", scenes((160, 96))["layers"], even(1.0, 25), encoding, 25)
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         ours = list(read_frames(container, stream, with_vectors=True))
-    with opened(path) as (container, stream):
+    with open_video(path) as (container, stream):
         theirs = list(read_frames_mvextractor(path, container, stream))
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         assert (one.index, one.headers) == (other.index, other.headers)
         assert one.pts_seconds == pytest.approx(other.pts_seconds)
-        mine, his = one.vectors, other.vectors
-        assert (mine is None or not len(mine)) == (his is None)
-        if mine is not None and his is not None:
-            assert all(np.array_equal(mine[name], his[name]) for name in FIELDS)
+        vectors, other_vectors = one.vectors, other.vectors
+        assert (vectors is None or not len(vectors)) == (other_vectors is None)
+        if vectors is not None and other_vectors is not None:
+            assert all(np.array_equal(vectors[name], other_vectors[name]) for name in FIELDS)
     clips = zip(iter_clips(path), iter_clips(path, backend="mvextractor"), strict=True)
-    # it decodes the B frames that ours leaves out, too
+    # it also decodes the B frames that are skipped here
     assert encoding == "medium" or all(alike(*pair) for pair in clips)
 
 
-def test_any_number_of_decoders_gives_the_same_clips(tmp_path):
+def test_clips_do_not_depend_on_the_number_of_decoders(tmp_path):
     path = tmp_path / "parts.mp4"
     options = {"preset": "medium", "x264-params": "keyint=8:min-keyint=8:scenecut=0"}
     with VideoWriter(path, 25, (160, 96), options=options) as writer:
@@ -122,8 +122,8 @@ def test_any_number_of_decoders_gives_the_same_clips(tmp_path):
     spec = ClipSpec(frames=6)
     alone = list(iter_clips(path, spec))
     for repetition in range(20):
-        parted = list(iter_clips(path, spec, decoders=2 + repetition % 3))
-        for one, other in zip(alone, parted, strict=True):
+        parallel = list(iter_clips(path, spec, decoders=2 + repetition % 3))
+        for one, other in zip(alone, parallel, strict=True):
             assert np.array_equal(one.motion.vectors, other.motion.vectors)
             assert np.array_equal(one.motion.valid, other.motion.valid)
             assert np.array_equal(one.keyframe, other.keyframe)
@@ -133,19 +133,19 @@ def test_any_number_of_decoders_gives_the_same_clips(tmp_path):
 
 
 def alike(one: Clip, other: Clip) -> bool:
-    """Whether fields differ by no more than what is measured between slightly different pictures."""
+    """Return whether fields differ only by what is measured between slightly different pictures."""
     both = one.motion.valid & other.motion.valid
     miss = np.abs(one.motion.vectors - other.motion.vectors).max(-1)
     return float(np.mean(one.motion.valid != other.motion.valid)) < 0.02 and float(np.mean(miss[both] > 0.005)) < 0.02
 
 
-def test_a_peer_that_is_not_there(pyramid_mp4, monkeypatch):
+def test_mvextractor_that_is_not_installed(pyramid_mp4, monkeypatch):
     monkeypatch.setitem(sys.modules, "mvextractor.videocap", None)
     with pytest.raises(MediaError, match=r"not installed; `pip install videotok\[peers\]`"):
         list(iter_clips(pyramid_mp4, backend="mvextractor"))
 
 
-def test_fields_alone_have_the_same_vectors(pyramid_mp4):
+def test_motion_without_keyframes_is_the_same(pyramid_mp4):
     whole, alone = list(iter_clips(pyramid_mp4)), list(iter_clips(pyramid_mp4, keyframes=False))
     for one, other in zip(whole, alone, strict=True):
         assert other.keyframe.shape == (0, 0, 3)
@@ -154,34 +154,7 @@ def test_fields_alone_have_the_same_vectors(pyramid_mp4):
         list(iter_clips(pyramid_mp4, keyframes=False, frames=True))
 
 
-def test_codes():
-    # 1, 010, 011, 00100, 00101: 0 to 4 (table 9-2)
-    bits = Bits(int("101001100100001010000000", 2).to_bytes(3, "big"))
-    assert [bits.ue() for _ in range(5)] == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match="ends inside"):
-        Bits(b"\xff").read(9)
-    with pytest.raises(ValueError, match="exp-Golomb"):
-        Bits(bytes(8)).ue()
-
-
-def test_signed_codes():
-    # 1, 010, 011, 00100, 00101: 0, 1, -1, 2, -2 (table 9-3)
-    bits = Bits(int("101001100100001010000000", 2).to_bytes(3, "big"))
-    assert [bits.se() for _ in range(5)] == [0, 1, -1, 2, -2]
-
-
-def test_emulation_bytes_are_taken_out():
-    assert Bits(bytes([0, 0, 3, 1])).read(24) == 1
-
-
-def test_nal_units():
-    units = [b"\x67abc", b"\x68de", b"\x65" + b"f" * 300]
-    assert list(nal_units(b"".join(b"\0\0\1" + unit for unit in units), 0)) == units
-    assert list(nal_units(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units), 4)) == units
-    assert list(nal_units(b"", 4)) == []
-
-
-def test_the_doctor_finds_this_machine_well():
+def test_all_diagnostics_pass():
     checks = run_diagnostics()
     assert {check.name for check in checks} >= {"FFmpeg program", "vectors exported", "threads"}
     for check in checks:

@@ -1,4 +1,4 @@
-"""Cuts inside a clip: found where they are, not where there are none, and where clips are split."""
+"""Scene cuts: found at their frame and nowhere else, and clips are split there on request."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from videotok.cli.main import main
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.pipeline import VideoTokenizer
 from videotok.tokens import VideoTokens
-from videotok.virtual_camera import Layer, Scene, photograph, steady
+from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
 SIZE, FPS, CUT = (192, 112), 12, 17
 SPEC = ClipSpec(frames=12)
@@ -19,8 +19,10 @@ LONG_GOP = {"g": "500", "sc_threshold": "0"}
 
 
 def pictures(flash: bool = False) -> list[np.ndarray]:
-    """A pan over one photograph, and from frame CUT on a pan over another."""
-    scenes = [Scene((Layer(photograph(name), steady(pan=(0.2, 0.05))),), SIZE) for name in ("coffee", "chelsea")]
+    """Return a pan over one photograph, and from frame CUT on over another; with `flash`, one pan and a flash."""
+    scenes = [
+        Scene((Layer(photograph(name), constant_speed(pan=(0.2, 0.05))),), SIZE) for name in ("coffee", "chelsea")
+    ]
     shown = [scenes[number >= CUT].frame(number / FPS) for number in range(30)]
     if flash:
         shown = [scenes[0].frame(number / FPS) for number in range(30)]
@@ -28,7 +30,7 @@ def pictures(flash: bool = False) -> list[np.ndarray]:
     return shown
 
 
-def written(
+def write_frames(
     path: Path, frames: list[np.ndarray], codec: str = "libx264", options: dict[str, str] | None = None
 ) -> Path:
     with VideoWriter(path, FPS, SIZE, codec=codec, options=options) as writer:
@@ -39,7 +41,7 @@ def written(
 
 @pytest.fixture(scope="module")
 def two_scenes(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("cuts") / "two.mp4", pictures())
+    return write_frames(tmp_path_factory.mktemp("cuts") / "two.mp4", pictures())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def two_scenes(tmp_path_factory) -> Path:
     ids=["I frame", "no I frame", "among B frames", "zerolatency", "many I frames", "mpeg4"],
 )
 def test_a_cut_is_found_at_its_frame_and_nowhere_else(codec, options, tmp_path):
-    clips = list(iter_clips(written(tmp_path / "clip.mp4", pictures(), codec, options), SPEC))
+    clips = list(iter_clips(write_frames(tmp_path / "clip.mp4", pictures(), codec, options), SPEC))
     found = [number * SPEC.frames + cut for number, clip in enumerate(clips) for cut in clip.cuts]
     assert found == [CUT]
     step = CUT % SPEC.frames
@@ -63,17 +65,17 @@ def test_a_cut_is_found_at_its_frame_and_nowhere_else(codec, options, tmp_path):
     assert not clips[CUT // SPEC.frames].motion.vectors[step].any()
 
 
-def test_a_reencoding_finds_it_too(two_scenes):
+def test_a_reencoding_finds_the_cut(two_scenes):
     clips = iter_clips(two_scenes, SPEC, motion_source="reencode")
     assert [clip.cuts for clip in clips] == [(), (CUT % SPEC.frames,), ()]
 
 
 def test_a_flash_is_no_cut(tmp_path):
-    path = written(tmp_path / "clip.mp4", pictures(flash=True), options={"sc_threshold": "100"})
+    path = write_frames(tmp_path / "clip.mp4", pictures(flash=True), options={"sc_threshold": "100"})
     assert all(not clip.cuts for clip in iter_clips(path, SPEC))
 
 
-def test_clips_can_be_split_there(two_scenes):
+def test_clips_are_split_at_cuts(two_scenes):
     clips = list(iter_clips(two_scenes, SPEC, split_at_cuts=True, frames=True))
     assert [clip.num_frames for clip in clips] == [12, 5, 12, 1]
     assert [clip.cuts for clip in clips] == [(), (), (0,), ()]
@@ -87,7 +89,7 @@ def test_clips_can_be_split_there(two_scenes):
     assert np.array_equal(np.concatenate([clip.frames for clip in clips if clip.frames is not None]), shown)
 
 
-def test_split_clips_go_through_tokens_and_back(two_scenes, tiny_model, tmp_path):
+def test_split_clips_are_encoded_and_decoded(two_scenes, tiny_model, tmp_path):
     place = tmp_path / "two.vtok"
     model = ["--model", str(tiny_model)]
     assert main(["encode", str(two_scenes), "-o", str(place), "--split-at-cuts", *model]) == 0
@@ -99,7 +101,7 @@ def test_split_clips_go_through_tokens_and_back(two_scenes, tiny_model, tmp_path
     assert main(["decode", str(place), "-o", out, "--compare", str(two_scenes), "--size", "64x40", *model]) == 0
 
 
-def test_the_next_scene_does_not_reach_back(two_scenes, tiny_model):
+def test_decoding_does_not_use_the_next_scene(two_scenes, tiny_model):
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
     tokens = tokenizer.encode(two_scenes, EncodeConfig(split_at_cuts=True, predict_keyframes=False))
     alone = tokenizer.encode(two_scenes, EncodeConfig(duration_seconds=CUT / FPS, predict_keyframes=False))
