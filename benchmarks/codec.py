@@ -1,16 +1,22 @@
-"""How fast files become motion fields, against other readers in the same run.
+"""Measure how fast videos are read as motion fields, compared with other readers in the same run.
 
     python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5] [--cores 1 2]
     python -m benchmarks.codec VIDEO --lengths 1 4 16 --json OUT
 
-Readers: `ours` (iter_clips: fields on the grid, and keyframes); `fields` (the same without keyframes, loop filter off);
-`mvextractor` (motion-vector-extractor: vectors and frames, no grid); `reference` (the reference implementation's way:
-FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense array, max-pooling, resizing); `limit` (the FFmpeg program
-decoding on one thread, vectors exported and thrown away, loop filter off). Each run is a process of its own held to so
-many cores; runs are interleaved and medians compared. Seconds are those of the work itself, start-up and imports left
-out: CPU seconds with one core, so that other work on a shared machine does not count, else seconds by the clock.
-`ratio_to_ours` is a reader's speed divided by ours. With `--lengths`, the first video is repeated by stream copy to so
-many minutes, and read by `ours` alone: cost must grow with the length, memory must not.
+Readers:
+
+- `ours`: iter_clips, motion fields on the grid and keyframes
+- `fields`: the same without keyframes and without the deblocking filter
+- `mvextractor`: motion-vector-extractor, vectors and frames, no grid
+- `reference`: the method of Video-LaVIT: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense array,
+  max-pooling, resizing
+- `limit`: the FFmpeg program on one thread, vectors exported and discarded, no deblocking filter
+
+Each run is a separate process limited to the given number of cores; runs are interleaved and their medians compared.
+Start-up and imports are not counted. With one core CPU seconds are measured, so that other work on a shared machine
+does not count, else wall-clock seconds. `ratio_to_ours` is a reader's speed divided by ours. With `--lengths`, the
+first video is repeated by stream copy to that many minutes and read by `ours`: cost must grow with the length, memory
+must not.
 """
 
 import argparse
@@ -30,8 +36,9 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from benchmarks.footage import footage
-from codec import ClipSpec, atomic_path, iter_clips, probe
+from benchmarks.footage import add_footage_arguments, footage
+from codec import ClipSpec, iter_clips, probe
+from videotok.io_utils import write_json
 
 SPEC = ClipSpec()
 
@@ -47,7 +54,7 @@ def fields(path: Path, cores: int) -> None:
 
 
 def mvextractor(path: Path, _cores: int) -> None:
-    for _ in _extracted(path):
+    for _ in _extract(path):
         pass
 
 
@@ -56,7 +63,7 @@ def reference(path: Path, _cores: int) -> None:
         small = Path(folder) / "mpeg4.mp4"
         written = ffmpeg.input(str(path)).output(str(small), vcodec="mpeg4", r=str(SPEC.fps), an=None)
         written.global_args("-loglevel", "quiet", "-threads", "1").run(cmd=imageio_ffmpeg.get_ffmpeg_exe())
-        for shape, vectors in _extracted(small):
+        for shape, vectors in _extract(small):
             dense = np.zeros((shape[0] // 4, shape[1] // 4, 2), np.float32)
             for record in vectors:
                 _, wide, high, _, _, x, y, dx, dy, scale = record[:10]
@@ -72,8 +79,8 @@ def limit(path: Path, _cores: int) -> None:
     subprocess.run([*command, "-skip_loop_filter", "all", "-i", str(path), "-an", "-f", "null", "-"], check=True)
 
 
-def _extracted(path: Path):
-    """(shape of the picture, vectors) of each frame."""
+def _extract(path: Path):
+    """Yield (shape of the picture, vectors) of each frame."""
     from mvextractor.videocap import VideoCap  # the extra [peers]
 
     capture = VideoCap()
@@ -95,13 +102,13 @@ READERS: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-def run_here(reader: str, path: Path, cores: int) -> None:
-    """Runs one reader in this process and prints its seconds and its peak memory in MB."""
+def run_in_process(reader: str, path: Path, cores: int) -> None:
+    """Run one reader in this process, and print its seconds and its peak memory in MB."""
     if reader != "limit":
         cv2.setNumThreads(1)
-    begun, busy = time.perf_counter(), _cpu_seconds()
+    start, start_cpu = time.perf_counter(), _cpu_seconds()
     READERS[reader](path, cores)
-    wall, cpu = time.perf_counter() - begun, _cpu_seconds() - busy
+    wall, cpu = time.perf_counter() - start, _cpu_seconds() - start_cpu
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": round(peak / 1024)}))
 
@@ -111,8 +118,8 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def run_apart(reader: str, path: Path, cores: int) -> dict[str, float]:
-    """Runs one reader in a process of its own, on the first `cores` cores this one may use."""
+def run_in_child(reader: str, path: Path, cores: int) -> dict[str, float]:
+    """Run one reader in a separate process, on the first `cores` cores that this one may use."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     command = [sys.executable, "-m", "benchmarks.codec", "--cores", str(cores), "--reader", reader, str(path)]
     done = subprocess.run(
@@ -127,13 +134,13 @@ def run_apart(reader: str, path: Path, cores: int) -> dict[str, float]:
 
 
 def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
-    """Rows of one video, a reader each."""
-    facts = probe(path)
-    frames = (facts.duration_seconds or 0) * float(facts.average_fps or 25)
+    """Return the rows of one video, one for each reader."""
+    info = probe(path)
+    frames = (info.duration_seconds or 0) * float(info.average_fps or 25)
     runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
     for _ in range(repeats):
         for reader in READERS:
-            runs[reader].append(run_apart(reader, path, cores))
+            runs[reader].append(run_in_child(reader, path, cores))
     clock = "cpu" if cores == 1 else "wall"
     seconds = {reader: statistics.median(run[clock] for run in done) for reader, done in runs.items()}
     return [
@@ -150,14 +157,14 @@ def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
 
 
 def measure_lengths(path: Path, minutes: list[int]) -> Iterator[dict[str, object]]:
-    """Rows of the video repeated to so many minutes."""
+    """Yield the rows of the video repeated to each number of minutes."""
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             long = Path(folder) / f"{length}.mp4"
             source = ffmpeg.input(str(path), stream_loop=-1)
             copied = source.output(str(long), c="copy", an=None, t=60 * length).global_args("-loglevel", "quiet")
             copied.run(cmd=imageio_ffmpeg.get_ffmpeg_exe())
-            run = run_apart("ours", long, 1)
+            run = run_in_child("ours", long, 1)
             yield {
                 "video": path.name,
                 "minutes": length,
@@ -170,15 +177,14 @@ def measure_lengths(path: Path, minutes: list[int]) -> Iterator[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("videos", nargs="+", type=Path, help="video files, or folders of them")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each reader (5)")
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores each run may use (1 and 2)")
+    add_footage_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each reader (default 5)")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores a run may use (default 1 and 2)")
     parser.add_argument("--lengths", type=int, nargs="+", help="minutes to which the first video is repeated")
     parser.add_argument("--reader", choices=READERS, help="run one reader in this process")
     arguments = parser.parse_args()
     if arguments.reader:
-        run_here(arguments.reader, arguments.videos[0], arguments.cores[0])
+        run_in_process(arguments.reader, arguments.videos[0], arguments.cores[0])
         return
     if arguments.lengths:
         found = measure_lengths(arguments.videos[0], arguments.lengths)
@@ -190,8 +196,7 @@ def main() -> None:
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        with atomic_path(arguments.json) as place:
-            place.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":

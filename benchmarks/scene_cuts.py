@@ -1,14 +1,16 @@
-"""How well cuts are found: python -m benchmarks.scene_cuts VIDEOS… --json OUT [--shots 40]
+"""Measure how well scene cuts are found.
 
-Shots of the videos, 0.7 to 2.5 seconds long and drawn by a seed, are put one after another at 256 x 144 and 25 fps and
-encoded in several ways; a cut counts as found where `Clip.cuts` names the very frame. Videos that hold cuts of their
-own lower the precision: each surplus one is listed with the shot it falls into.
+    python -m benchmarks.scene_cuts VIDEOS… --json OUT [--shots 40]
+
+Shots of the videos, 0.7 to 2.5 seconds long and chosen at random by a seed, are concatenated at 256 x 144 and 25 fps
+and encoded in several ways. A cut counts as found if `Clip.cuts` names its exact frame. Videos that have cuts of their
+own lower the precision: each additional cut is listed with the shot it is in.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import cycle
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from benchmarks.footage import add_footage_arguments, footage
 from codec import ClipSpec, VideoWriter, iter_clips, probe
+from videotok.io_utils import write_json
 
 SIZE, FPS = (256, 144), 25
 ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
@@ -30,16 +33,26 @@ ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
 """Encoder and its options."""
 
 
-def shots(videos: list[Path], count: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(where it is from, frames uint8 [n, 144, 256, 3]); neighbours are of different videos."""
+@dataclass(frozen=True)
+class Shot:
+    """A part of a video."""
+
+    name: str
+    """File name and start time."""
+    frames: np.ndarray
+    """uint8 [n, 144, 256, 3] RGB."""
+
+
+def random_shots(videos: list[Path], count: int, seed: int) -> Iterator[Shot]:
+    """Yield random shots; consecutive ones are from different videos."""
     rng = np.random.default_rng(seed)
     order = cycle(rng.permutation(len(videos)).tolist())
     found = 0
     while found < count:
         video = videos[next(order)]
         length = int(rng.uniform(0.7, 2.5) * FPS)
-        room = (probe(video).duration_seconds or 0) - length / FPS
-        start = float(rng.uniform(0, min(max(room, 0), 3)))
+        latest_start = (probe(video).duration_seconds or 0) - length / FPS
+        start = float(rng.uniform(0, min(max(latest_start, 0), 3)))
         spec = ClipSpec(frames=length, fps=Fraction(FPS))
         whole = iter_clips(
             video, spec, frames=True, frame_size=SIZE, motion_source="native", start_seconds=start, max_clips=1
@@ -48,17 +61,17 @@ def shots(videos: list[Path], count: int, seed: int) -> Iterator[tuple[str, np.n
         if clip is None or clip.frames is None or clip.num_frames < length // 2:
             continue
         found += 1
-        yield f"{video.name} {start:.2f} s", clip.frames
+        yield Shot(f"{video.name} {start:.2f} s", clip.frames)
 
 
 def measure(path: Path, starts: list[int], names: list[str]) -> dict[str, object]:
-    """Found, missed and surplus cuts of an encoded video whose shots begin at the frames `starts`."""
+    """Return the cuts found in an encoded video whose shots `names` begin at the frames `starts`."""
     spec = ClipSpec(frames=24, fps=Fraction(FPS))
     found = {number * spec.frames + cut for number, clip in enumerate(iter_clips(path, spec)) for cut in clip.cuts}
     true = set(starts[1:])
     hits = len(found & true)
 
-    def where(frame: int) -> str:
+    def describe(frame: int) -> str:
         shot = int(np.searchsorted(starts, frame, side="right")) - 1
         return f"{names[shot]} + {frame - starts[shot]}"
 
@@ -66,32 +79,32 @@ def measure(path: Path, starts: list[int], names: list[str]) -> dict[str, object
         "cuts": len(true),
         "recall": round(hits / max(len(true), 1), 3),
         "precision": round(hits / max(len(found), 1), 3),
-        "missed": [where(frame) for frame in sorted(true - found)],
-        "surplus": [where(frame) for frame in sorted(found - true)],
+        "missed": [describe(frame) for frame in sorted(true - found)],
+        "additional": [describe(frame) for frame in sorted(found - true)],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_footage_arguments(parser)
-    parser.add_argument("--shots", type=int, default=40, help="how many (40)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shots", type=int, default=40, help="number of shots (default 40)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of shots (default 0)")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        pieces = list(shots(footage(arguments.videos), arguments.shots, arguments.seed))
-        starts = np.cumsum([0, *(len(frames) for _, frames in pieces[:-1])]).tolist()
+        shots = list(random_shots(footage(arguments.videos), arguments.shots, arguments.seed))
+        starts = np.cumsum([0, *(len(shot.frames) for shot in shots[:-1])]).tolist()
         for encoding, (codec, options) in ENCODINGS.items():
             path = Path(folder) / "shots.mp4"
             with VideoWriter(path, FPS, SIZE, codec=codec, options=options) as writer:
-                for _, frames in pieces:
-                    for frame in frames:
+                for shot in shots:
+                    for frame in shot.frames:
                         writer.write(frame)
-            row = {"encoding": encoding} | measure(path, starts, [name for name, _ in pieces])
+            row = {"encoding": encoding} | measure(path, starts, [shot.name for shot in shots])
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":
