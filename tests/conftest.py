@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codec import REPRODUCIBLE, VideoWriter
-from videotok.virtual_camera import Layer, Pose, Scene, photograph, steady
+from videotok.virtual_camera import Layer, Pose, Scene, constant_speed, photograph
 
 SIZE, FPS, SECONDS = (160, 96), 24, 3
 """Two clips of 24 frames at 12 fps: one of 24 and one of 12."""
@@ -14,8 +14,8 @@ SIZE, FPS, SECONDS = (160, 96), 24, 3
 
 @pytest.fixture(scope="session")
 def scene() -> Scene:
-    background = Layer(photograph("coffee"), steady(pan=(0.12, -0.04), zoom=1.05))
-    front = Layer(photograph("chelsea"), steady(pan=(-0.2, 0.0), start=Pose(zoom=0.8)), oval=(0.5, 0.7))
+    background = Layer(photograph("coffee"), constant_speed(pan=(0.12, -0.04), zoom=1.05))
+    front = Layer(photograph("chelsea"), constant_speed(pan=(-0.2, 0.0), start=Pose(zoom=0.8)), oval=(0.5, 0.7))
     return Scene((background, front), SIZE)
 
 

@@ -133,7 +133,7 @@ def test_existing_outputs(encoded, capfd):
     ],
 )
 def test_no_command_overwrites_what_it_reads(encoded, capfd, command):
-    assert "read by this very command" in refusal(f"{command} --model model", capfd)
+    assert "read by this command" in refusal(f"{command} --model model", capfd)
 
 
 def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
@@ -145,10 +145,10 @@ def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
     ("options", "says"),
     [
         ("--fps zero", "'zero'"),
-        ("--fps 0", "above 0"),
+        ("--fps 0", "between 1/3600 and 1000"),
         ("--keep-ratio 0", "above 0 and at most 1"),
         ("--keep-ratio 1.5", "above 0 and at most 1"),
-        ("--motion-quantizers 4", "this model has 3 levels"),
+        ("--motion-quantizers 4", "this model has 3 quantizers"),
         ("--motion-quantizers -1", "--motion-quantizers"),
         ("--start -1", "--start"),
         ("--start 100", "clip.mp4"),
@@ -165,7 +165,7 @@ def test_bad_requests(folder, capfd, options, says):
     [
         ("--size large", "WIDTHxHEIGHT"),
         ("--size 63x48", "even"),
-        ("--motion-quantizers 3", "clip.vtok has 2 levels"),
+        ("--motion-quantizers 3", "clip.vtok has 2 quantizers"),
         ("--steps 0", "--steps"),
         ("--compare missing.mp4", "no such file"),
         ("--keyframes-from missing.mp4", "no such file"),
@@ -216,7 +216,7 @@ def test_newer_and_damaged_files(encoded, capfd):
     save_file(arrays, path, {"videotok": json.dumps(header | {"format": 99})})
     line = refusal("info clip.vtok", capfd)
     assert "format 99" in line
-    assert "reads formats 1 and 2" in line
+    assert "reads formats 1 to 3" in line
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_interrupt_leaves_nothing(encoded, capfd, monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    target = "encode" if command.startswith("encode") else "decoded_clips"
+    target = "encode" if command.startswith("encode") else "decode_clips"
     monkeypatch.setattr(f"videotok.pipeline.VideoTokenizer.{target}", interrupted)
     assert "interrupted" in refusal(command, capfd, code=130)
 

@@ -35,7 +35,7 @@ def test_encode_says_what_it_made(folder, tiny_model, capsys):
     said = capsys.readouterr().out
     assert said.startswith(
         f"clip.vtok: 2 clips, {len(tokens.visual_ids)} visual tokens "
-        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} a keyframe), "
+        f"({counts.min()}/{counts.mean():.0f}/{counts.max()} per keyframe), "
         f"{2 * tokens.motion_tokens_per_clip} motion tokens, {tokens.tokens_per_second:.0f} tokens/s of video, "
     )
     assert re.search(r"[\d.]+ s taken, [\d.]+ times real time\n$", said)
@@ -87,14 +87,14 @@ def test_decode_writes_a_playable_video(encoded, tiny_model, capsys):
     assert "out.mp4: 36 frames" in capsys.readouterr().out
 
 
-def test_compare_prints_the_ladder(encoded, tiny_model, capsys):
+def test_compare_prints_figures_of_each_method(encoded, tiny_model, capsys):
     command = "decode clip.vtok -o out.mp4 --compare clip.mp4 --keyframes-from clip.mp4 --steps 1 --size 80x48"
     assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
     said = capsys.readouterr().out
-    figures = [float(value) for value in re.findall(r"(\d+\.\d+) │ +0\.\d+", said)]
+    figures = [float(value) for value in re.findall(r"│ +(\d+\.\d+) │ +0\.\d+ │ +[\dn]", said)]
     assert len(figures) == 4
     assert 10 < figures[0] < 40
-    for name in ("hold", "warp", "two-way warp", "detokenized", "keyframes from the source"):
+    for name in ("keyframe repeated", "warp along", "bidirectional warp", "detokenized", "keyframes from the source"):
         assert name in said
     info = probe("out-compare.mp4")
     assert (info.width, info.height) == (240, 48)
@@ -124,7 +124,7 @@ def test_info_for_people_and_programs(encoded, capsys):
     assert main(["info", "clip.vtok", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     tokens = VideoTokens.load("clip.vtok")
-    assert facts["format"] == 2
+    assert facts["format"] == 3
     assert facts["tokens"] == tokens.num_tokens
     assert facts["source"]["average_fps"] == "24"
     assert facts["models"]["motion"]["sha256"] == tokens.models["motion"].sha256

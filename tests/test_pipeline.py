@@ -125,11 +125,11 @@ def replace_clips(tokens, clips):
 
 def test_given_keyframes_replace_the_ids(tokenizer, tokens, clip_mp4):
     pictures = [clip.keyframe for clip in iter_clips(clip_mp4)]
-    clips = list(tokenizer.decoded_clips(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures))
+    clips = list(tokenizer.detokenizer_inputs(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures))
     shown = ((clips[1].keyframe[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
     np.testing.assert_array_equal(shown, pictures[1])
     with pytest.raises(TokensError, match="1 keyframes for 2 clips"):
-        list(tokenizer.decoded_clips(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures[:1]))
+        list(tokenizer.detokenizer_inputs(tokens, DecodeConfig(size=(160, 96)), keyframes=pictures[:1]))
 
 
 def test_other_weights_are_refused_by_name(tokens, other_model):
@@ -147,7 +147,7 @@ def test_a_file_shorter_than_its_header_says(tokenizer, clip_mp4, monkeypatch):
 
     honest = pipeline.probe
     monkeypatch.setattr(pipeline, "probe", lambda path: replace(honest(path), duration_seconds=10.0))
-    with pytest.raises(MediaError, match=r"cut short: 3.00 s of 10.00 s can be read; .* --duration 3.0"):
+    with pytest.raises(MediaError, match=r"cut short: 3.00 s of 10.00 s can be read; .* duration of 3.0 s"):
         tokenizer.encode(clip_mp4)
     assert tokenizer.encode(clip_mp4, EncodeConfig(duration_seconds=3.0)).num_clips == 2
 
@@ -175,7 +175,7 @@ def test_no_such_model(model, message, tmp_path, monkeypatch):
 def test_half_a_bundle_serves_what_it_can(tmp_path, tiny_model, tokens, clip_mp4):
     (tmp_path / "motion").symlink_to(tiny_model / "motion")
     part = VideoTokenizer.from_pretrained(tmp_path)
-    assert part.coded_motion(next(iter_clips(clip_mp4)).motion, 1).shape == (1, 24, 20, 36, 2)
+    assert part.reconstruct_motion(next(iter_clips(clip_mp4)).motion, 1).shape == (1, 24, 20, 36, 2)
     with pytest.raises(ModelError, match="has no keyframes"):
         part.encode(clip_mp4)
 

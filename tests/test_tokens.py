@@ -1,4 +1,4 @@
-"""VideoTokens and .vtok files: what goes in comes out, and nothing else gets in."""
+"""VideoTokens and .vtok files: what is saved is loaded, and nothing else is."""
 
 import json
 from dataclasses import replace
@@ -14,14 +14,19 @@ from safetensors.numpy import save_file
 
 from codec import ClipSpec
 from videotok import TokensError, VideoTokens
-from videotok.tokens import ARRAYS, FORMAT, SINCE_2, ModelIdentity, SourceFacts, digest
+from videotok.config import EncodeConfig
+from videotok.tokens import ARRAYS, FORMAT, ModelIdentity, SourceFacts, digest, vtok_format
 
-CODEBOOKS = {"visual": 16384, "motion": 1024, "camera": 1024}
+DATA = Path(__file__).parent / "data"
+
+CODEBOOKS = {"visual": 16384, "motion": 1024, "global_motion": 1024}
 SOURCE = SourceFacts("clip.mp4", 12345, "h264", 640, 360, 90, 5.5, Fraction(30000, 1001))
 MODELS = {"keyframes": ModelIdentity("shipped", "a" * 64), "motion": ModelIdentity("shipped", "b" * 64)}
 
 
-def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, seed: int = 0) -> VideoTokens:
+def random_tokens(
+    clips: int = 3, patches: int = 13, quantizers: int = 2, global_motion: int = 5, seed: int = 0
+) -> VideoTokens:
     rng = np.random.default_rng(seed)
     mask = rng.random((clips, patches)) < 0.5
     counts = mask.sum(axis=1)
@@ -36,12 +41,13 @@ def made(clips: int = 3, patches: int = 13, levels: int = 2, camera: int = 5, se
         visual_ids=rng.integers(0, CODEBOOKS["visual"], counts.sum(), np.int32),
         visual_offsets=np.cumsum([0, *counts], dtype=np.int64),
         keep_mask=mask,
-        motion_ids=rng.integers(0, CODEBOOKS["motion"], (clips, levels, 135), np.int32),
-        global_motion_ids=rng.integers(0, CODEBOOKS["camera"], (clips, camera), np.int32),
+        motion_ids=rng.integers(0, CODEBOOKS["motion"], (clips, quantizers, 135), np.int32),
+        global_motion_ids=rng.integers(0, CODEBOOKS["global_motion"], (clips, global_motion), np.int32),
         num_frames=num_frames,
         pts_seconds=np.arange(clips) * 2.0 + 1 / 3,
         damaged=rng.random(clips) < 0.3,
         start_seconds=1.5,
+        config=EncodeConfig(fps=Fraction(12), start_seconds=1.5, keep_ratio=0.5),
     )
 
 
@@ -55,21 +61,21 @@ def assert_same(a: VideoTokens, b: VideoTokens) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 20), st.integers(0, 3), st.integers(0, 4), st.integers(0, 99))
-def test_round_trip(tmp_path_factory, clips, patches, levels, camera, seed):
+def test_round_trip(tmp_path_factory, clips, patches, quantizers, global_motion, seed):
     path = tmp_path_factory.mktemp("tokens") / "clip.vtok"
-    tokens = made(clips, patches, levels, camera, seed)
+    tokens = random_tokens(clips, patches, quantizers, global_motion, seed)
     tokens.save(path)
     assert_same(tokens, VideoTokens.load(path))
 
 
 def test_equal_tokens_give_equal_bytes(tmp_path):
-    made().save(tmp_path / "a.vtok")
-    made().save(tmp_path / "b.vtok")
+    random_tokens().save(tmp_path / "a.vtok")
+    random_tokens().save(tmp_path / "b.vtok")
     assert (tmp_path / "a.vtok").read_bytes() == (tmp_path / "b.vtok").read_bytes()
 
 
 def test_file_is_compact(tmp_path):
-    made().save(tmp_path / "a.vtok")
+    random_tokens().save(tmp_path / "a.vtok")
     with safe_open(tmp_path / "a.vtok", framework="numpy") as file:
         assert file.get_tensor("visual_ids").dtype == np.uint16
         assert file.get_tensor("motion_ids").dtype == np.uint16
@@ -77,7 +83,7 @@ def test_file_is_compact(tmp_path):
 
 
 def test_counts():
-    tokens = made()
+    tokens = random_tokens()
     assert tokens.num_clips == 3
     assert tokens.motion_tokens_per_clip == 5 + 2 * 135
     assert tokens.num_tokens == len(tokens.visual_ids) + 3 * 275
@@ -86,8 +92,8 @@ def test_counts():
     np.testing.assert_array_equal(np.concatenate([tokens.visual_ids_of(i) for i in range(3)]), tokens.visual_ids)
 
 
-def test_levels_are_nested():
-    tokens = made(levels=3)
+def test_quantizers_are_nested():
+    tokens = random_tokens(quantizers=3)
     coarse = tokens.first_quantizers(1)
     np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
     assert coarse.num_tokens == tokens.num_tokens - 3 * 2 * 135
@@ -95,14 +101,14 @@ def test_levels_are_nested():
         tokens.first_quantizers(4)
 
 
-def test_parts_begin_where_nothing_is_carried():
-    carry = ~made(4).keep_mask
-    carry[[0, 2]] = False
-    tokens = replace(made(4), skip_mask=carry, pictures=(b"a", b"b", b"c", b"d"))
+def test_parts_begin_at_independent_clips():
+    skipped = ~random_tokens(4).keep_mask
+    skipped[[0, 2]] = False
+    tokens = replace(random_tokens(4), skip_mask=skipped, pictures=(b"a", b"b", b"c", b"d"))
     part = tokens.part(2, 4)
     assert part.num_clips == 2
     np.testing.assert_array_equal(part.visual_ids_of(1), tokens.visual_ids_of(3))
-    np.testing.assert_array_equal(part.skip_mask, carry[2:])
+    np.testing.assert_array_equal(part.skip_mask, skipped[2:])
     assert part.pictures == (b"c", b"d")
     assert part.start_seconds == pytest.approx(1.5 + 4)
     assert_same(tokens.part(0, 4), tokens)
@@ -114,7 +120,10 @@ def test_parts_begin_where_nothing_is_carried():
 
 
 def test_repr_prints_no_data():
-    assert repr(made()) == f"VideoTokens(clip.mp4, clips=3, visual={len(made().visual_ids)}, motion=3x275, 4.58 s)"
+    assert (
+        repr(random_tokens())
+        == f"VideoTokens(clip.mp4, clips=3, visual={len(random_tokens().visual_ids)}, motion=3x275, 4.58 s)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,19 +140,23 @@ def test_repr_prints_no_data():
         ("pts_seconds", np.array([0.0, np.nan, 1.0]), "finite"),
         ("skip_mask", np.ones((3, 13), np.bool_), "empty in clip 0"),
         ("skip_mask", np.zeros((3, 12), np.bool_), r"`skip_mask` must be bool \[3, 13\]"),
-        ("skip_mask", made().keep_mask & (np.arange(3) > 0)[:, None], "never name a patch that `keep_mask` keeps"),
-        ("pictures", (b"one",), "none, or one a clip"),
+        (
+            "skip_mask",
+            random_tokens().keep_mask & (np.arange(3) > 0)[:, None],
+            "never name a patch that `keep_mask` keeps",
+        ),
+        ("pictures", (b"one",), "none, or one per clip"),
         ("motion_source", "guess", "must be native"),
         ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
     ],
 )
 def test_contradictions_are_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
-        replace(made(), **{name: value})
+        replace(random_tokens(), **{name: value})
 
 
 def rewritten(path: Path, header: dict | None = None, **arrays: np.ndarray) -> Path:
-    """The file at `path` with some entries of its header or some arrays changed, and a hash that fits."""
+    """Change some entries of the header or some arrays of a file, with a hash that fits; return its path."""
     with safe_open(path, framework="numpy") as file:
         old = json.loads(file.metadata()["videotok"])
         kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -155,11 +168,12 @@ def rewritten(path: Path, header: dict | None = None, **arrays: np.ndarray) -> P
 
 @pytest.fixture
 def saved(tmp_path):
-    made().save(tmp_path / "clip.vtok")
+    random_tokens().save(tmp_path / "clip.vtok")
     return tmp_path / "clip.vtok"
 
 
 def refusal(path: Path) -> str:
+    """Return the one line that loading a file is refused with."""
     with pytest.raises(TokensError) as caught:
         VideoTokens.load(path)
     message = str(caught.value)
@@ -168,25 +182,52 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_files_of_format_1_are_read(saved):
-    """They know of no carried patches and keep no pictures."""
-    with safe_open(saved, framework="numpy") as file:
-        header = json.loads(file.metadata()["videotok"]) | {"format": 1}
-        arrays = {name: file.get_tensor(name) for name in file.keys() if name not in SINCE_2}  # noqa: SIM118
-    save_file(arrays, saved, {"videotok": json.dumps(header | {"sha256": digest(header, arrays)})})
-    assert_same(VideoTokens.load(saved), made())
-    save_file(arrays, saved, {"videotok": json.dumps(header | {"format": 2})})
-    assert "a .vtok file of format 2" in refusal(saved)
+@pytest.mark.parametrize("name", ["format1.vtok", "format2.vtok"])
+def test_files_of_earlier_formats_are_read(name):
+    """The files were written by earlier versions; formats.json has what these versions said of them."""
+    tokens, expected = VideoTokens.load(DATA / name), json.loads((DATA / "formats.json").read_text())[name]
+    assert vtok_format(DATA / name) == int(name[6])
+    assert tokens.codebooks == {"visual": 64, "motion": 32, "global_motion": expected["codebooks"]["camera"]}
+    assert tokens.models["keyframes"].sha256 == expected["keyframes_sha256"]
+    assert tokens.keep_mask.nonzero()[1].tolist() == expected["kept"]
+    assert tokens.skip_mask.nonzero()[1].tolist() == expected["skipped"]
+    assert tokens.motion_ids[:, :, :5].tolist() == expected["motion_ids"]
+    assert tokens.motion_ids.sum() == expected["motion_sum"]
+    assert [len(picture) for picture in tokens.pictures] == expected["jpeg_bytes"]
+    for array in ("visual_ids", "visual_offsets", "global_motion_ids", "num_frames", "pts_seconds"):
+        assert getattr(tokens, array).tolist() == expected[array], array
+    assert tokens.config is None
 
 
-def test_carried_patches_and_pictures_come_back(tmp_path):
-    carry = ~made().keep_mask
-    carry[0] = False
-    tokens = replace(made(), skip_mask=carry, pictures=(b"one", b"two and more", b"3"))
+def test_a_file_of_format_2_is_saved_as_format_3(tmp_path):
+    tokens = VideoTokens.load(DATA / "format2.vtok")
+    tokens.save(tmp_path / "a.vtok")
+    assert vtok_format(tmp_path / "a.vtok") == 3
+    assert_same(VideoTokens.load(tmp_path / "a.vtok"), tokens)
+
+
+def test_arrays_of_another_format_are_refused(saved, tmp_path):
+    path = tmp_path / "old.vtok"
+    path.write_bytes((DATA / "format1.vtok").read_bytes())
+    assert "a .vtok file of format 2" in refusal(rewritten(path, {"format": 2}))
+    assert "a .vtok file of format 2" in refusal(rewritten(saved, {"format": 2}))
+
+
+def test_the_config_is_recorded(saved):
+    assert VideoTokens.load(saved).config == random_tokens().config
+    later = random_tokens().config.to_dict() | {"option_of_tomorrow": 1}
+    assert VideoTokens.load(rewritten(saved, {"config": later})).config == random_tokens().config
+    assert "keep_ratio" in refusal(rewritten(saved, {"config": later | {"keep_ratio": 7}}))
+
+
+def test_skipped_patches_and_pictures_are_stored(tmp_path):
+    skipped = ~random_tokens().keep_mask
+    skipped[0] = False
+    tokens = replace(random_tokens(), skip_mask=skipped, pictures=(b"one", b"two and more", b"3"))
     tokens.save(tmp_path / "a.vtok")
     again = VideoTokens.load(tmp_path / "a.vtok")
     assert again.pictures == tokens.pictures
-    np.testing.assert_array_equal(again.skip_mask, carry)
+    np.testing.assert_array_equal(again.skip_mask, skipped)
     assert again.independent.tolist() == [True, False, False]
     bits = again.bits_per_second()
     assert bits["pictures"] == pytest.approx(8 * 16 / again.duration_seconds)
@@ -195,24 +236,24 @@ def test_carried_patches_and_pictures_come_back(tmp_path):
 
 @pytest.mark.parametrize("ends", [[0, 3, 2, 8], [1, 3, 5, 8], [0, 3, 5, 9]])
 def test_pictures_that_overlap_are_damage(tmp_path, ends):
-    replace(made(), pictures=(b"one", b"two", b"34")).save(tmp_path / "a.vtok")
+    replace(random_tokens(), pictures=(b"one", b"two", b"34")).save(tmp_path / "a.vtok")
     assert "damaged" in refusal(rewritten(tmp_path / "a.vtok", picture_offsets=np.array(ends, np.uint64)))
 
 
 def test_newer_format_names_both(saved):
     message = refusal(rewritten(saved, {"format": FORMAT + 1}))
     assert f"has format {FORMAT + 1}" in message
-    assert f"formats 1 and {FORMAT}" in message
+    assert f"formats 1 to {FORMAT}" in message
 
 
 def test_damage_names_both_hashes(saved):
     data = bytearray(saved.read_bytes())
-    data[-1] ^= 1  # still a valid id, most likely: only the hash can tell
+    data[-1] ^= 1  # most likely still a valid id: only the hash can tell
     saved.write_bytes(data)
     assert "its header says" in refusal(saved)
 
 
-def test_changed_facts_are_found(saved):
+def test_changed_headers_are_found(saved):
     assert "damaged" in refusal(rewritten(saved, {"codebooks": CODEBOOKS | {"motion": 4}}))
     assert "damaged" in refusal(rewritten(saved, {"spec": {"frames": 24, "fps": "0", "grid": [20, 36]}}))
     assert "damaged" in refusal(rewritten(saved, {"source": None}))
@@ -228,7 +269,7 @@ def test_truncated_file(saved, length):
     assert "cut short or damaged" in refusal(saved)
 
 
-def test_no_byte_breaks_unnoticed(saved):
+def test_every_changed_byte_is_found(saved):
     intact = saved.read_bytes()
     for place in range(0, len(intact), 5):
         data = bytearray(intact)

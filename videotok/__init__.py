@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import ModelError, TokensError
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
     from videotok.tokens import VideoTokens
 
-__all__ = ["ModelError", "TokensError", "VideoTokenizer", "VideoTokens"]
+__all__ = ["DecodeConfig", "EncodeConfig", "ModelError", "TokensError", "VideoTokenizer", "VideoTokens"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,67 +1,69 @@
-"""Which class reads a folder of keyframe weights: ours, diffusers' VQModel, or one that another package registered.
+"""Bundle: the folder that the weights of the three models are in, and how each of them is loaded.
 
-Where weights come from: a folder with one model a subfolder, and what each model's hash is.
-
-PublishedBundle: the published layout where a bundle is expected, as files or from the hub, nothing converted
+A bundle is the one that ships, a folder, or a hub id. `PublishedBundle` is a folder or hub id with the published
+Video-LaVIT weights, read as they are. `load_keyframes` knows which class reads a folder of keyframe weights.
 """
 
-import hashlib
-import json
+import math
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from videotok.errors import ModelError, TokensError
+from videotok.io_utils import read_json, weights_sha256
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
     import torch
     from diffusers.models.modeling_utils import ModelMixin
 
-    from unet3d import LatentDetokenizer, VideoDetokenizer
+    from unet3d import LatentVideoDetokenizer, VideoDetokenizer
     from videotok.keyframes.protocol import KeyframeTokenizerProtocol
-    from videotok.lavit.checkpoint import PublishedFolder
+    from videotok.lavit.checkpoint import LavitCheckpoint
 
 ENTRY_POINTS = "videotok.keyframes"
-"""Group of the entry points of other packages."""
+"""Entry point group under which other packages register keyframe tokenizers."""
 
 Loader = Callable[[Path, "torch.dtype"], "KeyframeTokenizerProtocol"]
-"""(folder, type its weights are cast to) -> a tokenizer, ready to run. May raise OSError, ValueError, RuntimeError."""
+"""(folder, dtype of the weights) -> a tokenizer, ready to run. May raise OSError, ValueError, RuntimeError."""
 
 
 def load_keyframes(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
-    """The tokenizer in a folder: config.json and weights, loaded by what `_class_name` in config.json says.
+    """Load the keyframe tokenizer of a folder by the class that `_class_name` in its config.json names.
 
-    `KeyframeTokenizer` and `VQModel` are known. Any other name is looked up among the entry points of the group
-    `videotok.keyframes`; in the pyproject.toml of the package that brings it::
+    Classes that videotok does not know are looked up among the entry points of the group `videotok.keyframes`. A
+    package that brings one says in its pyproject.toml::
 
         [project.entry-points."videotok.keyframes"]
         MyTokenizer = "my_package:load"  # load(folder: Path, dtype: torch.dtype) -> KeyframeTokenizerProtocol
 
     Raises:
-        ModelError: nobody knows the class, or what its entry point gives is no tokenizer.
+        ModelError: an unknown class, or an entry point that does not return a `KeyframeTokenizerProtocol`.
         OSError, ValueError, RuntimeError: the folder's files are missing or damaged.
     """
-    name = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name"))
-    if name in OWN:
-        return OWN[name](folder, dtype)
+    name = str(read_json(folder / "config.json").get("_class_name"))
+    if name in LOADERS:
+        return LOADERS[name](folder, dtype)
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in registered:
-        known = ", ".join(sorted({*OWN, *registered}))
+        known = ", ".join(sorted({*LOADERS, *registered}))
         raise ModelError(
-            f"{folder / 'config.json'} names the class {name}; keyframe tokenizers here are {known}; "
-            f"others come with a package that registers one under {ENTRY_POINTS}"
+            f"{folder / 'config.json'} names the class {name}; known keyframe tokenizers are {known}; "
+            f"other classes need a package that registers them under {ENTRY_POINTS}"
         )
     from videotok.keyframes.protocol import KeyframeTokenizerProtocol
 
     tokenizer = registered[name].load()(folder, dtype)
     if not isinstance(tokenizer, KeyframeTokenizerProtocol):
-        lacking = [part for part in dir(KeyframeTokenizerProtocol) if part[0] != "_" and not hasattr(tokenizer, part)]
-        raise ModelError(f"{name} of {registered[name].value} is no keyframe tokenizer: it has no {', '.join(lacking)}")
+        missing = [part for part in dir(KeyframeTokenizerProtocol) if part[0] != "_" and not hasattr(tokenizer, part)]
+        raise ModelError(f"{name} of {registered[name].value} is no keyframe tokenizer: it has no {', '.join(missing)}")
     return tokenizer
 
 
@@ -79,12 +81,17 @@ def _vqmodel(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
 
 
 def _lavit(folder: Path, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
-    from videotok.lavit.loading import load_lavit
+    from videotok.lavit.loading import load_lavit_keyframes
 
-    return load_lavit(folder, dtype)
+    return load_lavit_keyframes(folder, dtype)
 
 
-OWN: dict[str, Loader] = {"KeyframeTokenizer": _own, "LavitKeyframes": _lavit, "VQModel": _vqmodel}
+LOADERS: dict[str, Loader] = {
+    "KeyframeTokenizer": _own,
+    "LavitKeyframeTokenizer": _lavit,
+    "LavitKeyframes": _lavit,  # its name in folders converted earlier
+    "VQModel": _vqmodel,
+}
 
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -98,9 +105,7 @@ PUBLISHED = (
     "language_model",
     "language_model_sft",
 )
-"""Files and folders of Video-LaVIT's weights as published; one of them tells that layout."""
-ORIGIN = "source.json"
-"""Beside weights that were converted: the hash of what they were made of. Their tokens are the original's."""
+"""Files and folders of the published Video-LaVIT weights; a folder with one of them has that layout."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Model = TypeVar("Model", bound="ModelMixin")
@@ -108,34 +113,37 @@ Model = TypeVar("Model", bound="ModelMixin")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with the subfolders `keyframes`, `motion` and `detokenizer`: config.json and safetensors each."""
+    """A folder with the subfolders `keyframes`, `motion` and `detokenizer`, each with config.json and safetensors."""
 
     name: str
-    """`shipped`, the folder's name, or the hub id: what the user would call it."""
+    """`shipped`, the folder's name, or the hub id."""
     folder: Path
-    elsewhere: Mapping[str, Path] = field(default_factory=dict)
-    """Parts that are not in `folder`, and the folder of each."""
+    replaced: Mapping[str, Path] = field(default_factory=dict)
+    """Parts that are taken from other folders, and the folder of each."""
 
     @classmethod
-    def find(cls, model: str | Path | None, keyframes: str | Path | None = None) -> "Bundle":
-        """The bundle a user means.
+    def find(
+        cls, model: str | Path | None, keyframes: str | Path | None = None, revision: str | None = None
+    ) -> "Bundle":
+        """Return the bundle of a name.
 
         Args:
-            model: None: the one that ships. A folder. Or a hub id, `owner/name`: only then is anything downloaded.
-            keyframes: a folder with config.json and weights of a keyframe tokenizer, in place of the bundle's own.
+            model: None: the one that ships. A folder. Or a hub id, `owner/name`: only then anything is downloaded.
+            keyframes: folder of a keyframe tokenizer that replaces the bundle's own.
+            revision: branch, tag or commit of the hub id.
 
         Raises:
             ModelError: no such folder, nothing under that id, or no network.
         """
-        bundle = cls._find(model)
+        bundle = cls._find(model, revision)
         if keyframes is None:
             return bundle
         if not (Path(keyframes) / "config.json").is_file():
             raise ModelError(f"no keyframe tokenizer in {keyframes}: {Path(keyframes) / 'config.json'} is missing")
-        return replace(bundle, elsewhere={"keyframes": Path(keyframes)})
+        return replace(bundle, replaced={"keyframes": Path(keyframes)})
 
     @classmethod
-    def _find(cls, model: str | Path | None) -> "Bundle":
+    def _find(cls, model: str | Path | None, revision: str | None) -> "Bundle":
         if model is None:
             return cls("shipped", SHIPPED)
         folder = Path(model)
@@ -143,54 +151,52 @@ class Bundle:
             name = folder.resolve().name
             if any((folder / part).is_dir() for part in PARTS):
                 return cls(name, folder)
-            if any((folder / place).exists() for place in PUBLISHED):
-                return _published(name, folder)
+            if any((folder / entry).exists() for entry in PUBLISHED):
+                return PublishedBundle(name, folder)
             raise ModelError(f"{folder} is not a bundle: it has no subfolder {', '.join(PARTS)}")
-        hub_id = str(model)
-        if not HUB_ID.fullmatch(hub_id):
-            raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
-        if any(file.split("/")[0] in PUBLISHED for file in hub_files(hub_id)):
-            return _published(hub_id, Path(hub_id), hub_id)
-        return cls(hub_id, downloaded(hub_id, ["*/*.json", "*/*.safetensors"]))
+        hub_id = _check_hub_id(model)
+        if any(file.split("/")[0] in PUBLISHED for file in hub_files(hub_id, revision)):
+            return PublishedBundle(hub_id, Path(hub_id), hub_id=hub_id, revision=revision)
+        return cls(hub_id, download(hub_id, ["*/*.json", "*/*.safetensors"], revision))
 
     def load(self, part: str, model_class: type[Model], dtype: "torch.dtype") -> Model:
-        """One model of the bundle, ready to run, its weights cast to `dtype`.
+        """Load one model of the bundle, ready to run, its weights cast to `dtype`.
 
         Raises:
-            ModelError: it is not there, damaged, or of another class.
+            ModelError: it is missing, damaged, or of another class.
         """
         with self._loading(part) as folder:
             model = model_class.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
             return model.eval().requires_grad_(False)
 
     def load_keyframes(self, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
-        """The keyframe tokenizer, of whatever class config.json names; see `videotok.bundle`.
+        """Load the keyframe tokenizer, of the class that its config.json names; see `load_keyframes`.
 
         Raises:
-            ModelError: it is not there, damaged, or of a class that nobody knows.
+            ModelError: it is missing, damaged, or of an unknown class.
         """
         with self._loading("keyframes") as folder:
             return load_keyframes(folder, dtype)
 
-    def load_detokenizer(self, dtype: "torch.dtype") -> "VideoDetokenizer | LatentDetokenizer":
+    def load_detokenizer(self, dtype: "torch.dtype") -> "VideoDetokenizer | LatentVideoDetokenizer":
         """The video detokenizer; one that works on latents with its autoencoder and scheduler.
 
         Raises:
-            ModelError: it is not there, damaged, or of another class.
+            ModelError: it is missing, damaged, or of another class.
         """
-        from unet3d import VideoDetokenizer
+        from unet3d import LatentDenoiser, LatentVideoDetokenizer, VideoDetokenizer
 
-        model = self.load("detokenizer", VideoDetokenizer, dtype)
-        if not model.config["latent_channels"]:
-            return model
-        from videotok.lavit.loading import latent_detokenizer
+        if not LatentVideoDetokenizer.is_saved_in(self._part("detokenizer")):
+            return self.load("detokenizer", VideoDetokenizer, dtype)
+        from videotok.lavit.loading import load_latent_detokenizer
 
+        denoiser = self.load("detokenizer", LatentDenoiser, dtype)
         with self._loading("detokenizer") as folder:
-            return latent_detokenizer(model, folder / "vae", folder / "scheduler", dtype)
+            return load_latent_detokenizer(denoiser, folder / "vae", folder / "scheduler", dtype)
 
     @contextmanager
     def _loading(self, part: str) -> Iterator[Path]:
-        """The folder of a part, while it is loaded."""
+        """Give the folder of a part; errors inside become a ModelError."""
         folder = self._part(part)
         try:
             yield folder
@@ -199,75 +205,127 @@ class Bundle:
             raise ModelError(f"cannot load {part} of model {self.name}: {reason}") from error
 
     def identity(self, part: str) -> ModelIdentity:
-        """Name and hash of one model.
+        """Return the name and sha256 of one model.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: it is missing.
         """
         folder = self._part(part)
-        return ModelIdentity(folder.resolve().name if part in self.elsewhere else self.name, _sha256(folder))
+        return ModelIdentity(folder.resolve().name if part in self.replaced else self.name, weights_sha256(folder))
+
+    def has_double_weights(self, part: str) -> bool:
+        """Whether a model's file has weights in float64, which a cast to float32 would round."""
+        with self._loading(part) as folder:
+            return any(tensor.dtype == "F64" for tensor in _stored_tensors(folder))
+
+    def summary(self) -> dict[str, str]:
+        """Return the class and the number of parameters of each model that is there, without loading it."""
+        found = {}
+        for part in PARTS:
+            folder = self.replaced.get(part, self.folder / part)
+            if (folder / "config.json").is_file():
+                name = str(read_json(folder / "config.json").get("_class_name"))
+                numbers = sum(tensor.size for tensor in _stored_tensors(folder))
+                found[part] = f"{name}({numbers / 1e6:.1f}M)"
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Copy the models to a folder, for `Bundle.find`.
+
+        Raises:
+            ModelError: the folder is the one that they come from.
+        """
+        for part in PARTS:
+            source, target = self.replaced.get(part, self.folder / part), folder / part
+            if target.exists() and target.samefile(source):
+                raise ModelError(f"{folder} is where these weights come from; name another folder")
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None) -> str:
+        """Upload the models to the Hugging Face Hub and return the address of the commit.
+
+        Raises:
+            ModelError: the upload was refused, or there is no network.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder, _hub_errors(f"upload to {_check_hub_id(repo_id)}"):
+            self.save(Path(folder))
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
 
     def check(self, tokens: VideoTokens) -> None:
-        """Raises TokensError unless these tokens were made with the weights of this bundle."""
+        """Raise TokensError unless these tokens were made with the weights of this bundle."""
         for part in TOKENIZERS:
             made, here = tokens.models[part], self.identity(part)
             if made.sha256 != here.sha256:
                 raise TokensError(
                     f"tokens of {tokens.source.file} were made with {part} weights {made.sha256[:12]} ({made.name}), "
                     f"the model at hand has {here.sha256[:12]} ({here.name}); "
-                    "name the right one with --model, or encode the video again"
+                    "use the right model, or encode the video again"
                 )
 
     def _part(self, part: str) -> Path:
-        folder = self.elsewhere.get(part, self.folder / part)
+        folder = self.replaced.get(part, self.folder / part)
         if not (folder / "config.json").is_file():
             raise ModelError(f"model {self.name} has no {part}: {folder / 'config.json'} is missing")
         return folder
 
 
-def _sha256(folder: Path) -> str:
-    """Of the safetensors files of a folder, in order of name; of what they were converted from, where they were."""
-    if (folder / ORIGIN).is_file():
-        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["sha256"]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"no weights in {folder}: there is no .safetensors file")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _StoredTensor:
+    """A tensor of a safetensors file, by its header."""
+
+    dtype: str
+    """As safetensors names it, such as `F16`."""
+    size: int
+    """Number of values."""
 
 
-def _published(name: str, folder: Path, hub_id: str | None = None) -> Bundle:
-    return PublishedBundle(name, folder, hub_id=hub_id)
+def _stored_tensors(folder: Path) -> Iterator[_StoredTensor]:
+    """Read the headers of the safetensors files of a folder.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    tensor = file.get_slice(name)
+                    yield _StoredTensor(tensor.get_dtype(), math.prod(tensor.get_shape()))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def found_folder(model: str) -> Path:
-    """A folder, or all of what a hub id has, downloaded.
+def find_folder(model: str) -> Path:
+    """Return a folder, or the folder that all files of a hub id are downloaded to.
 
     Raises:
         ModelError: neither.
     """
-    if Path(model).is_dir():
-        return Path(model)
-    if not HUB_ID.fullmatch(model):
-        raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
-    return downloaded(model, None)
+    return Path(model) if Path(model).is_dir() else download(_check_hub_id(model), None)
 
 
-def hub_files(hub_id: str) -> list[str]:
-    """Names of the files under a hub id; of those downloaded before where there is no network."""
+def hub_files(hub_id: str, revision: str | None = None) -> list[str]:
+    """Return the names of the files of a hub id; without a network those that were downloaded before.
+
+    Raises:
+        ModelError: no such id, or no network and nothing downloaded before.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with _from_hub(hub_id):
+    with _hub_errors(f"download {hub_id}"):
         try:
-            return HfApi().list_repo_files(hub_id)
+            return HfApi().list_repo_files(hub_id, revision=revision)
         except OSError:
             try:
-                folder = Path(snapshot_download(hub_id, local_files_only=True))
+                folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
             except LocalEntryNotFoundError:
                 folder = None
             if folder is None:
@@ -275,110 +333,136 @@ def hub_files(hub_id: str) -> list[str]:
             return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
 
 
-def downloaded(hub_id: str, patterns: list[str] | None) -> Path:
-    """The folder with the files of a hub id that match one of the patterns, all where None.
+def download(hub_id: str, patterns: list[str] | None, revision: str | None = None) -> Path:
+    """Download the files of a hub id that match one of the patterns, all where None, and return their folder.
 
     Raises:
         ModelError: no such id, or no network and not downloaded before.
     """
     from huggingface_hub import snapshot_download
 
-    with _from_hub(hub_id):
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    with _hub_errors(f"download {hub_id}"):
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, revision=revision))
+
+
+def _check_hub_id(model: str | Path) -> str:
+    if not HUB_ID.fullmatch(str(model)):
+        raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
+    return str(model)
 
 
 @contextmanager
-def _from_hub(hub_id: str) -> Iterator[None]:
+def _hub_errors(action: str) -> Iterator[None]:
+    """Turn errors of the hub and of the network into a ModelError."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot download {hub_id}: {reason}; check the name and the network") from error
+        raise ModelError(f"cannot {action}: {reason}; check the name and the network") from error
 
 
-DRAWING = ("keyframes/condition", "keyframes/unet", "keyframes/vae", "keyframes/scheduler")
-"""What decoding a keyframe's words needs beside the tokenizer."""
+IMAGE_DECODER_PARTS = ("keyframes/condition", "keyframes/unet", "keyframes/vae", "keyframes/scheduler")
+"""Parts that decode keyframes from their codes."""
 
 
 @dataclass(frozen=True)
 class PublishedBundle(Bundle):
-    """A download, whole or in part. What is not there is missed when it is needed, and not before."""
+    """The published Video-LaVIT weights, complete or in part. A part is loaded, or missed, when it is needed."""
 
     hub_id: str | None = None
-    """Where parts are downloaded from when they are needed; None: the folder has what it has."""
+    """Hub id that parts are downloaded from when they are needed; None: all there is, is in the folder."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub id."""
 
     def load(self, part: str, model_class: type, dtype: "torch.dtype") -> Any:
-        """One of the parts that are ours; see `Bundle.load`."""
+        """Load one part into its class; see `Bundle.load`."""
         from videotok.lavit import weight_map
 
-        folder = self._with(part)
-        read = folder.read(part)
-        config = folder.config(part, read)
-        where = ", ".join(path.name for path in folder.files(part))
+        checkpoint = self._checkpoint(part)
+        tensors = checkpoint.load(part)
+        config = checkpoint.config(part, tensors)
+        where = ", ".join(path.name for path in checkpoint.files(part))
         entry = weight_map.PARTS[part]
-        weight_map.check(entry, weight_map.skeleton(entry, config), read.shapes, where, extra=True)
-        model = weight_map.build(entry, read, config, dtype)
+        weight_map.check_keys(entry, weight_map.meta_model(entry, config), tensors.shapes, where, allow_extra=True)
+        model = weight_map.build_model(entry, tensors, config, dtype)
         if not isinstance(model, model_class):
             raise ModelError(f"{part} of model {self.name} is a {type(model).__name__}, no {model_class.__name__}")
         return model
 
-    def load_keyframes(self, dtype: "torch.dtype") -> Any:
-        """The keyframe tokenizer; able to draw where the files for it are there."""
+    def load_keyframes(self, dtype: "torch.dtype") -> "KeyframeTokenizerProtocol":
+        """Load the keyframe tokenizer; its image decoder is loaded on the first decode."""
         import torch
 
-        from videotok.lavit.checkpoint import PLAIN
-        from videotok.lavit.loading import single, with_painter
-        from videotok.lavit.modeling_keyframes import LavitKeyframes
-        from videotok.lavit.weight_map import PARTS as PUBLISHED_PARTS
+        from videotok.lavit.checkpoint import HF_FOLDERS
+        from videotok.lavit.loading import attach_image_decoder
+        from videotok.lavit.modeling_keyframes import LavitKeyframeTokenizer
+        from videotok.lavit.weight_map import PARTS as LAVIT_PARTS
 
-        if "keyframes" in self.elsewhere:
+        if "keyframes" in self.replaced:
             return super().load_keyframes(dtype)
-        model: LavitKeyframes = self.load("keyframes", LavitKeyframes, single(dtype))
-        if dtype == torch.float64:  # it is to encode, and will not draw
-            return model
-        folder = self._with(*DRAWING)
-        condition = None
-        if not folder.missing("keyframes/condition"):
-            condition = self.load("keyframes/condition", PUBLISHED_PARTS["keyframes/condition"].model, dtype)
-        unet, vae, scheduler = (folder.folder / PLAIN[part] for part in DRAWING[1:])
-        return with_painter(model, condition, unet, vae, scheduler, dtype)
+        dtype = LavitKeyframeTokenizer.encoding_dtype if dtype == torch.float64 else dtype
+        model: LavitKeyframeTokenizer = self.load("keyframes", LavitKeyframeTokenizer, dtype)
 
-    def load_detokenizer(self, dtype: "torch.dtype") -> "LatentDetokenizer":
-        """The video detokenizer with its autoencoder and scheduler."""
-        from unet3d import VideoDetokenizer
-        from videotok.lavit.checkpoint import PLAIN
-        from videotok.lavit.loading import latent_detokenizer
+        def load_image_decoder(dtype: torch.dtype) -> Any:
+            checkpoint, load_condition = self._checkpoint(*IMAGE_DECODER_PARTS), None
+            if not checkpoint.missing("keyframes/condition"):
+                load_condition = partial(self.load, "keyframes/condition", LAVIT_PARTS["keyframes/condition"].model)
+            unet, vae, scheduler = (checkpoint.folder / HF_FOLDERS[part] for part in IMAGE_DECODER_PARTS[1:])
+            return attach_image_decoder(model, load_condition, unet, vae, scheduler).image_decoder
 
-        folder = self._with("detokenizer", "detokenizer/vae", "detokenizer/scheduler").folder
-        model = self.load("detokenizer", VideoDetokenizer, dtype)
-        places = (folder / PLAIN["detokenizer/vae"], folder / PLAIN["detokenizer/scheduler"])
-        return latent_detokenizer(model, *places, dtype)
+        model.set_image_decoder(load_image_decoder)
+        return model
+
+    def load_detokenizer(self, dtype: "torch.dtype") -> "LatentVideoDetokenizer":
+        """Load the video detokenizer with its autoencoder and scheduler."""
+        from unet3d import LatentDenoiser
+        from videotok.lavit.checkpoint import HF_FOLDERS
+        from videotok.lavit.loading import load_latent_detokenizer
+
+        folder = self._checkpoint("detokenizer", "detokenizer/vae", "detokenizer/scheduler").folder
+        denoiser = self.load("detokenizer", LatentDenoiser, dtype)
+        places = (folder / HF_FOLDERS["detokenizer/vae"], folder / HF_FOLDERS["detokenizer/scheduler"])
+        return load_latent_detokenizer(denoiser, *places, dtype)
 
     def identity(self, part: str) -> ModelIdentity:
-        """The hash of the published files: the same as after conversion."""
-        if part in self.elsewhere:
+        """Return the name and sha256 of the published files, which conversion keeps; see `Bundle.identity`."""
+        if part in self.replaced:
             return super().identity(part)
-        folder = self._with(part)
-        if missing := folder.missing(part):
+        checkpoint = self._checkpoint(part)
+        if missing := checkpoint.missing(part):
             raise ModelError(f"model {self.name} has no {part}: {', '.join(missing)} missing; download it too")
-        return ModelIdentity(self.name, folder.sha256(part))
+        return ModelIdentity(self.name, checkpoint.sha256(part))
 
-    def _with(self, *parts: str) -> "PublishedFolder":
-        """The folder, after the files of these parts were fetched."""
-        from videotok.lavit.checkpoint import PublishedFolder
+    def has_double_weights(self, part: str) -> bool:
+        """Return False: what was published is stored in at most float32."""
+        return part in self.replaced and super().has_double_weights(part)
+
+    def summary(self) -> dict[str, str]:
+        """Return that the weights are the published ones."""
+        return {part: "published" for part in PARTS}
+
+    def save(self, folder: Path) -> None:
+        """Convert the published weights to a folder for `Bundle.find`; see `videotok.lavit.conversion.convert`."""
+        from videotok.lavit.conversion import convert
+
+        convert(self.folder if self.hub_id is None else download(self.hub_id, None, self.revision), folder)
+
+    def _checkpoint(self, *parts: str) -> "LavitCheckpoint":
+        """Return the published folder, with the files of these parts downloaded."""
+        from videotok.lavit.checkpoint import LavitCheckpoint
 
         if self.hub_id is None:
-            return PublishedFolder(self.folder)
+            return LavitCheckpoint(self.folder)
         patterns = [pattern for part in parts for pattern in _patterns(part)]
-        return PublishedFolder(downloaded(self.hub_id, patterns))
+        return LavitCheckpoint(download(self.hub_id, patterns, self.revision))
 
 
 def _patterns(part: str) -> list[str]:
-    from videotok.lavit.checkpoint import PLAIN, UNET
+    from videotok.lavit.checkpoint import HF_FOLDERS, UNET_FOLDER
     from videotok.lavit.weight_map import PARTS as PUBLISHED_PARTS
 
-    if part in PLAIN:
-        return [f"{PLAIN[part]}/*"]
-    return [*PUBLISHED_PARTS[part].files, *([f"{UNET}/config.json"] if part == "detokenizer" else [])]
+    if part in HF_FOLDERS:
+        return [f"{HF_FOLDERS[part]}/*"]
+    return [*PUBLISHED_PARTS[part].files, *([f"{UNET_FOLDER}/config.json"] if part == "detokenizer" else [])]

@@ -1,10 +1,10 @@
-"""EncodeConfig and DecodeConfig: every option of encoding and decoding, once.
+"""EncodeConfig and DecodeConfig: every option of encoding and decoding, in one place.
 
 Python, the command line, the corpus job, training and evaluation all take these.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Literal, Self, get_args
 
@@ -16,7 +16,7 @@ PatchSelection = Literal["threshold", "sample"]
 
 @dataclass(frozen=True)
 class _Config:
-    """Shared by both configs: checks of ranges, and plain values for JSON."""
+    """Base of both configs: checks of ranges, and plain values for JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values; `from_dict` gives an equal config back."""
@@ -62,7 +62,7 @@ class EncodeConfig(_Config):
     """Frames a second of the clips, above 0 to 1000; 12 for reconstruction, 6 for understanding. Text such as
     "30000/1001" and numbers are accepted."""
     keep_ratio: float | None = None
-    """Share of a keyframe's patches to keep, above 0 to 1, on average over many pictures. None: the model's own."""
+    """Share of a keyframe's patches to keep, above 0 to 1, on average over many images. None: the model's own."""
     tokens_per_keyframe: int | None = None
     """Visual tokens of a keyframe on average, never more in all; excludes `keep_ratio`."""
     predict_keyframes: bool = True
@@ -94,6 +94,10 @@ class EncodeConfig(_Config):
     """Decode the video in a child process, for files from strangers."""
     batch_size: int = 4
     """Clips that go through the models at once. Does not change the ids."""
+
+    def recorded(self) -> "EncodeConfig":
+        """Return the config to be recorded with tokens: options that cannot change them are set to their defaults."""
+        return replace(self, isolate=EncodeConfig.isolate, batch_size=EncodeConfig.batch_size)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", _rate(self.fps))

@@ -1,12 +1,12 @@
-"""The errors of this room. Their messages are one line: what came, what is allowed, what to try."""
+"""Errors that a user can cause. Each message is one line: what came, what is allowed, what to try."""
 
 
 class TokensError(Exception):
-    """Tokens that cannot be read, or that do not belong to the model, video or request at hand."""
+    """Tokens that cannot be read, or that do not fit the model, video or request."""
 
 
 class ModelError(Exception):
-    """Weights that cannot be found or loaded."""
+    """Weights or a device that cannot be found or used."""
 
 
 class CorpusError(Exception):

@@ -1,4 +1,4 @@
-"""Which files are videos and photographs, and those of a folder."""
+"""Names of video and photograph files, and the videos of a folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 def video_files(paths: Iterable[Path]) -> list[Path]:
-    """Files of `paths`, folders replaced by the videos below them in order of name.
+    """Return the files of `paths`, with folders replaced by the videos below them in order of name.
 
     Raises:
         MediaError: a path does not exist, or a folder holds no video.

@@ -1,19 +1,10 @@
-"""Tokens to keyframes and motion: all that they say, before the detokenizer makes frames of it.
-
-What encoding gathers, clip after clip, until it becomes VideoTokens.
-
-The models of a bundle, and what they do with single clips of any videos.
-
-VideoTokenizer: video file to tokens, and tokens to frames.
-"""
+"""VideoTokenizer: video file to tokens, and tokens to frames."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import cached_property
-from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,317 +12,83 @@ from torch import Tensor
 
 from codec import Clip, ClipSpec, MotionField, MotionSource, iter_clips, iter_clips_isolated, probe, probe_isolated
 from codec.probe import check_length, expected_seconds
-from motion_vq import MotionTokenizer, MotionTokens
-from unet3d import LatentDetokenizer, VideoDetokenizer, decode_chain
+from motion_vq import MotionTokens
+from unet3d import decode_chain
 from videotok.bundle import Bundle
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
-from videotok.image_utils import display_size, from_jpeg, pixels, resized, squashed, tensor, to_jpeg
+from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
 from videotok.keyframe_prediction import (
     EncodedKeyframe,
     PredictiveKeyframeEncoder,
     decode_predicted_keyframe,
     predict_keyframe,
 )
-from videotok.keyframes import KeyframeTokenizerProtocol, KeyframeTokens
+from videotok.models import TokenizerModels
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
-
-
-@dataclass(frozen=True)
-class DecodedClip:
-    """What tokens say of one clip, before the detokenizer."""
-
-    keyframe: Tensor
-    """float32 [1, 3, H, W] in [-1, 1]."""
-    vectors: Tensor
-    """float32 [1, T, h, w, 2], fractions of the frame."""
-    num_frames: int
-    """Frames that are shown of it."""
-
-    @property
-    def ends_early(self) -> bool:
-        """The video ends here, or the next clip begins a new scene: its keyframe is no help."""
-        return self.num_frames < self.vectors.shape[1]
-
-
-def scenes(clips: Iterable[DecodedClip]) -> Iterator[Iterator[DecodedClip]]:
-    """Runs of clips that lead into one another; each must be read to its end before the next."""
-    begun = 0
-
-    def number(clip: DecodedClip) -> int:
-        nonlocal begun
-        this = begun
-        begun += clip.ends_early
-        return this
-
-    return (run for _, run in groupby(clips, number))
-
-
-def decoded_keyframes(
-    tokens: VideoTokens, keyframes: KeyframeTokenizerProtocol, motion: MotionTokenizer
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each clip's keyframe from its ids, [1, 3, S, S] in [-1, 1], and its vectors [1, T, h, w, 2].
-
-    Keyframes that carry patches need the clip before, so this begins at the beginning. Vectors are of all levels: those
-    by which the encoder knew what would be carried.
-    """
-    before: tuple[Tensor, Tensor] | None = None
-    for clip in range(tokens.num_clips):
-        vectors = motion.decode(motion_tokens_of(tokens, clip))
-        ids, kept = torch.from_numpy(tokens.visual_ids_of(clip)).long(), torch.from_numpy(tokens.keep_mask[clip])
-        carried = torch.from_numpy(tokens.skip_mask[clip])
-        if before is not None and carried.any():
-            square = decode_predicted_keyframe(keyframes, ids, kept, carried, predict_keyframe(*before, vectors))
-        else:
-            square = keyframes.decode([ids], kept[None])
-        yield square, vectors
-        before = square, vectors
-
-
-def decoded_clips(
-    tokens: VideoTokens,
-    keyframes: KeyframeTokenizerProtocol,
-    motion: MotionTokenizer,
-    size: tuple[int, int],
-    *,
-    motion_quantizers: int | None = None,
-) -> Iterator[DecodedClip]:
-    """Clip after clip with the keyframes that its ids say, at `size` (width, height).
-
-    Args:
-        motion_quantizers: motion is shown from so many levels; keyframes are carried along all of them, as when encoding.
-    """
-    shown = None if motion_quantizers is None else tokens.first_quantizers(motion_quantizers)
-    for clip, (square, vectors) in enumerate(decoded_keyframes(tokens, keyframes, motion)):
-        steps = vectors if shown is None else motion.decode(motion_tokens_of(shown, clip))
-        yield DecodedClip(fitted(square, size), steps, int(tokens.num_frames[clip]))
-
-
-def given_clips(
-    tokens: VideoTokens, motion: MotionTokenizer, size: tuple[int, int], pictures: Iterator[np.ndarray]
-) -> Iterator[DecodedClip]:
-    """Clip after clip with keyframes that are given, uint8 [H, W, 3] RGB each.
-
-    Raises:
-        TokensError: fewer pictures than clips.
-    """
-    for clip in range(tokens.num_clips):
-        picture = next(pictures, None)
-        if picture is None:
-            raise TokensError(f"there are {clip} keyframes for {tokens.num_clips} clips of {tokens.source.file}")
-        vectors = motion.decode(motion_tokens_of(tokens, clip))
-        yield DecodedClip(tensor(resized(picture, size)), vectors, int(tokens.num_frames[clip]))
-
-
-def kept_pictures(tokens: VideoTokens) -> Iterator[np.ndarray]:
-    """The keyframes that were kept as pictures, uint8 [H, W, 3] RGB.
-
-    Raises:
-        TokensError: one of them is no JPEG file.
-    """
-    for clip, data in enumerate(tokens.pictures):
-        picture = from_jpeg(data)
-        if picture is None:
-            raise TokensError(f"the picture of keyframe {clip} of {tokens.source.file} cannot be decoded")
-        yield picture
-
-
-def fitted(square: Tensor, size: tuple[int, int]) -> Tensor:
-    """A keyframe [1, 3, S, S] in [-1, 1] at `size` (width, height): float32 [1, 3, height, width], of 256 levels."""
-    return tensor(resized(pixels(square[:, None])[0], size))
-
-
-def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:
-    """The motion and camera ids of one clip, as a batch of one."""
-    return MotionTokens(
-        ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
-        global_motion_ids=torch.from_numpy(tokens.global_motion_ids[clip : clip + 1]).long(),
-    )
-
-
-def check_patches(tokens: VideoTokens, patches: int) -> None:
-    """Refuses tokens of the same weights with pictures of another size: a VQModel's size is a choice of its folder."""
-    made = tokens.keep_mask.shape[1]
-    if made != patches:
-        raise TokensError(
-            f"keyframes of {tokens.source.file} have {made} patches, the model at hand has {patches}; "
-            "give its videotok.json the `image_size` the tokens were made with, or encode the video again"
-        )
-
-
-@dataclass
-class TokenAccumulator:
-    """Tokens of the clips so far; everything else of a clip is forgotten.
-
-    One a video. The models take clips of any videos in one batch, `VideoTokenizer.keyframe_encoder.encode` and
-    `VideoTokenizer.motion_tokens`; who encodes many videos at once cuts what they give into the videos' parts
-    (`KeyframeTokens` and `MotionTokens` are rows) and adds each to its own TokenAccumulator, clips in order. Keyframes that
-    lean on the clip before (`videotok.keyframe_prediction`) go through a `PredictiveKeyframeEncoder` a video, and `add_keyframes`.
-    """
-
-    keyframes: list[EncodedKeyframe] = field(default_factory=list)
-    motion_ids: list[np.ndarray] = field(default_factory=list)
-    global_motion_ids: list[np.ndarray] = field(default_factory=list)
-    num_frames: list[int] = field(default_factory=list)
-    pts_seconds: list[float] = field(default_factory=list)
-    damaged: list[bool] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)
-    """JPEG files of the keyframes; stays empty where they are not kept."""
-    motion_source: MotionSource = "native"
-
-    def add(self, clips: Sequence[Clip], visual: KeyframeTokens, motion: MotionTokens) -> None:
-        """Takes in clips, all of them independent, and what the tokenizers made of them."""
-        self.add_motion(clips, motion)
-        nothing = np.zeros(visual.keep_mask.shape[1], np.bool_)
-        masks = visual.keep_mask.cpu().numpy()
-        self.add_keyframes(
-            EncodedKeyframe(ids.cpu().numpy(), mask, nothing) for ids, mask in zip(visual.ids, masks, strict=True)
-        )
-
-    def add_motion(self, clips: Sequence[Clip], motion: MotionTokens) -> None:
-        """Takes in all but the keyframes of clips."""
-        self.motion_ids.append(motion.ids.cpu().numpy())
-        self.global_motion_ids.append(motion.global_motion_ids.cpu().numpy())
-        self.num_frames += [clip.num_frames for clip in clips]
-        self.pts_seconds += [clip.pts_seconds for clip in clips]
-        self.damaged += [clip.damaged for clip in clips]
-        self.motion_source = clips[-1].motion_source
-
-    def add_keyframes(self, keyframes: Iterable[EncodedKeyframe]) -> None:
-        """Takes in the words of keyframes; they may come later than their clips, but in order."""
-        self.keyframes += keyframes
-
-    def tokens(
-        self,
-        spec: ClipSpec,
-        source: SourceFacts,
-        models: Mapping[str, ModelIdentity],
-        codebooks: Mapping[str, int],
-        start_seconds: float,
-    ) -> VideoTokens:
-        """All clips as one VideoTokens; the arguments are its fields."""
-        return VideoTokens(
-            spec=spec,
-            source=source,
-            motion_source=self.motion_source,
-            models=models,
-            codebooks=codebooks,
-            visual_ids=np.concatenate([keyframe.ids for keyframe in self.keyframes]).astype(np.int32),
-            visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in self.keyframes)], dtype=np.int64),
-            keep_mask=np.stack([keyframe.keep_mask for keyframe in self.keyframes]),
-            skip_mask=np.stack([keyframe.skip_mask for keyframe in self.keyframes]),
-            pictures=tuple(self.pictures),
-            motion_ids=np.concatenate(self.motion_ids).astype(np.int32),
-            global_motion_ids=np.concatenate(self.global_motion_ids).astype(np.int32),
-            num_frames=np.array(self.num_frames, np.int32),
-            pts_seconds=np.array(self.pts_seconds, np.float64),
-            damaged=np.array(self.damaged, np.bool_),
-            start_seconds=start_seconds,
-        )
-
-
-class Models:
-    """Three models, each loaded when it is first needed.
-
-    Encoders run in float64 on the CPU, decoders in float32; see `VideoTokenizer`. To encode clips of many videos in one
-    batch: `keyframe_encoder.encode` takes keyframes (`videotok.image_utils.squashed`), `motion_tokens` their fields,
-    and a `videotok.pipeline.TokenAccumulator` a video takes in its rows of both.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-
-    @cached_property
-    def keyframes(self) -> KeyframeTokenizerProtocol:
-        """Decodes keyframes; float32."""
-        return self.bundle.load_keyframes(torch.float32)
-
-    @cached_property
-    def keyframe_encoder(self) -> KeyframeTokenizerProtocol:
-        """Encodes keyframes; float64."""
-        return self.bundle.load_keyframes(torch.float64)
-
-    @cached_property
-    def motion(self) -> MotionTokenizer:
-        """Decodes motion; float32."""
-        return self.bundle.load("motion", MotionTokenizer, torch.float32)
-
-    @cached_property
-    def motion_encoder(self) -> MotionTokenizer:
-        """Encodes motion; float64."""
-        return self.bundle.load("motion", MotionTokenizer, torch.float64)
-
-    @cached_property
-    def detokenizer(self) -> VideoDetokenizer | LatentDetokenizer:
-        """Rebuilds frames; float32."""
-        return self.bundle.load_detokenizer(torch.float32)
-
-    @property
-    def default_motion_quantizers(self) -> int:
-        """Levels of motion ids that are kept where the caller does not say."""
-        return self.motion.default_num_quantizers
-
-    def spec(self, fps: Fraction | int = 12) -> ClipSpec:
-        """Clips as this model's motion tokenizer takes them, at `fps` frames a second."""
-        return ClipSpec(self.motion_encoder.config["num_steps"], Fraction(fps), self.motion_encoder.grid)
-
-    def motion_tokens(self, fields: Sequence[MotionField], levels: int) -> MotionTokens:
-        """Motion fields, of any videos, to their ids: `levels` levels each, see `MotionTokenizer.encode`."""
-        vectors = torch.from_numpy(np.stack([field.vectors for field in fields]))
-        valid = torch.from_numpy(np.stack([field.valid for field in fields]))
-        return self.motion_encoder.encode(vectors, valid, levels)
-
-    @property
-    def codebooks(self) -> dict[str, int]:
-        """Words of each codebook."""
-        return {
-            "visual": self.keyframe_encoder.codebook_size,
-            "motion": self.motion_encoder.codebook_size,
-            "camera": self.motion_encoder.global_motion_codebook_size,
-        }
-
-    def rebuilt_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
-        """A keyframe uint8 [H, W, 3] through its tokens and back: float32 [1, 3, height, width] in [-1, 1]."""
-        tokens = self.keyframe_encoder.encode(squashed(keyframe, self.keyframe_encoder.image_size))
-        return fitted(self.keyframes.decode(tokens.ids, tokens.keep_mask), size)
-
-    def coded_motion(self, field: MotionField, levels: int) -> Tensor:
-        """A field through its tokens and back: float32 [1, T, h, w, 2]."""
-        return self.motion.decode(self.motion_tokens([field], levels))
-
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
 
 
-class VideoTokenizer(Models):
-    """Three models and a codec, as one.
+class VideoTokenizer(TokenizerModels):
+    """Turns a video file into tokens, and tokens into frames.
 
-        video ── iter_clips ──► keyframe ── KeyframeTokenizer ──► visual ids ─┐
-                           └──► motion ──── MotionTokenizer ────► motion ids ─┴► VideoTokens
+        video ── iter_clips ─┬─► keyframe ── keyframe tokenizer ──► visual ids ─┐
+                             └─► motion ──── motion tokenizer ────► motion ids ─┴─► VideoTokens
 
-        VideoTokens ─┬─► KeyframeTokenizer ─► keyframe ─┐
-                     └─► MotionTokenizer ───► vectors ──┴─► decode_chain (VideoDetokenizer) ──► frames
+        VideoTokens ─┬─► keyframe tokenizer ─► keyframe ─┐
+                     └─► motion tokenizer ───► vectors ──┴─► video detokenizer, clip after clip ──► frames
 
-    Encoders run in float64 on the CPU, so that rounding never decides between two ids: the same file, spec and weights
-    give the same tokens on any number of threads and in any batch. Decoders run in float32.
-    Models are loaded when they are first needed.
+    The same file, config and weights give the same ids in any batch and on any number of threads: they are decided in
+    float64. Decoding runs in the caller's dtype. Models are loaded when they are first needed.
     """
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, keyframes: str | Path | None = None
-    ) -> "VideoTokenizer":
-        """The tokenizer with the weights that ship (None), of a folder, or of a hub id (which is downloaded).
+        cls,
+        name_or_path: str | Path | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        keyframes: str | Path | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Take the weights that ship with videotok (None), of a folder, or of a hub id (which is downloaded).
 
         Args:
-            model: None, a folder with subfolders `keyframes`, `motion` and `detokenizer`, or a hub id.
-            keyframes: folder of another keyframe tokenizer, ours, a VQModel or one that a package registered.
+            name_or_path: None, a folder with subfolders `keyframes`, `motion` and `detokenizer`, or a hub id.
+            device: where the models run; `auto` chooses.
+            dtype: precision of decoding; float32 where not given. It does not change ids.
+            keyframes: folder of another keyframe tokenizer: videotok's own, a diffusers VQModel, or one that a package
+                registered.
+            revision: branch, tag or commit of the hub id.
 
         Raises:
-            ModelError: there is no such model.
+            ModelError: there is no such model or device.
         """
-        return cls(Bundle.find(model, keyframes))
+        return cls(Bundle.find(name_or_path, keyframes, revision), device=device, dtype=dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights and configs to a folder that `from_pretrained` takes.
+
+        Raises:
+            ModelError: the folder is the one that the weights come from.
+        """
+        self.bundle.save(Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None) -> str:
+        """Upload the weights and configs to the Hugging Face Hub and return the address of the commit.
+
+        Raises:
+            ModelError: the upload was refused, or there is no network.
+        """
+        return self.bundle.push_to_hub(repo_id, private=private, commit_message=commit_message)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part}={text}" for part, text in self.bundle.summary().items())
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"VideoTokenizer({self.bundle.name!r}, {parts}, device={self.device}, dtype={dtype})"
 
     def encode(
         self, video: str | Path, config: EncodeConfig | None = None, *, progress: Progress | None = None
@@ -339,7 +96,7 @@ class VideoTokenizer(Models):
         """Turn a video file into tokens, in memory that does not grow with its length (but for the tokens).
 
         Args:
-            video: any video file FFmpeg reads.
+            video: any video file that FFmpeg reads.
             config: see `EncodeConfig`; its defaults where not given.
             progress: called with the seconds done and the seconds there are, after every batch.
 
@@ -364,71 +121,45 @@ class VideoTokenizer(Models):
             split_at_cuts=config.split_at_cuts,
         )
         self.check(config)
-        self._apply(config)
-        chain = PredictiveKeyframeEncoder(
-            self.keyframe_encoder,
-            keep=config.keep_ratio,
-            visual_tokens=config.tokens_per_keyframe,
-            delta=config.predict_keyframes,
-        )
-        gathered, seconds = TokenAccumulator(), 0.0
+        with self.encoding():
+            encoder = self._keyframe_encoder(config)
+        accumulator, seconds = TokenAccumulator(), 0.0
         for batch in _batched(clips, config.batch_size):
-            motion = self.motion_tokens([clip.motion for clip in batch], quantizers)
-            gathered.add_motion(batch, motion)
-            gathered.add_keyframes(self._keyframe_words(chain, batch, motion))
+            with self.encoding():
+                motion = self.encode_motion([clip.motion for clip in batch], quantizers)
+                accumulator.add_motion(batch, motion)
+                accumulator.add_keyframes(self._encode_keyframes(encoder, batch, motion))
             if config.keyframe_storage == "jpeg":
-                gathered.pictures += [to_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
+                accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
             if progress:
                 progress(seconds, expected)
-        gathered.add_keyframes(chain.finish())
-        # so many clips may be shorter than they could be
-        check_length(
-            path, spec, sum(gathered.num_frames), None if config.split_at_cuts and config.max_clips else expected
-        )
+        with self.encoding():
+            accumulator.add_keyframes(encoder.finish())
+        # with split clips, `max_clips` of them may be shorter than that many whole ones
+        known = None if config.split_at_cuts and config.max_clips else expected
+        check_length(path, spec, sum(accumulator.num_frames), known)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
-        return gathered.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config.start_seconds)
+        return accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
 
-    def check(self, config: EncodeConfig) -> None:
-        """Check that these models can follow a config, before any work.
+    def _keyframe_encoder(self, config: EncodeConfig) -> PredictiveKeyframeEncoder:
+        is_sampled = config.patch_selection == "sample"
+        return PredictiveKeyframeEncoder(
+            self.keyframes,
+            keep_ratio=config.keep_ratio,
+            tokens_per_keyframe=config.tokens_per_keyframe,
+            predict=config.predict_keyframes,
+            refinement_steps=config.refinement_steps,
+            generator=torch.Generator().manual_seed(config.seed) if is_sampled else None,
+        )
 
-        Raises:
-            ValueError: an option that they cannot follow; the message names it.
-        """
-        keyframes, quantizers = self.keyframe_encoder, self.motion_encoder.num_quantizers
-        if config.motion_quantizers is not None and config.motion_quantizers > quantizers:
-            raise ValueError(
-                f"`motion_quantizers` (={config.motion_quantizers}): this model has {quantizers} quantizers"
-            )
-        patches, tokens, ratio = keyframes.num_patches, config.tokens_per_keyframe, config.keep_ratio
-        if tokens is not None and tokens > patches:
-            raise ValueError(
-                f"`tokens_per_keyframe` (={tokens}): a keyframe of this model has {patches} patches at most"
-            )
-        if not keyframes.drops_patches and ((tokens or patches) < patches or (ratio or 1) < 1):
-            name, value = ("keep_ratio", ratio) if tokens is None else ("tokens_per_keyframe", tokens)
-            raise ValueError(f"`{name}` (={value}): this model has {patches} tokens for every keyframe and drops none")
-        if config.patch_selection == "sample" and not hasattr(keyframes, "sampling"):
-            raise ValueError("`patch_selection` (='sample'): only the published Video-LaVIT weights sample patches")
-        if config.refinement_steps is not None and not hasattr(keyframes, "code_vectors"):
-            raise ValueError(
-                f"`refinement_steps` (={config.refinement_steps}): only videotok's own keyframe tokenizer refines codes"
-            )
-
-    def _apply(self, config: EncodeConfig) -> None:
-        # until the protocol of keyframe tokenizers takes both
-        if config.refinement_steps is not None:
-            self.keyframe_encoder.register_to_config(search=config.refinement_steps)  # type: ignore[attr-defined]
-        if config.patch_selection == "sample":
-            self.keyframe_encoder.sampling = torch.Generator().manual_seed(config.seed)  # type: ignore[attr-defined]
-
-    def _keyframe_words(
-        self, chain: PredictiveKeyframeEncoder, clips: list[Clip], motion: MotionTokens
+    def _encode_keyframes(
+        self, encoder: PredictiveKeyframeEncoder, clips: list[Clip], motion: MotionTokens
     ) -> list[EncodedKeyframe]:
-        squares = torch.cat([squashed(clip.keyframe, self.keyframe_encoder.image_size) for clip in clips])
-        # in the encoder's precision: what is carried must not depend on the number of threads either
-        vectors = self.motion_encoder.decode(motion) if chain.delta else None
-        return chain.push(squares, vectors, [clip.damaged for clip in clips])
+        images = torch.cat([to_square_tensor(clip.keyframe, self.keyframes.image_size) for clip in clips])
+        # decoded in the precision of encoding: which patches are skipped must not depend on rounding either
+        vectors = self.motion.decode(motion) if encoder.predicts else None
+        return encoder.push(images.to(self.keyframes.device), vectors, [clip.damaged for clip in clips])
 
     def decode(
         self,
@@ -437,53 +168,69 @@ class VideoTokenizer(Models):
         *,
         keyframes: Iterable[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Frames of the video, uint8 [height, width, 3] RGB, one after another at `tokens.spec.fps`.
+        """Return the frames of the video, uint8 [height, width, 3] RGB, one after another at `tokens.spec.fps`.
 
         Args:
-            tokens: made with this model's weights.
+            tokens: made with the weights of this tokenizer.
             config: see `DecodeConfig`; its defaults where not given.
             keyframes: uint8 [H, W, 3] RGB, one per clip, used instead of those of the tokens.
 
         Raises:
-            TokensError: tokens of another model, fewer keyframes than clips, or no pictures although they are wanted.
+            TokensError: tokens of other weights, fewer keyframes than clips, or no stored keyframes although they are
+                asked for.
             ValueError: more motion quantizers than the tokens hold.
         """
-        config = config or DecodeConfig()
-        return itertools.chain.from_iterable(
-            self.rebuilt(self.decoded_clips(tokens, config, keyframes=keyframes), config)
-        )
+        clips = self.decode_clips(tokens, config, keyframes=keyframes)
+        return itertools.chain.from_iterable(clip.frames for clip in clips)
 
-    def decoded_clips(
+    def decode_clips(
         self,
         tokens: VideoTokens,
         config: DecodeConfig | None = None,
         *,
         keyframes: Iterable[np.ndarray] | None = None,
-    ) -> Iterator[DecodedClip]:
-        """Keyframes and vectors of each clip, without the detokenizer. Arguments and errors as for `decode`."""
+    ) -> Iterator["DecodedClip"]:
+        """Return clip after clip with its frames, and the keyframe and vectors that they are made from.
+
+        Arguments and errors are those of `decode`.
+        """
+        return self.detokenize(self.detokenizer_inputs(tokens, config, keyframes=keyframes), config)
+
+    def detokenizer_inputs(
+        self,
+        tokens: VideoTokens,
+        config: DecodeConfig | None = None,
+        *,
+        keyframes: Iterable[np.ndarray] | None = None,
+    ) -> Iterator["DetokenizerInput"]:
+        """Return the keyframe and the vectors of each clip, without its frames.
+
+        Arguments and errors are those of `decode`.
+        """
         config = config or DecodeConfig()
         size = config.size or display_size(tokens.source.width, tokens.source.height)
-        quantizers = config.motion_quantizers
         self.bundle.check(tokens)
-        if quantizers is not None:
-            tokens.first_quantizers(quantizers)  # refused now, and not when the first clip is asked for
+        shown = tokens if config.motion_quantizers is None else tokens.first_quantizers(config.motion_quantizers)
         source = config.keyframe_source
         if keyframes is None and (tokens.pictures if source == "auto" else source == "jpeg"):
             if not tokens.pictures:
-                raise TokensError(f"no pictures are kept with the tokens of {tokens.source.file}; decode from the ids")
-            keyframes = kept_pictures(tokens)
+                raise TokensError(
+                    f"no pictures are stored with the tokens of {tokens.source.file}; decode from the ids"
+                )
+            keyframes = _stored_keyframes(tokens)
         if keyframes is not None:
-            seen = tokens if quantizers is None else tokens.first_quantizers(quantizers)
-            return given_clips(seen, self.motion, size, iter(keyframes))
-        check_patches(tokens, self.keyframes.num_patches)
-        return decoded_clips(tokens, self.keyframes, self.motion, size, motion_quantizers=quantizers)
+            return self._inputs_from_images(shown, size, iter(keyframes))
+        _check_patches(tokens, self.keyframes.num_patches)
+        return self._inputs_from_ids(tokens, shown, size)
 
-    def rebuilt(self, clips: Iterable[DecodedClip], config: DecodeConfig | None = None) -> Iterator[np.ndarray]:
-        """uint8 [num_frames, H, W, 3] a clip: the detokenizer's frames, each clip joined to its neighbours."""
+    def detokenize(
+        self, clips: Iterable["DetokenizerInput"], config: DecodeConfig | None = None
+    ) -> Iterator["DecodedClip"]:
+        """Rebuild the frames of clips, each joined to its neighbours; of `config` size and quantizers do not matter."""
         config = config or DecodeConfig()
-        for scene in scenes(clips):
-            behind, ahead = itertools.tee(scene)
-            chain = decode_chain(
+        for scene in _scenes(clips):
+            shown, ahead = itertools.tee(scene)
+            rebuilt = decode_chain(
                 self.detokenizer,
                 ((clip.keyframe, clip.vectors) for clip in ahead),
                 bidirectional=config.bidirectional,
@@ -491,8 +238,196 @@ class VideoTokenizer(Models):
                 num_inference_steps=config.num_inference_steps,
                 seed=config.seed,
             )
-            for clip, frames in zip(behind, chain, strict=True):
-                yield pixels(frames)[: clip.num_frames]
+            for clip, frames in zip(shown, rebuilt, strict=True):
+                yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])
+
+    def _inputs_from_ids(
+        self, tokens: VideoTokens, shown: VideoTokens, size: tuple[int, int]
+    ) -> Iterator["DetokenizerInput"]:
+        """Decode keyframes from their ids: predicted along all motion of `tokens`, shown with that of `shown`."""
+        previous: tuple[Tensor, Tensor] | None = None
+        for clip in range(tokens.num_clips):
+            with self.decoding():
+                vectors = self.decode_motion(motion_tokens_of(tokens, clip))
+                square = self._decode_keyframe(tokens, clip, previous, vectors)
+                previous = square, vectors
+                if shown is not tokens:
+                    vectors = self.decode_motion(motion_tokens_of(shown, clip))
+            yield DetokenizerInput(_resize_square(square, size), vectors, int(tokens.num_frames[clip]), square)
+
+    def _decode_keyframe(
+        self, tokens: VideoTokens, clip: int, previous: tuple[Tensor, Tensor] | None, vectors: Tensor
+    ) -> Tensor:
+        model = self.keyframes
+        ids = torch.from_numpy(tokens.visual_ids_of(clip)).long().to(model.device)
+        kept = torch.from_numpy(tokens.keep_mask[clip]).to(model.device)
+        skipped = torch.from_numpy(tokens.skip_mask[clip]).to(model.device)
+        if previous is None or not skipped.any():
+            return model.decode([ids], kept[None])
+        return decode_predicted_keyframe(model, ids, kept, skipped, predict_keyframe(*previous, vectors))
+
+    def _inputs_from_images(
+        self, tokens: VideoTokens, size: tuple[int, int], images: Iterator[np.ndarray]
+    ) -> Iterator["DetokenizerInput"]:
+        for clip in range(tokens.num_clips):
+            image = next(images, None)
+            if image is None:
+                raise TokensError(f"there are {clip} keyframes for {tokens.num_clips} clips of {tokens.source.file}")
+            vectors = self.decode_motion(motion_tokens_of(tokens, clip))
+            yield DetokenizerInput(to_tensor(resize(image, size)), vectors, int(tokens.num_frames[clip]), None)
+
+    def reconstruct_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """Encode and decode one keyframe by itself.
+
+        Args:
+            keyframe: uint8 [H, W, 3] RGB.
+            size: (width, height) of the result.
+
+        Returns:
+            float32 [1, 3, height, width] in [-1, 1].
+        """
+        with self.encoding():
+            model = self.keyframes
+            tokens = model.encode(to_square_tensor(keyframe, model.image_size).to(model.device))
+        with self.decoding():
+            return _resize_square(self.keyframes.decode(tokens.ids, tokens.keep_mask), size)
+
+    def reconstruct_motion(self, motion: MotionField, num_quantizers: int) -> Tensor:
+        """Encode and decode one motion field: [1, T, h, w, 2]."""
+        return self.decode_motion(self.encode_motion([motion], num_quantizers))
+
+
+@dataclass(frozen=True)
+class DetokenizerInput:
+    """What the video detokenizer makes the frames of a clip from."""
+
+    keyframe: Tensor
+    """float32 [1, 3, H, W] in [-1, 1], at the size of the frames."""
+    vectors: Tensor
+    """[1, T, h, w, 2], fractions of the frame."""
+    num_frames: int
+    """Frames of the clip that are shown."""
+    square: Tensor | None
+    """[1, 3, S, S] in [-1, 1]: the keyframe as the keyframe tokenizer decoded it; None where it was given."""
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the video ends here or a cut follows: then the next keyframe does not show this scene."""
+        return self.num_frames < self.vectors.shape[1]
+
+
+@dataclass(frozen=True)
+class DecodedClip(DetokenizerInput):
+    """A clip with its frames."""
+
+    frames: np.ndarray
+    """uint8 [num_frames, H, W, 3] RGB."""
+
+
+@dataclass
+class TokenAccumulator:
+    """Collects the tokens of a video's clips, in order."""
+
+    keyframes: list[EncodedKeyframe] = field(default_factory=list)
+    motion_ids: list[np.ndarray] = field(default_factory=list)
+    global_motion_ids: list[np.ndarray] = field(default_factory=list)
+    num_frames: list[int] = field(default_factory=list)
+    pts_seconds: list[float] = field(default_factory=list)
+    damaged: list[bool] = field(default_factory=list)
+    pictures: list[bytes] = field(default_factory=list)
+    """The keyframes as JPEG files; empty where they are not stored."""
+    motion_source: MotionSource = "native"
+
+    def add_motion(self, clips: Sequence[Clip], motion: MotionTokens) -> None:
+        """Add all of clips but their keyframes."""
+        self.motion_ids.append(motion.ids.cpu().numpy())
+        self.global_motion_ids.append(motion.global_motion_ids.cpu().numpy())
+        self.num_frames += [clip.num_frames for clip in clips]
+        self.pts_seconds += [clip.pts_seconds for clip in clips]
+        self.damaged += [clip.damaged for clip in clips]
+        self.motion_source = clips[-1].motion_source
+
+    def add_keyframes(self, keyframes: Iterable[EncodedKeyframe]) -> None:
+        """Add keyframes in order; they may come later than their clips."""
+        self.keyframes += keyframes
+
+    def tokens(
+        self,
+        spec: ClipSpec,
+        source: SourceFacts,
+        models: Mapping[str, ModelIdentity],
+        codebooks: Mapping[str, int],
+        config: EncodeConfig,
+    ) -> VideoTokens:
+        """Return all clips as one VideoTokens; the arguments are its fields."""
+        return VideoTokens(
+            spec=spec,
+            source=source,
+            motion_source=self.motion_source,
+            models=models,
+            codebooks=codebooks,
+            visual_ids=np.concatenate([keyframe.ids for keyframe in self.keyframes]).astype(np.int32),
+            visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in self.keyframes)], dtype=np.int64),
+            keep_mask=np.stack([keyframe.keep_mask for keyframe in self.keyframes]),
+            skip_mask=np.stack([keyframe.skip_mask for keyframe in self.keyframes]),
+            pictures=tuple(self.pictures),
+            motion_ids=np.concatenate(self.motion_ids).astype(np.int32),
+            global_motion_ids=np.concatenate(self.global_motion_ids).astype(np.int32),
+            num_frames=np.array(self.num_frames, np.int32),
+            pts_seconds=np.array(self.pts_seconds, np.float64),
+            damaged=np.array(self.damaged, np.bool_),
+            start_seconds=config.start_seconds,
+            config=config.recorded(),
+        )
+
+
+def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:
+    """Return the motion ids and global-motion ids of one clip, as a batch of one."""
+    return MotionTokens(
+        ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
+        global_motion_ids=torch.from_numpy(tokens.global_motion_ids[clip : clip + 1]).long(),
+    )
+
+
+def _scenes(clips: Iterable[DetokenizerInput]) -> Iterator[Iterator[DetokenizerInput]]:
+    """Group clips that lead into one another. Each group must be read to its end before the next."""
+    count = 0
+
+    def number(clip: DetokenizerInput) -> int:
+        nonlocal count
+        scene = count
+        count += clip.ends_early
+        return scene
+
+    return (scene for _, scene in itertools.groupby(clips, number))
+
+
+def _stored_keyframes(tokens: VideoTokens) -> Iterator[np.ndarray]:
+    """Decode the stored keyframes, uint8 [H, W, 3] RGB.
+
+    Raises:
+        TokensError: one of them is not a JPEG file.
+    """
+    for clip, data in enumerate(tokens.pictures):
+        image = decode_jpeg(data)
+        if image is None:
+            raise TokensError(f"the picture of keyframe {clip} of {tokens.source.file} cannot be decoded")
+        yield image
+
+
+def _resize_square(square: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a keyframe [1, 3, S, S] in [-1, 1] to float32 [1, 3, height, width], rounded to 256 levels."""
+    return to_tensor(resize(to_uint8(square[:, None])[0], size))
+
+
+def _check_patches(tokens: VideoTokens, patches: int) -> None:
+    """Refuse tokens of images of another size; the image size of a VQModel is an option of its folder."""
+    found = tokens.keep_mask.shape[1]
+    if found != patches:
+        raise TokensError(
+            f"keyframes of {tokens.source.file} have {found} patches, the model at hand has {patches}; "
+            "give its videotok.json the `image_size` the tokens were made with, or encode the video again"
+        )
 
 
 def _batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

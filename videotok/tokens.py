@@ -1,9 +1,4 @@
-"""What tokens were made from: a video, and weights.
-
-VideoTokens: a video as integers.
-
-.vtok files: VideoTokens in one safetensors file (docs/format.md).
-"""
+"""VideoTokens, a video as integers, and the .vtok format: VideoTokens in one safetensors file (docs/format.md)."""
 
 import hashlib
 import json
@@ -20,15 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
+from videotok.config import EncodeConfig
 from videotok.errors import TokensError
 
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the video said about itself when it was encoded."""
+    """Facts about the video file that was encoded."""
 
     file: str
-    """Name, without its folder."""
+    """File name, without its folder."""
     size_bytes: int
     codec: str
     width: int
@@ -36,12 +32,12 @@ class SourceFacts:
     height: int
     rotation_degrees: int
     duration_seconds: float | None
-    """None where the file does not say."""
+    """None where the file does not state it."""
     average_fps: Fraction | None
 
     @classmethod
     def of(cls, path: Path, info: MediaInfo) -> "SourceFacts":
-        """The facts of a file that was just probed."""
+        """Collect the facts of a file that was just probed."""
         return cls(
             file=path.name,
             size_bytes=path.stat().st_size,
@@ -56,74 +52,75 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which weights gave the ids."""
+    """The weights that produced the ids."""
 
     name: str
-    """Where the user found them: `shipped`, a folder's name or a hub id. For people; not compared."""
+    """`shipped`, a folder's name or a hub id. For people; not compared."""
     sha256: str
-    """Of the weight file: what decides whether ids can be decoded."""
+    """sha256 of the weight file. Ids can only be decoded with the same weights."""
 
 
 def spec_facts(spec: ClipSpec) -> dict[str, Any]:
-    """A ClipSpec as plain values; rates as exact fractions in text, `30000/1001`."""
+    """Return a ClipSpec as plain values; the rate is an exact fraction in text, such as `30000/1001`."""
     return {"frames": spec.frames, "fps": str(spec.fps), "grid": list(spec.grid)}
 
 
 def source_facts(source: SourceFacts) -> dict[str, Any]:
-    """SourceFacts as plain values."""
+    """Return SourceFacts as plain values."""
     return vars(source) | {"average_fps": None if source.average_fps is None else str(source.average_fps)}
 
 
 TOKENIZERS = ("keyframes", "motion")
-"""The models that give ids their meaning. The detokenizer may be exchanged freely: it only reads what they decode."""
-CODEBOOKS = ("visual", "motion", "camera")
+"""The models that define the ids. The video detokenizer is not one of them: it reads what these two decode."""
+CODEBOOKS = ("visual", "motion", "global_motion")
 
 
 @dataclass(frozen=True, eq=False)
 class VideoTokens:
-    """A video as visual ids a keyframe and motion ids a clip, with everything that is needed to decode them.
+    """A video as visual ids of keyframes and motion ids of clips, with all that decoding needs.
 
-        visual_ids    |--- clip 0 ---|-- clip 1 --|---- clip 2 ----|   visual_offsets = [0, 95, 182, 290]
-        motion_ids    [clips, levels, 135], the first n levels are a coarser motion
-        global_motion_ids    [clips, K], the motion of the camera, before any level
-        keep_mask     where the visual ids stand; skip_mask: what is not said again, but moved on from the clip before
-
-    Checks itself.
+        visual_ids         |--- clip 0 ---|-- clip 1 --|---- clip 2 ----|   visual_offsets = [0, 95, 182, 290]
+        keep_mask          [clips, patches], the patches that visual ids stand for
+        skip_mask          [clips, patches], the patches that are predicted from the clip before
+        motion_ids         [clips, quantizers, 135], the first n quantizers give a coarser motion
+        global_motion_ids  [clips, K], the motion of the whole picture
 
     Raises:
-        ValueError: arrays whose shapes, types or ranges contradict each other or the models' codebooks.
+        ValueError: arrays whose shapes, types or ranges contradict each other or the codebooks.
     """
 
     spec: ClipSpec
     source: SourceFacts
     motion_source: MotionSource
     models: Mapping[str, ModelIdentity]
-    """`keyframes` and `motion`."""
+    """Identities of the weights, `keyframes` and `motion`."""
     codebooks: Mapping[str, int]
-    """Words of each codebook, `visual`, `motion` and `camera`: ids are integers from 0 below these."""
+    """Sizes of the codebooks, `visual`, `motion` and `global_motion`: ids are integers from 0 below these."""
     visual_ids: np.ndarray = field(repr=False)
-    """int32 [sum of n_i]: ids of all keyframes, one keyframe after another, patches in reading order."""
+    """int32 [sum of n_i]: ids of all keyframes, one keyframe after another, patches in raster order."""
     visual_offsets: np.ndarray = field(repr=False)
     """int64 [clips + 1]: clip i's visual ids are visual_ids[visual_offsets[i] : visual_offsets[i + 1]]."""
     keep_mask: np.ndarray = field(repr=False)
-    """bool [clips, patches]: where on the patch grid, in reading order, the visual ids stand."""
+    """bool [clips, patches]: the patches, in raster order, that have a visual id."""
     motion_ids: np.ndarray = field(repr=False)
-    """int32 [clips, levels, ids a level]."""
+    """int32 [clips, quantizers, ids per quantizer]."""
     global_motion_ids: np.ndarray = field(repr=False)
     """int32 [clips, K]; K may be 0."""
     num_frames: np.ndarray = field(repr=False)
-    """int32 [clips]: true frames of each clip; less than spec.frames where the video ends."""
+    """int32 [clips]: frames of each clip; fewer than spec.frames where the video ends or a cut splits the clip."""
     pts_seconds: np.ndarray = field(repr=False)
-    """float64 [clips]: time of each keyframe in the source."""
+    """float64 [clips]: time of each keyframe in the source, in seconds."""
     damaged: np.ndarray = field(repr=False)
-    """bool [clips]: where frames of the source could not be decoded."""
+    """bool [clips]: True where frames of the source could not be decoded."""
     start_seconds: float = 0.0
-    """Where encoding began, counted from the video's first frame."""
+    """Where encoding began, in seconds from the video's first frame."""
     skip_mask: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.bool_), repr=False)
-    """bool [clips, patches]: patches that show the clip before's keyframe, moved along its motion. Never those of
-    `keep_mask`, never in clip 0. A clip without any is independent. Not given, all are."""
+    """bool [clips, patches]: patches that show the decoded keyframe before, warped along its motion. None of them is in
+    `keep_mask`, and clip 0 has none. A clip without any is independent. Left out, no patch is skipped."""
     pictures: tuple[bytes, ...] = field(default=(), repr=False)
-    """The keyframes as JPEG files, one a clip, or none at all."""
+    """The keyframes as JPEG files, one per clip, or none at all."""
+    config: EncodeConfig | None = field(default=None, repr=False)
+    """The options that the video was encoded with, as a record. None where they are not known."""
 
     def __post_init__(self) -> None:
         clips = len(self.num_frames)
@@ -156,8 +153,12 @@ class VideoTokens:
         if self.skip_mask[0].any() or (self.skip_mask & self.keep_mask).any():
             raise ValueError("`skip_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
         if len(self.pictures) not in (0, clips):
-            raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one a clip (={clips})")
-        for name, ids in (("visual", self.visual_ids), ("motion", self.motion_ids), ("camera", self.global_motion_ids)):
+            raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one per clip (={clips})")
+        for name, ids in (
+            ("visual", self.visual_ids),
+            ("motion", self.motion_ids),
+            ("global_motion", self.global_motion_ids),
+        ):
             if ids.size and not 0 <= ids.min() <= ids.max() < self.codebooks[name]:
                 raise ValueError(
                     f"`{name}_ids` run from {ids.min()} to {ids.max()}, "
@@ -166,69 +167,75 @@ class VideoTokens:
 
     @property
     def num_clips(self) -> int:
+        """Number of clips."""
         return len(self.num_frames)
 
     @property
     def num_motion_quantizers(self) -> int:
+        """Residual quantizers of the motion ids."""
         return self.motion_ids.shape[1]
 
     @property
     def visual_counts(self) -> np.ndarray:
-        """int64 [clips]: visual ids of each keyframe."""
+        """int64 [clips]: number of visual ids of each keyframe."""
         return np.diff(self.visual_offsets)
 
     @property
     def motion_tokens_per_clip(self) -> int:
-        """Camera ids and the ids of all levels."""
+        """Global-motion ids and motion ids of all quantizers, per clip."""
         return self.global_motion_ids.shape[1] + self.motion_ids[0].size
 
     @property
     def num_tokens(self) -> int:
-        """Visual, motion and camera ids together."""
+        """Visual, motion and global-motion ids together."""
         return len(self.visual_ids) + self.num_clips * self.motion_tokens_per_clip
 
     @property
     def duration_seconds(self) -> float:
-        """Of the encoded part, on the spec's clock."""
+        """Length of the encoded part in seconds: frames over `spec.fps`."""
         return float(int(self.num_frames.sum()) / self.spec.fps)
 
     @property
     def tokens_per_second(self) -> float:
-        """Per second of video."""
+        """Ids per second of video."""
         return self.num_tokens / self.duration_seconds
 
     @property
     def independent(self) -> np.ndarray:
-        """bool [clips]: clips whose keyframe is decoded without the clip before; the first one always is."""
+        """bool [clips]: True where the keyframe is decoded without the clip before; the first one always is."""
         return np.logical_not(self.skip_mask.any(axis=1))
 
     def visual_ids_of(self, clip: int) -> np.ndarray:
-        """int32 [n]: the visual ids of one clip's keyframe."""
+        """Return the visual ids of one clip's keyframe, int32 [n]."""
         return self.visual_ids[self.visual_offsets[clip] : self.visual_offsets[clip + 1]]
 
-    def first_quantizers(self, levels: int) -> "VideoTokens":
-        """The same video with coarser motion: camera ids and the first `levels` levels.
+    def first_quantizers(self, num_quantizers: int) -> "VideoTokens":
+        """Return the same video with coarser motion: only the first `num_quantizers` quantizers.
 
         Raises:
-            ValueError: more levels than there are, or a negative number.
+            ValueError: more quantizers than there are, or a negative number.
         """
-        if not 0 <= levels <= self.num_motion_quantizers:
+        if not 0 <= num_quantizers <= self.num_motion_quantizers:
             raise ValueError(
-                f"`levels` (={levels}) must be between 0 and {self.num_motion_quantizers}, the levels here"
+                f"`num_quantizers` (={num_quantizers}) must be between 0 and {self.num_motion_quantizers}, "
+                "the quantizers of these tokens"
             )
-        return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :levels]))
+        return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :num_quantizers]))
 
     def part(self, first: int, stop: int) -> "VideoTokens":
-        """The clips from `first` up to `stop` (not included), on their own.
+        """Return the clips from `first` up to `stop` (not included).
 
         Raises:
-            ValueError: there are no such clips, or the first is not independent: its keyframe needs the one before.
+            ValueError: there are no such clips, or the keyframe of the first one is predicted from the clip before.
         """
         if not 0 <= first < stop <= self.num_clips:
             raise ValueError(f"`first` (={first}) and `stop` (={stop}) must span clips of 0..{self.num_clips}")
         if not self.independent[first]:
             before = int(np.flatnonzero(self.independent[:first])[-1])
-            raise ValueError(f"`first` (={first}) is not independent; begin at clip {before}, or encode without delta")
+            raise ValueError(
+                f"`first` (={first}) is not independent; begin at clip {before}, "
+                "or encode with `predict_keyframes=False`"
+            )
         ids = slice(self.visual_offsets[first], self.visual_offsets[stop])
         names = ("keep_mask", "skip_mask", "motion_ids", "global_motion_ids", "num_frames", "pts_seconds", "damaged")
         return replace(
@@ -241,13 +248,13 @@ class VideoTokens:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a .vtok file; see `videotok.tokens.save`."""
-        save(self, path)
+        """Write a .vtok file; see `write_vtok`."""
+        write_vtok(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "VideoTokens":
-        """Reads a .vtok file; see `videotok.tokens.load`."""
-        return load(path)
+        """Read a .vtok file; see `read_vtok`."""
+        return read_vtok(path)
 
     def __repr__(self) -> str:
         return (
@@ -256,21 +263,23 @@ class VideoTokens:
         )
 
     def bits_per_second(self) -> dict[str, float]:
-        """What each part takes a second of video: `visual` (ids, and a bit a patch for each mask that is used),
-        `motion` (camera ids included), and `pictures` where keyframes are kept as such. Ids count as the logarithm of
-        their codebook, uncompressed."""
+        """Return the uncompressed bit rate of each part, in bits per second of video.
+
+        `visual`: ids, and one bit per patch for each mask that is in use. `motion`: global-motion ids included.
+        `pictures`: where keyframes are stored as JPEG files. An id takes the base-2 logarithm of its codebook's size.
+        """
         bits = {name: math.log2(size) for name, size in self.codebooks.items()}
         masks = self.keep_mask.size * (not self.keep_mask.all()) + self.skip_mask.size * bool(self.skip_mask.any())
         totals = {
             "visual": len(self.visual_ids) * bits["visual"] + masks,
-            "motion": self.motion_ids.size * bits["motion"] + self.global_motion_ids.size * bits["camera"],
+            "motion": self.motion_ids.size * bits["motion"] + self.global_motion_ids.size * bits["global_motion"],
         }
         if self.pictures:
             totals["pictures"] = 8 * sum(map(len, self.pictures))
         return {name: total / self.duration_seconds for name, total in totals.items()}
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the arrays, and the counts, as plain values: what `videotok info --json` prints."""
+        """Return counts and everything but the arrays as plain values: what `videotok info --json` prints."""
         counts = self.visual_counts
         return {
             "clips": self.num_clips,
@@ -287,18 +296,19 @@ class VideoTokens:
                 "max": int(counts.max()),
             },
             "patches_per_keyframe": self.keep_mask.shape[1],
-            "carried_patches_per_keyframe": float(self.skip_mask.sum(axis=1).mean()),
+            "skipped_patches_per_keyframe": float(self.skip_mask.sum(axis=1).mean()),
             "independent_clips": int(self.independent.sum()),
             "bits_per_second": self.bits_per_second(),
             "motion_tokens_per_clip": self.motion_tokens_per_clip,
             "motion_quantizers": self.num_motion_quantizers,
-            "motion_ids_per_level": self.motion_ids.shape[2],
-            "camera_ids_per_clip": self.global_motion_ids.shape[1],
+            "motion_ids_per_quantizer": self.motion_ids.shape[2],
+            "global_motion_ids_per_clip": self.global_motion_ids.shape[1],
             "motion_source": self.motion_source,
             "spec": spec_facts(self.spec),
             "source": source_facts(self.source),
             "models": {name: vars(model) for name, model in self.models.items()},
             "codebooks": dict(self.codebooks),
+            "config": None if self.config is None else self.config.to_dict(),
         }
 
 
@@ -309,34 +319,36 @@ def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | N
         raise ValueError(f"`{name}` must be {np.dtype(dtype)} [{wanted}], got {array.dtype} {list(array.shape)}")
 
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever an older reader would misread a file."""
 HEADER = "videotok"
-"""Key of the JSON in the safetensors metadata: one key, because the order of several is not fixed."""
+"""Key of the JSON in the safetensors metadata. One key only: the order of several is not fixed."""
 ARRAYS = (
-    "global_motion_ids",
-    "skip_mask",
     "damaged",
+    "global_motion_ids",
     "keep_mask",
     "motion_ids",
     "num_frames",
     "picture_offsets",
     "pictures",
     "pts_seconds",
+    "skip_mask",
     "visual_ids",
     "visual_offsets",
 )
-SINCE_2 = {"skip_mask", "picture_offsets", "pictures"}
-"""Arrays that format 1 had not."""
+SINCE_2 = ("skip_mask", "picture_offsets", "pictures")
+"""Arrays that format 1 did not have."""
+NAMES_BEFORE_3 = {"global_motion_ids": "camera_ids", "skip_mask": "carry_mask", "global_motion": "camera"}
+"""Name of an array or codebook today -> its name in formats 1 and 2."""
 
 
-def save(tokens: VideoTokens, path: str | Path) -> None:
-    """Writes a .vtok file, whole or not at all. Equal tokens give equal bytes.
+def write_vtok(tokens: VideoTokens, path: str | Path) -> None:
+    """Write a .vtok file, whole or not at all. Equal tokens give equal bytes.
 
     Raises:
         MediaError: the place cannot be written to.
     """
-    arrays = _packed(tokens)
+    arrays = _pack(tokens)
     header = {
         "format": FORMAT,
         "spec": spec_facts(tokens.spec),
@@ -346,6 +358,7 @@ def save(tokens: VideoTokens, path: str | Path) -> None:
         "patches": tokens.keep_mask.shape[1],
         "models": {name: vars(model) for name, model in tokens.models.items()},
         "codebooks": dict(tokens.codebooks),
+        "config": None if tokens.config is None else tokens.config.to_dict(),
     }
     header["sha256"] = digest(header, arrays)
     data = to_bytes(arrays, {HEADER: json.dumps(header, sort_keys=True, ensure_ascii=False)})
@@ -353,33 +366,56 @@ def save(tokens: VideoTokens, path: str | Path) -> None:
         temporary.write_bytes(data)
 
 
-def load(path: str | Path) -> VideoTokens:
-    """Reads a .vtok file and checks all of it.
+def read_vtok(path: str | Path) -> VideoTokens:
+    """Read a .vtok file of any format so far, and check all of it.
 
     Raises:
         TokensError: not a .vtok file, a newer format, or a damaged one.
     """
     path = Path(path)
     header, arrays = _read(path)
-    made = header.get("format")
-    if made not in (1, FORMAT):
+    version = header.get("format")
+    if version not in (1, 2, FORMAT):
         raise TokensError(
-            f"{path} has format {made}, this videotok reads formats 1 and {FORMAT}; "
+            f"{path} has format {version}, this videotok reads formats 1 to {FORMAT}; "
             "update videotok, or encode the video again"
         )
-    wanted = [name for name in ARRAYS if made == FORMAT or name not in SINCE_2]
-    if sorted(arrays) != wanted:
-        raise TokensError(f"{path} is damaged: it holds {sorted(arrays)}, a .vtok file of format {made} {wanted}")
+    wanted = _names(version)
+    if sorted(arrays) != sorted(wanted.values()):
+        raise TokensError(
+            f"{path} is damaged: it holds {sorted(arrays)}, a .vtok file of format {version} {sorted(wanted.values())}"
+        )
     found, promised = digest(header, arrays), str(header.get("sha256"))
     if found != promised:
         raise TokensError(
-            f"{path} is damaged: what it holds hashes to {found[:12]}, its header says {promised[:12]}; "
+            f"{path} is damaged: its contents hash to {found[:12]}, its header says {promised[:12]}; "
             "copy it again, or encode the video again"
         )
     try:
-        return _unpacked(header, arrays)
+        return _unpack(header, {name: arrays[stored] for name, stored in wanted.items()})
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise TokensError(f"{path} is damaged: {error}; copy it again, or encode the video again") from error
+
+
+def vtok_format(path: str | Path) -> int:
+    """Return the format number of a .vtok file.
+
+    Raises:
+        TokensError: not a .vtok file.
+    """
+    return int(_read(Path(path))[0]["format"])
+
+
+def current_codebooks(codebooks: Mapping[str, int]) -> dict[str, int]:
+    """Return codebook sizes under today's names, for records written before format 3."""
+    renamed = {old: new for new, old in NAMES_BEFORE_3.items()}
+    return {renamed.get(name, name): size for name, size in codebooks.items()}
+
+
+def _names(version: int) -> dict[str, str]:
+    """Return the arrays of a format: name today -> name in the file."""
+    names = [name for name in ARRAYS if version > 1 or name not in SINCE_2]
+    return {name: NAMES_BEFORE_3.get(name, name) if version < 3 else name for name in names}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -402,52 +438,54 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return header, arrays
 
 
-def _packed(tokens: VideoTokens) -> dict[str, np.ndarray]:
-    """The arrays as they lie in the file: ids as small as their codebook allows, one bit a patch."""
+def _pack(tokens: VideoTokens) -> dict[str, np.ndarray]:
+    """Return the arrays as they are stored: ids in the smallest type of their codebook, one bit per patch."""
     id_types = {name: np.uint16 if size <= 1 << 16 else np.uint32 for name, size in tokens.codebooks.items()}
     return {
-        "global_motion_ids": tokens.global_motion_ids.astype(id_types["camera"]),
-        "skip_mask": np.packbits(tokens.skip_mask, axis=1),
         "damaged": tokens.damaged.astype(np.uint8),
+        "global_motion_ids": tokens.global_motion_ids.astype(id_types["global_motion"]),
         "keep_mask": np.packbits(tokens.keep_mask, axis=1),
         "motion_ids": tokens.motion_ids.astype(id_types["motion"]),
         "num_frames": tokens.num_frames.astype(np.uint32),
         "picture_offsets": np.cumsum([0, *map(len, tokens.pictures)], dtype=np.uint64),
         "pictures": np.frombuffer(b"".join(tokens.pictures), np.uint8),
         "pts_seconds": tokens.pts_seconds,
+        "skip_mask": np.packbits(tokens.skip_mask, axis=1),
         "visual_ids": tokens.visual_ids.astype(id_types["visual"]),
         "visual_offsets": tokens.visual_offsets.astype(np.uint32),
     }
 
 
-def _unpacked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTokens:
+def _unpack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoTokens:
     spec, source = header["spec"], dict(header["source"])
     if source["average_fps"] is not None:
         source["average_fps"] = Fraction(source["average_fps"])
     known = {entry.name for entry in fields(SourceFacts)}
-    rest: dict[str, Any] = {
-        name: arrays[name].astype(np.int32) for name in ("visual_ids", "motion_ids", "global_motion_ids", "num_frames")
-    }
-    rest |= _since_2(header, arrays)
+    config = header["config"] if header["format"] >= 3 else None
+    options = {entry.name for entry in fields(EncodeConfig)}
     return VideoTokens(
         spec=ClipSpec(frames=spec["frames"], fps=Fraction(spec["fps"]), grid=tuple(spec["grid"])),
         source=SourceFacts(**{name: value for name, value in source.items() if name in known}),
         motion_source=header["motion_source"],
         models={name: ModelIdentity(**model) for name, model in header["models"].items()},
-        codebooks=header["codebooks"],
+        codebooks=current_codebooks(header["codebooks"]),
+        visual_ids=arrays["visual_ids"].astype(np.int32),
         visual_offsets=arrays["visual_offsets"].astype(np.int64),
         keep_mask=np.unpackbits(arrays["keep_mask"], axis=1, count=header["patches"]).astype(bool),
+        motion_ids=arrays["motion_ids"].astype(np.int32),
+        global_motion_ids=arrays["global_motion_ids"].astype(np.int32),
+        num_frames=arrays["num_frames"].astype(np.int32),
         pts_seconds=arrays["pts_seconds"],
         damaged=arrays["damaged"].astype(bool),
         start_seconds=header["start_seconds"],
-        **rest,
+        # a record: options of later versions are left out
+        config=config and EncodeConfig.from_dict({name: config[name] for name in config if name in options}),
+        **(_unpack_since_2(header, arrays) if header["format"] >= 2 else {}),
     )
 
 
-def _since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Fields of VideoTokens that format 1 had not."""
-    if header["format"] == 1:
-        return {}
+def _unpack_since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the fields of VideoTokens that format 1 did not have."""
     ends = arrays["picture_offsets"].astype(np.int64)
     if ends[0] != 0 or ends[-1] != len(arrays["pictures"]) or (np.diff(ends) <= 0).any():
         raise ValueError("`picture_offsets` must rise from 0 to the length of `pictures`")
@@ -459,7 +497,7 @@ def _since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
 
 
 def digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """sha256 over the header (its own entry `sha256` left out) and the arrays in order of name."""
+    """Return the sha256 of the header (without its entry `sha256`) and of the arrays in order of their stored names."""
     text = json.dumps({name: value for name, value in header.items() if name != "sha256"}, sort_keys=True)
     total = hashlib.sha256(text.encode())
     for name in sorted(arrays):

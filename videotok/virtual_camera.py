@@ -1,8 +1,8 @@
 """Photographs moved by a virtual camera: footage whose motion is known exactly.
 
-A layer is a photograph on a plane of its own, continued beyond its borders by reflection; a camera path says where over
-that plane the frame lies at any time. Because a path is a function of time, a scene has a picture at every instant (any
-frame rate, any timestamps), and the motion between any two instants is a closed formula.
+A layer is a photograph on a plane of its own, continued beyond its borders by reflection. A camera path gives the pose
+of the camera over that plane at any time. Because a path is a function of time, a scene has a frame at every instant, at
+any frame rate and any timestamps, and the motion between any two instants is a closed formula.
 """
 
 import math
@@ -20,7 +20,7 @@ VIEW_SHARE = 0.8
 
 
 def photograph(name: PhotographName) -> np.ndarray:
-    """uint8 [H, W, 3] RGB: one of the photographs that scikit-image carries in its wheel (nothing is downloaded)."""
+    """Return one of the photographs that come with scikit-image, uint8 [H, W, 3] RGB; nothing is downloaded."""
     from skimage import data  # slow to import, and only samples and tests need it
 
     return getattr(data, name)()
@@ -28,7 +28,7 @@ def photograph(name: PhotographName) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the camera stands over a layer."""
+    """The pose of the camera over a layer."""
 
     x: float = 0.0
     """Centre of the view, right of the photograph's centre, in frame widths at zoom 1."""
@@ -37,24 +37,24 @@ class Pose:
     zoom: float = 1.0
     """Magnification; above 1 the content looks larger."""
     degrees: float = 0.0
-    """Turn of the camera, clockwise as seen in the picture; the content seems to turn the other way."""
+    """Rotation of the camera, clockwise in the picture; the content rotates the other way."""
 
 
 Path = Callable[[float], Pose]
 """The camera's pose at a time in seconds."""
 
 
-def steady(
+def constant_speed(
     pan: tuple[float, float] = (0.0, 0.0), zoom: float = 1.0, degrees: float = 0.0, start: Pose | None = None
 ) -> Path:
-    """Constant speed from `start`.
+    """Return a path of constant speed from `start`.
 
     Args:
-        pan: frame widths and heights a second at zoom 1. A camera that pans right (positive) moves the content left, so
-            the content stood further right before: `MotionField` vectors have the sign of `pan`, and at f frames a
+        pan: frame widths and heights per second at zoom 1. A camera that pans right (positive) moves the content left,
+            so the content was further right before: `MotionField` vectors have the sign of `pan`, and at f frames per
             second their value is `pan / f`.
-        zoom: factor a second; 1.2 grows the content by a fifth every second.
-        degrees: turn a second, clockwise.
+        zoom: factor per second; 1.2 enlarges the content by a fifth every second.
+        degrees: rotation per second, clockwise.
         start: the pose at time 0.
     """
     origin = start or Pose()
@@ -70,10 +70,10 @@ def steady(
     return pose
 
 
-def wandering(seed: int, strength: float = 1.0) -> Path:
-    """A smooth hand-held path: every degree of freedom is a sum of three slow sines with random phases.
+def hand_held_path(seed: int, strength: float = 1.0) -> Path:
+    """Return a smooth hand-held path: every degree of freedom is a sum of three slow sines with random phases.
 
-    At `strength` 1 the pan reaches about a third of a frame a second, the turn some ten degrees a second.
+    At `strength` 1 the pan reaches about a third of a frame per second, the rotation about ten degrees per second.
     """
     rng = np.random.default_rng(seed)
     rates = rng.uniform(0.1, 0.6, (4, 3))  # cycles a second
@@ -89,22 +89,25 @@ def wandering(seed: int, strength: float = 1.0) -> Path:
 
 @dataclass(frozen=True)
 class Layer:
-    """A photograph, and the path of the camera over it."""
+    """A photograph and the path of the camera over it."""
 
     picture: np.ndarray = field(repr=False)
     """uint8 [H, W, 3] RGB."""
     path: Path
-    """One path for each layer: layers nearer to the camera move faster, or on their own."""
+    """The path over this layer: layers nearer to the camera move faster, or independently."""
     oval: tuple[float, float] | None = None
-    """None: the layer fills the frame. Else an oval cut-out around the photograph's centre, (width, height) in frame
-    widths and heights at zoom 1, that hides what lies behind it."""
+    """None: the layer fills the frame. Else an oval part around the photograph's centre, (width, height) in frame
+    widths and heights at zoom 1, in front of the layers behind."""
 
     def __post_init__(self) -> None:
         if self.picture.ndim != 3 or self.picture.shape[-1] != 3 or self.picture.dtype != np.uint8:
             raise ValueError(f"`picture` must be uint8 [H, W, 3], got {self.picture.dtype} {list(self.picture.shape)}")
 
     def matrix(self, seconds: float, size: tuple[int, int]) -> np.ndarray:
-        """float64 [3, 3]: from a point of the frame (fractions, 0..1) to one of the photograph (pixels, edges at 0)."""
+        """Return the matrix from points of the frame to those of the photograph, float64 [3, 3].
+
+        Points of the frame are fractions from 0 to 1, those of the photograph pixels, counted from its edge.
+        """
         height, width = self.picture.shape[:2]
         unit = self._unit(size)
         pose = self.path(seconds)
@@ -117,7 +120,7 @@ class Layer:
         return matrix
 
     def covers(self, points: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """bool [...]: whether the points [..., 2] of the frame show the layer, which lies at `matrix`."""
+        """Return whether the points [..., 2] of the frame show the layer, whose matrix is given: bool [...]."""
         if self.oval is None:
             return np.ones(points.shape[:-1], bool)
         height, width = self.picture.shape[:2]
@@ -128,7 +131,7 @@ class Layer:
         return (a * x + b * y + c) ** 2 + (d * x + e * y + f) ** 2 <= 1
 
     def _unit(self, size: tuple[int, int]) -> float:
-        """Pixels of the photograph to a pixel of the frame at zoom 1."""
+        """Return the pixels of the photograph per pixel of the frame at zoom 1."""
         height, width = self.picture.shape[:2]
         return VIEW_SHARE * min(width / size[0], height / size[1])
 
@@ -146,15 +149,15 @@ class Scene:
             raise ValueError("`layers` must begin with one that fills the frame: `oval=None`")
 
     def frame(self, seconds: float) -> np.ndarray:
-        """uint8 [H, W, 3] RGB: the picture at this time."""
+        """Return the frame at a time, uint8 [H, W, 3] RGB."""
         width, height = self.size[0] * OVERSAMPLING, self.size[1] * OVERSAMPLING
         canvas = np.empty((height, width, 3), np.uint8)
-        # from pixels counted at their centres, cv2's way, to fractions of the frame; and the layer's side likewise
+        # cv2 counts pixels at their centres; the layer's matrix takes fractions of the frame and pixels at their edges
         to_fractions = np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
         to_centres = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
         for layer in self.layers:
             matrix = layer.matrix(seconds, self.size)
-            seen = cv2.warpAffine(
+            warped = cv2.warpAffine(
                 layer.picture,
                 (to_centres @ matrix @ to_fractions)[:2],
                 (width, height),
@@ -162,20 +165,20 @@ class Scene:
                 borderMode=cv2.BORDER_REFLECT_101,
             )
             if layer.oval is None:
-                canvas = seen
+                canvas = warped
             else:
                 mask = layer.covers(cell_centres(height, width), matrix, self.size)
-                np.copyto(canvas, seen, where=mask[..., None])
+                np.copyto(canvas, warped, where=mask[..., None])
         return cv2.resize(canvas, self.size, interpolation=cv2.INTER_AREA)
 
     def frames(self, pts_seconds: Iterable[float]) -> Iterator[np.ndarray]:
-        """The pictures at these times, uint8 [H, W, 3] each."""
+        """Return the frames at some times, uint8 [H, W, 3] RGB each."""
         return (self.frame(float(seconds)) for seconds in pts_seconds)
 
     def motion(
         self, seconds: float, before_seconds: float, grid: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The exact motion between two instants, in `MotionField`'s convention.
+        """Return the exact motion between two instants, in `MotionField`'s convention.
 
         Args:
             seconds: the time of the frame whose content is followed.
@@ -183,7 +186,7 @@ class Scene:
             grid: (height, width) in cells, sampled at their centres; the frame's pixels where None.
 
         Returns:
-            vectors: float32 [h, w, 2], (dx, dy) in fractions of the frame: the content at (x, y) at `seconds` stood at
+            vectors: float32 [h, w, 2], (dx, dy) in fractions of the frame: the content at (x, y) at `seconds` was at
                 (x + dx, y + dy) at `before_seconds`.
             visible: bool [h, w]; False where that content was hidden by another layer or outside the frame, so that no
                 search could have found it.
@@ -200,7 +203,7 @@ class Scene:
         return (origin - centres).astype(np.float32), visible
 
     def _owner(self, points: np.ndarray, seconds: float) -> np.ndarray:
-        """int [...]: the front-most layer at each point [..., 2] of the frame (fractions)."""
+        """Return the index of the front-most layer at points [..., 2] of the frame (fractions): int [...]."""
         owner = np.zeros(points.shape[:-1], int)
         for index, layer in enumerate(self.layers):
             owner[layer.covers(points, layer.matrix(seconds, self.size), self.size)] = index
@@ -208,7 +211,7 @@ class Scene:
 
 
 def cell_centres(height: int, width: int) -> np.ndarray:
-    """float64 [height, width, 2]: (x, y) of the centres of a grid's cells, in fractions of the frame."""
+    """Return (x, y) of the centres of a grid's cells, in fractions of the frame: float64 [height, width, 2]."""
     centres = np.empty((height, width, 2))
     centres[..., 0] = (np.arange(width) + 0.5) / width
     centres[..., 1] = ((np.arange(height) + 0.5) / height)[:, None]
@@ -216,12 +219,14 @@ def cell_centres(height: int, width: int) -> np.ndarray:
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """An affine matrix [3, 3] applied to points [..., 2]."""
+    """Apply an affine matrix [3, 3] to points [..., 2]."""
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def sample_scene(size: tuple[int, int] = (480, 270)) -> Scene:
-    """What `videotok sample` writes: a slow turning zoom over one photograph while another drifts through in front."""
-    background = Layer(photograph("coffee"), steady(pan=(0.05, -0.02), zoom=1.04, degrees=1.5, start=Pose(x=-0.1)))
-    drifting = steady(pan=(-0.12, 0.03), start=Pose(x=0.36, y=-0.12, zoom=0.75))
+    """Return the scene of `videotok sample`: a slow zoom over one photograph, while another one moves past in front."""
+    background = Layer(
+        photograph("coffee"), constant_speed(pan=(0.05, -0.02), zoom=1.04, degrees=1.5, start=Pose(x=-0.1))
+    )
+    drifting = constant_speed(pan=(-0.12, 0.03), start=Pose(x=0.36, y=-0.12, zoom=0.75))
     return Scene((background, Layer(photograph("chelsea"), drifting, oval=(0.6, 0.8))), size)

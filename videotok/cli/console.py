@@ -5,14 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."
+Dtype = Literal["float32", "float64", "float16", "bfloat16"]
+
 
 class Refusal(Exception):
-    """A request that is turned down before any work; the message is one line that says why and what to do."""
+    """A request that is refused before any work; the message is one line that says why and what to do."""
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def invalid_options_refused() -> Iterator[None]:
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr, counted in seconds of video; nothing where stderr is no terminal."""
+    """Return a progress bar on stderr, counted in seconds of video; it shows nothing where stderr is no terminal."""
     console = Console(stderr=True)
     counted = TextColumn("{task.completed:.1f} / {task.fields[of]} s of video")
     columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeElapsedColumn(), TimeRemainingColumn())
@@ -37,14 +42,14 @@ def progress_bar() -> Progress:
 
 
 def refuse_unwritable(path: Path, force: bool, *inputs: Path | None) -> None:
-    """Turns down an output before the work and not after it.
+    """Refuse an output before the work and not after it.
 
     Raises:
         Refusal: it is one of the `inputs`, it exists and `force` is not given, it is a folder, or its folder cannot be
             written to.
     """
     if any(path.exists() and source and source.exists() and path.samefile(source) for source in inputs):
-        raise Refusal(f"{path} is read by this very command; name another output with -o")
+        raise Refusal(f"{path} is read by this command; name another output with -o")
     if path.is_dir():
         raise Refusal(f"{path} is a folder; name a file with -o")
     if path.exists() and not force:
@@ -56,7 +61,7 @@ def refuse_unwritable(path: Path, force: bool, *inputs: Path | None) -> None:
 
 
 def parse_fps(text: str) -> Fraction:
-    """`12`, `12.5` or `30000/1001`."""
+    """Parse a frame rate such as `12`, `12.5` or `30000/1001`."""
     try:
         fps = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
@@ -67,7 +72,7 @@ def parse_fps(text: str) -> Fraction:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`256x144`: width and height, even."""
+    """Parse a size such as `256x144`: width and height, both even and at least 32."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, such as 256x144")

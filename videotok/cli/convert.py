@@ -1,4 +1,4 @@
-"""`videotok convert`: the published Video-LaVIT weights to a bundle"""
+"""`videotok convert`: the published Video-LaVIT weights to a bundle of safetensors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,13 @@ from videotok.cli.console import Refusal
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder as published, whole or in part, or its hub id.")],
+    source: Annotated[
+        str, typer.Argument(help="Folder of the published weights, complete or in part, or their hub id.")
+    ],
     target: Annotated[Path, typer.Argument(help="Folder of the bundle to write, for --model.")],
     half: Annotated[bool, typer.Option("--half", help="Write half-precision weights.")] = False,
     allow_extra: Annotated[
-        bool, typer.Option("--allow-extra", help="Leave out keys that are not known, instead of stopping.")
+        bool, typer.Option("--allow-extra", help="Leave out unknown keys instead of stopping.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write into a folder that exists.")] = False,
 ) -> None:
@@ -23,16 +25,16 @@ def convert(
     if target.is_dir() and any(target.iterdir()) and not force:
         raise Refusal(f"{target} is not empty; give --force to write into it, or another name")
 
-    from videotok.bundle import found_folder
-    from videotok.lavit.conversion import convert as converted
+    from videotok.bundle import find_folder
+    from videotok.lavit import conversion
 
-    def tell(part: str) -> None:
+    def show(part: str) -> None:
         print(f"{part} …", flush=True)
 
-    for made in converted(found_folder(source), target, half=half, extra=allow_extra, tell=tell):
-        if made.missing:
-            print(f"{made.part}: not there, {', '.join(made.missing)} missing")
-        elif made.numbers:
-            print(f"{target / made.part}: {made.numbers / 1e6:.1f} M numbers")
+    for result in conversion.convert(find_folder(source), target, half=half, allow_extra=allow_extra, on_part=show):
+        if result.missing:
+            print(f"{result.part}: left out, {', '.join(result.missing)} missing")
+        elif result.num_parameters:
+            print(f"{target / result.part}: {result.num_parameters / 1e6:.1f} M parameters")
         else:
-            print(f"{target / made.part}: as published")
+            print(f"{target / result.part}: copied as published")

@@ -10,74 +10,110 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from videotok.cli.console import Refusal, invalid_options_refused, parse_size, progress_bar, refuse_unwritable
+from videotok.cli.console import (
+    DEVICE_HELP,
+    Device,
+    Dtype,
+    Refusal,
+    invalid_options_refused,
+    parse_size,
+    progress_bar,
+    refuse_unwritable,
+)
 from videotok.config import DecodeConfig, KeyframeSource
 
 if TYPE_CHECKING:
     import numpy as np
 
     from codec import VideoWriter
-    from videotok.evaluation import ComparedClip, ReconstructionFigures
+    from videotok.evaluation import ReconstructedClip
+    from videotok.metrics import Figures
     from videotok.tokens import VideoTokens
 
+DEFAULTS = DecodeConfig()
 QUALITY = {"preset": "medium", "crf": "18"}
-RUNG_TITLES = {
-    "hold": "hold (keyframe held still)",
-    "warp": "warp (along the motion)",
-    "bidirectional": "two-way warp (next keyframe too)",
+METHOD_TITLES = {
+    "repeat": "keyframe repeated",
+    "warp": "warp along the motion",
+    "bidirectional": "bidirectional warp, from the next keyframe too",
     "detokenized": "detokenized",
 }
+NUM_PANELS = 3
+"""Pictures side by side: the source, the bidirectional warp, the decoded frames."""
 
 
 def decode(
     file: Annotated[Path, typer.Argument(help="The .vtok file.")],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The video file; NAME-decoded.mp4 by default."),
+        Path | None, typer.Option("--output", "-o", help="The video file to write; NAME-decoded.mp4 by default.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
     compare: Annotated[
         Path | None,
-        typer.Option(help="The source: print how near the result comes, and write both side by side."),
+        typer.Option(help="The source video: measure how near the result comes, and write both side by side."),
     ] = None,
     keyframes_from: Annotated[
-        Path | None, typer.Option(help="The source: take keyframes from it, not from their tokens.")
+        Path | None, typer.Option(help="The source video: take the keyframes from it instead of the tokens.")
     ] = None,
     keyframe_source: Annotated[
         KeyframeSource,
         typer.Option(
             help="tokens: keyframes decoded from their ids; jpeg: the stored pictures; auto: pictures if there are any."
         ),
-    ] = "auto",
+    ] = DEFAULTS.keyframe_source,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT; about 256x144 pixels in the source's shape by default.")
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT of the frames; about 256x144 pixels in the source's shape by default."),
     ] = None,
     motion_quantizers: Annotated[
-        int | None, typer.Option(min=0, help="Use only so many of the file's motion levels.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations a clip.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise that fills in what the tokens do not say.")] = 0,
-    forward: Annotated[bool, typer.Option("--forward", help="Rebuild each clip from its own keyframe alone.")] = False,
+        int | None, typer.Option(min=0, help="Use only the first so many motion quantizers of the file.")
+    ] = DEFAULTS.motion_quantizers,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Network evaluations per clip; the model's own number by default.")
+    ] = DEFAULTS.num_inference_steps,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise that fills in what the tokens do not say.")
+    ] = DEFAULTS.seed,
+    bidirectional: Annotated[
+        bool,
+        typer.Option(
+            "--bidirectional/--forward",
+            help="Rebuild each clip between its own keyframe and the next one, or from its own alone.",
+        ),
+    ] = DEFAULTS.bidirectional,
     noise_rate: Annotated[
         float,
         typer.Option(
             min=0.05,
             max=1.0,
-            help="Below 1: begin each clip from the last frame before it, taken back to noise (Video-LaVIT: 0.85).",
+            help="Below 1: begin each clip from the last frame before it, noised so far (Video-LaVIT: 0.85).",
         ),
-    ] = 1.0,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
-    keyframe_model: Annotated[
-        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as diffusers' VQModel.")
+    ] = DEFAULTS.noise_rate,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the weights; those that ship by default.")
     ] = None,
+    keyframe_model: Annotated[
+        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "cpu",
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the models.")] = "float32",
 ) -> None:
     """Turn tokens back into a video."""
     # not clip.mp4: that is what the source of clip.vtok is called
     place = output or file.with_name(f"{file.stem}-decoded.mp4")
-    beside = place.with_name(f"{place.stem}-compare.mp4")
-    for written in (place, beside) if compare else (place,):
-        refuse_unwritable(written, force, file, compare, keyframes_from)
-    wanted = parse_size(size) if size else None
+    comparison = place.with_name(f"{place.stem}-compare.mp4")
+    for path in (place, comparison) if compare else (place,):
+        refuse_unwritable(path, force, file, compare, keyframes_from)
+    with invalid_options_refused():
+        config = DecodeConfig(
+            size=parse_size(size) if size else None,
+            keyframe_source=keyframe_source,
+            motion_quantizers=motion_quantizers,
+            num_inference_steps=steps,
+            bidirectional=bidirectional,
+            noise_rate=noise_rate,
+            seed=seed,
+        )
 
     from videotok.bundle import Bundle
     from videotok.tokens import VideoTokens
@@ -86,77 +122,70 @@ def decode(
     bundle, tokens = Bundle.find(model, keyframe_model), VideoTokens.load(file)
     bundle.check(tokens)
     if motion_quantizers is not None and motion_quantizers > tokens.num_motion_quantizers:
-        raise Refusal(f"--motion-quantizers {motion_quantizers}: {file} has {tokens.num_motion_quantizers} levels")
+        raise Refusal(f"--motion-quantizers {motion_quantizers}: {file} has {tokens.num_motion_quantizers} quantizers")
+
+    import torch
 
     from codec import REPRODUCIBLE, VideoWriter
-    from videotok.evaluation import PANELS, ReconstructionFigures, compared, source_clips
+    from videotok.evaluation import reconstruct, source_clips
     from videotok.image_utils import display_size
     from videotok.pipeline import VideoTokenizer
 
-    tokenizer = VideoTokenizer(bundle)
-    if forward and noise_rate < 1 and not getattr(tokenizer.detokenizer.config, "forward_residual_scale", 1):
+    tokenizer = VideoTokenizer(bundle, device=device, dtype=getattr(torch, dtype))
+    if not bidirectional and noise_rate < 1 and not tokenizer.detokenizer.config.get("forward_residual_scale", 1):
         raise Refusal(
             f"--noise-rate {noise_rate} does nothing with --forward and these weights: forward, they warp the keyframe "
             "and add nothing; leave one of the two out, or give other weights with --model"
         )
-    options = QUALITY | REPRODUCIBLE
-    shown = wanted or display_size(tokens.source.width, tokens.source.height)
-    with invalid_options_refused():
-        config = DecodeConfig(
-            size=shown,
-            keyframe_source=keyframe_source,
-            motion_quantizers=motion_quantizers,
-            num_inference_steps=steps,
-            bidirectional=not forward,
-            noise_rate=noise_rate,
-            seed=seed,
-        )
+    width, height = config.size or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
-    clips = tokenizer.decoded_clips(tokens, config, keyframes=given)
-    figures = ReconstructionFigures()
+    figures: dict[str, list[Figures]] = {method: [] for method in METHOD_TITLES}
     with ExitStack() as stack:
-        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, shown, options=options))
+        options = QUALITY | REPRODUCIBLE
+        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, (width, height), options=options))
         if compare:
-            wide = (PANELS * shown[0], shown[1])
-            panels = stack.enter_context(VideoWriter(beside, tokens.spec.fps, wide, options=options))
-            both = compared(tokenizer, tokens, clips, compare, shown, config)
-            rebuilt = _measured(both, figures, panels)
+            panel_size = (NUM_PANELS * width, height)
+            panels = stack.enter_context(VideoWriter(comparison, tokens.spec.fps, panel_size, options=options))
+            decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
         else:
-            rebuilt = tokenizer.rebuilt(clips, config)
-        for frame in _shown(rebuilt, tokens):
+            decoded = (clip.frames for clip in tokenizer.decode_clips(tokens, config, keyframes=given))
+        for frame in _with_progress(decoded, tokens):
             writer.write(frame)
-    took = time.monotonic() - began
+    seconds = time.monotonic() - began
     print(
-        f"{place}: {writer.num_frames} frames, {shown[0]}x{shown[1]} at {tokens.spec.fps} fps, "
-        f"{tokens.duration_seconds:.2f} s of video, {took:.1f} s taken"
+        f"{place}: {writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, "
+        f"{tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken"
     )
     if compare:
-        print(f"{beside}: the source, its two-way warp and the result side by side")
-        print_table(
-            figures,
-            "the source"
-            if given
-            else "pictures"
-            if tokens.pictures and keyframe_source != "tokens"
-            else "their tokens",
-        )
+        are_stored = tokens.pictures and keyframe_source != "tokens"
+        print(f"{comparison}: the source, its bidirectional warp and the result side by side")
+        print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
 
 
 def _measured(
-    clips: "Iterable[ComparedClip]", figures: "ReconstructionFigures", panels: "VideoWriter"
+    clips: "Iterable[ReconstructedClip]", figures: "dict[str, list[Figures]]", panels: "VideoWriter"
 ) -> "Iterator[np.ndarray]":
-    """The rebuilt frames of each clip, after it was counted and drawn beside its source."""
-    from videotok.evaluation import side_by_side
+    """Yield the decoded frames of each clip, after it was measured and drawn beside its source."""
+    from videotok.report.overlay import side_by_side
 
     for clip in clips:
-        figures.add(clip)
-        for picture in side_by_side(clip):
+        # the last clip has no next keyframe, and is warped from its own
+        warped = "bidirectional" if clip.has_next else "warp"
+        for method, found in figures.items():
+            measured = clip.figures(warped if method == "bidirectional" else method)
+            found += [] if measured is None else [measured]
+        shown = {
+            "source": clip.source,
+            "bidirectional warp": clip.frames[warped],
+            "decoded": clip.frames["detokenized"],
+        }
+        for picture in side_by_side(shown):
             panels.write(picture)
-        yield clip.rungs["detokenized"]
+        yield clip.frames["detokenized"]
 
 
-def _shown(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np.ndarray]":
-    """Frame after frame, with a progress bar."""
+def _with_progress(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np.ndarray]":
+    """Yield frame after frame, with a progress bar."""
     seconds = tokens.duration_seconds
     with progress_bar() as bar:
         task = bar.add_task("decode", total=seconds, of=f"{seconds:.1f}")
@@ -165,12 +194,16 @@ def _shown(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Iterator[np
             bar.advance(task, float(len(frames) / tokens.spec.fps))
 
 
-def print_table(figures: "ReconstructionFigures", keyframes: str) -> None:
-    """The ladder: what each step adds. `keyframes`: where they come from."""
+def print_table(figures: "dict[str, list[Figures]]", keyframes: str) -> None:
+    """Print what was measured, by method. `keyframes`: where they come from."""
+    from videotok.metrics import mean_figures
+
     table = Table(title=f"Against the source, keyframes from {keyframes}")
     table.add_column("")
-    table.add_column("PSNR dB", justify="right")
-    table.add_column("SSIM", justify="right")
-    for name, psnr, ssim in figures.rows():
-        table.add_row(RUNG_TITLES[name], f"{psnr:.2f}", f"{ssim:.3f}")
+    for column in ("PSNR dB", "SSIM", "MS-SSIM"):
+        table.add_column(column, justify="right")
+    for method, title in METHOD_TITLES.items():
+        if figures[method]:
+            mean = mean_figures(figures[method])
+            table.add_row(title, f"{mean.psnr:.2f}", f"{mean.ssim:.3f}", f"{mean.ms_ssim:.3f}")
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`videotok doctor`: what this machine can do, tried out."""
+"""`videotok doctor`: checks of FFmpeg, its motion vectors and torch on this machine."""
 
 import sys
 
@@ -10,7 +10,7 @@ def doctor() -> None:
     from codec.diagnostics import Check, run_diagnostics
 
     checks = run_diagnostics()
-    import torch  # after the checks of the codec, which need no seconds to load
+    import torch  # slow to import: the checks of the codec come first
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     checks.append(Check("torch", True, f"{torch.__version__} on {device}"))

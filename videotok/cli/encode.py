@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videotok.cli.console import invalid_options_refused, progress_bar, refuse_unwritable
+from videotok.cli.console import DEVICE_HELP, Device, invalid_options_refused, progress_bar, refuse_unwritable
 from videotok.config import EncodeConfig, KeyframeStorage, MotionSourceChoice, PatchSelection
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def encode(
     keyframe_model: Annotated[
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
     ] = None,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP + " It does not change the ids.")] = "cpu",
 ) -> None:
     """Turn a video into tokens."""
     with invalid_options_refused():
@@ -114,7 +115,7 @@ def encode(
 
     from videotok.pipeline import VideoTokenizer
 
-    tokenizer = VideoTokenizer(bundle)
+    tokenizer = VideoTokenizer(bundle, device=device)
     with invalid_options_refused():
         tokenizer.check(config)
     with progress_bar() as bar:

@@ -1,7 +1,4 @@
-"""`videotok info` of a video: what its stream says of its motion.
-
-`videotok info`: what a .vtok file holds, or what a video's stream says.
-"""
+"""`videotok info`: what a .vtok file holds, or what a video's stream says of its motion."""
 
 import json
 from dataclasses import asdict
@@ -13,8 +10,35 @@ import typer
 from codec import VectorShares, iter_clips, probe
 
 
+def info(
+    file: Annotated[Path, typer.Argument(help="A .vtok file, or a video.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
+    from videotok.footage import VIDEO_SUFFIXES
+
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        facts = video_facts(file)
+        _print(facts, video_lines(facts), as_json)
+        return
+
+    from videotok.tokens import VideoTokens, vtok_format
+
+    tokens = VideoTokens.load(file)
+    facts = {"file": str(file), "format": vtok_format(file), "size_bytes": file.stat().st_size} | tokens.facts()
+    _print(facts, token_lines(facts), as_json)
+
+
+def _print(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for name, value in lines:
+        print(f"{name:<18} {value}")
+
+
 def video_facts(path: Path) -> dict[str, Any]:
-    """What headers say, and what reading all of its clips says of vectors, cuts and damage, as plain values.
+    """Read a whole video and return facts of its headers, vectors, cuts and damage as plain values.
 
     Raises:
         MediaError: as `codec.iter_clips`.
@@ -39,73 +63,38 @@ def video_facts(path: Path) -> dict[str, Any]:
 
 
 def video_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) for people."""
-    length = "unknown length" if facts["duration_seconds"] is None else f"{facts['duration_seconds']:.2f} s"
-    turned = f", turned by {facts['rotation_degrees']}°" if facts["rotation_degrees"] else ""
+    """Return the facts of a video as (name, value) for people."""
     interlaced = ", interlaced" if facts["is_interlaced"] else ""
-    picture = f"{facts['width']}x{facts['height']}{turned}, {facts['pixel_format']}{interlaced}"
+    picture = f"{facts['width']}x{facts['height']}{_rotation(facts)}, {facts['pixel_format']}{interlaced}"
     cuts = facts["cuts_seconds"]
-    listed = f" at {', '.join(f'{cut:.2f}' for cut in cuts[:12])}{' …' if len(cuts) > 12 else ''} s" if cuts else ""
+    times = f" at {', '.join(f'{cut:.2f}' for cut in cuts[:12])}{' …' if len(cuts) > 12 else ''} s" if cuts else ""
     return [
         ("file", f"{facts['file']}: {facts['size_bytes']:,} bytes"),
-        ("video", f"{facts['codec']}, {picture}, {facts['average_fps'] or 'unknown'} fps, {length}"),
+        ("video", f"{facts['codec']}, {picture}, {facts['average_fps'] or 'unknown'} fps, {_length(facts)}"),
         ("motion source", facts["motion_source"]),
         ("vectors", str(VectorShares(**facts["vectors"]))),
-        ("cuts", f"{len(cuts)}{listed}"),
+        ("cuts", f"{len(cuts)}{times}"),
         ("damaged clips", str(facts["damaged_clips"])),
     ]
 
 
-def info(
-    file: Annotated[Path, typer.Argument(help="A .vtok file, or a video.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-) -> None:
-    """Say what a file of tokens holds; of a video, how sure its motion is, and where its cuts are."""
-    if is_video(file):
-        found = video_facts(file)
-        _show(found, video_lines(found), as_json)
-        return
-
-    from videotok.tokens import FORMAT, VideoTokens
-
-    facts = {"file": str(file), "format": FORMAT, "size_bytes": 0} | VideoTokens.load(file).facts()
-    facts["size_bytes"] = file.stat().st_size
-    _show(facts, _lines(facts), as_json)
-
-
-def is_video(file: Path) -> bool:
-    """By its suffix; what says neither is taken for tokens."""
-    from videotok.footage import VIDEO_SUFFIXES
-
-    return file.suffix.lower() in VIDEO_SUFFIXES
-
-
-def _show(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
-    for name, value in lines:
-        print(f"{name:<18} {value}")
-
-
-def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def token_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts of a .vtok file as (name, value) for people."""
     source, spec, models = facts["source"], facts["spec"], facts["models"]
     visual = facts["visual_tokens_per_keyframe"]
-    camera = facts["camera_ids_per_clip"]
-    levels = f"{facts['motion_quantizers']} levels of {facts['motion_ids_per_level']}"
-    motion = f"{camera} for the camera, {levels}" if camera else levels
-    rate = "unknown" if source["average_fps"] is None else source["average_fps"]
-    length = "unknown length" if source["duration_seconds"] is None else f"{source['duration_seconds']:.2f} s"
+    motion = f"{facts['motion_quantizers']} quantizers of {facts['motion_ids_per_quantizer']} ids"
+    if facts["global_motion_ids_per_clip"]:
+        motion = f"{facts['global_motion_ids_per_clip']} of global motion, {motion}"
     damaged = f", {facts['damaged_clips']} damaged" if facts["damaged_clips"] else ""
     bits = ", ".join(f"{name} {value / 1000:.1f}" for name, value in facts["bits_per_second"].items())
-    carried = facts["carried_patches_per_keyframe"]
-    chained = f"; {carried:.1f} are carried on from the clip before; independent clips: {facts['independent_clips']}"
-    turned = f", turned by {source['rotation_degrees']}°" if source["rotation_degrees"] else ""
+    skipped = facts["skipped_patches_per_keyframe"]
+    predicted = f"; {skipped:.1f} are predicted; independent clips: {facts['independent_clips']}" if skipped else ""
     return [
         ("file", f"{facts['file']}: format {facts['format']}, {facts['size_bytes']:,} bytes"),
         (
             "source",
-            f"{source['file']}: {source['codec']}, {source['width']}x{source['height']}{turned}, {rate} fps, {length}",
+            f"{source['file']}: {source['codec']}, {source['width']}x{source['height']}{_rotation(source)}, "
+            f"{source['average_fps'] or 'unknown'} fps, {_length(source)}",
         ),
         (
             "clips",
@@ -114,12 +103,21 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "visual tokens",
-            f"{facts['visual_tokens']:,}; a keyframe {visual['min']} to {visual['max']}, "
-            f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches{chained if carried else ''}",
+            f"{facts['visual_tokens']:,}; {visual['min']} to {visual['max']} per keyframe, "
+            f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches{predicted}",
         ),
-        ("motion tokens", f"{facts['clips'] * facts['motion_tokens_per_clip']:,}; a clip {motion}"),
+        ("motion tokens", f"{facts['clips'] * facts['motion_tokens_per_clip']:,}; per clip {motion}"),
         ("motion source", facts["motion_source"]),
         ("tokens/s of video", f"{facts['tokens_per_second']:.1f}"),
         ("kbit/s of video", bits),
         *((f"{part} weights", f"{model['sha256'][:12]} ({model['name']})") for part, model in models.items()),
     ]
+
+
+def _rotation(facts: dict[str, Any]) -> str:
+    return f", rotated by {facts['rotation_degrees']}°" if facts["rotation_degrees"] else ""
+
+
+def _length(facts: dict[str, Any]) -> str:
+    seconds = facts["duration_seconds"]
+    return "unknown length" if seconds is None else f"{seconds:.2f} s"

@@ -54,13 +54,13 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line and return its exit code.
 
     Args:
         arguments: without the program's name; those of the process where None.
 
     Returns:
-        The exit code: 0, 2 where the request or a file is at fault (one line on stderr says how), 130 after Ctrl-C.
+        0; 2 where the request or a file is at fault, with one line on stderr that says how; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -68,27 +68,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        line = _users_fault(error)
+        line = _user_error_line(error)
         if line is None:
             raise
         print(f"videotok: {line}", file=sys.stderr)
         return BAD_INPUT
     code = code if isinstance(code, int) else 0
     if code == INTERRUPTED:
-        print("videotok: interrupted; nothing is left half written", file=sys.stderr)
+        print("videotok: interrupted; no output is left half written", file=sys.stderr)
     return code
 
 
-def _users_fault(error: Exception) -> str | None:
-    """One line for an error that its user can mend; None for one that is ours."""
-    from codec import MediaError  # not before it is needed: FFmpeg takes a while to load
+def _user_error_line(error: Exception) -> str | None:
+    """Return one line for an error that the user can mend; None for one of videotok's own."""
+    from codec import MediaError  # slow to import: only where it is needed
     from videotok.errors import CorpusError, ModelError, TokensError
 
     if isinstance(error, Refusal | MediaError | TokensError | ModelError | CorpusError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input or output'}: {error.strerror}"
-    if hasattr(error, "format_message"):  # Typer's errors of usage; their class has no public name
+    if hasattr(error, "format_message"):  # Typer's usage errors; their class has no public name
         return f"{error.format_message()} See `videotok --help`."  # type: ignore[attr-defined]
     return None
 

@@ -1,4 +1,4 @@
-"""`videotok sample`: a clip to try with."""
+"""`videotok sample`: a sample clip to try the other commands with."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def sample(
     output: Annotated[Path, typer.Argument(help="The video file to write.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
 ) -> None:
-    """Write a 6-second clip to try with: photographs moved by a virtual camera."""
+    """Write a sample clip of 6 seconds: photographs moved by a virtual camera."""
     refuse_unwritable(output, force)
 
     from codec import VideoWriter
