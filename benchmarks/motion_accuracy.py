@@ -48,7 +48,8 @@ def naive_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterat
             first, second = lattice.known[..., None]
             count = lattice.known.sum(0, dtype=np.float32)[..., None]
             signed = (lattice.vectors[0] * first - lattice.vectors[1] * second) / np.maximum(count, 1)
-            pooled = lattice_to_grid(signed.astype(np.float32), lattice.known.any(0), width, height, grid)
+            known = np.asarray(lattice.known.any(0))
+            pooled = lattice_to_grid(signed.astype(np.float32), known, width, height, grid)
         vectors = fill_holes(pooled.vectors, pooled.weight >= MIN_KNOWN_WEIGHT)
         yield FrameWithMotion(frame, StepField(vectors, pooled.weight >= MIN_VALID_WEIGHT))
 
