@@ -1,4 +1,4 @@
-"""A small Video-LaVIT, in files laid out as the large one was published."""
+"""A small Video-LaVIT in the layout of the published files."""
 
 import json
 import re
@@ -17,9 +17,9 @@ from diffusers import (
 )
 from torch import Tensor
 
-from benchmarks.parity_cases import SCHEDULER, VAE, Drawn
+from benchmarks.lavit_parity_cases import SCHEDULER, VAE, RandomWeights
 from motion_vq.tokenizer import PUBLISHED_CONFIG
-from videotok.lavit.weight_map import PARTS, VIDEO_CONFIG, Part, published_shapes
+from videotok.lavit.weight_map import PARTS, VIDEO_CONFIG, LavitPart, checkpoint_shapes
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 
 WIDTHS = (16,) * 5
@@ -68,16 +68,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def small_parts(codebooks: Mapping[str, int] | None = None) -> dict[str, Part]:
-    """The published parts, of small sizes; with codebooks of other sizes, by part."""
+def small_parts(codebooks: Mapping[str, int] | None = None) -> dict[str, LavitPart]:
+    """Return the published parts in small sizes; `codebooks`: sizes of their codebooks, by part."""
     sizes = {part: {"codebook_size": size} for part, size in (codebooks or {}).items()}
     return {name: replace(part, config={**CONFIGS[name], **sizes.get(name, {})}) for name, part in PARTS.items()}
 
 
-def write_published(folder: Path, *, drawing: bool = False) -> Path:
-    """All files that are ours to read; `drawing`: the picture detokenizer's too. Under small_parts() alone."""
+def write_checkpoint(folder: Path, *, image_decoder: bool = False) -> Path:
+    """Write the files of all parts, and those of the image decoder if wanted; `PARTS` must be small_parts()."""
     for name, part in PARTS.items():
-        weights = Drawn(published_shapes(part))
+        weights = RandomWeights(checkpoint_shapes(part))
         for file, prefix in part.files.items():
             mine = {key.removeprefix(prefix): value for key, value in weights.items() if _belongs(key, prefix, name)}
             save(folder / file, mine)
@@ -87,13 +87,13 @@ def write_published(folder: Path, *, drawing: bool = False) -> Path:
     video = folder / "video_detokenizer"
     AutoencoderKLTemporalDecoder(**VAE).save_pretrained(video / "vae", safe_serialization=False)
     EulerDiscreteScheduler(**SCHEDULER).save_pretrained(video / "scheduler")
-    if drawing:
-        _write_drawing(folder / "image_detokenizer")
+    if image_decoder:
+        _write_image_decoder(folder / "image_detokenizer")
     return folder
 
 
-def write_language_model(folder: Path, *, own: bool = True) -> dict[str, Tensor]:
-    """A tiny Llama of the published vocabulary in two shards, with tokenizers of its `own` among its weights.
+def write_language_model(folder: Path, *, embedded: bool = True) -> dict[str, Tensor]:
+    """Write a tiny Llama of the published vocabulary in two shards, with embedded tokenizers among its weights or not.
 
     Its embeddings are as wide as the features of CONFIGS. Returns its own weights by name.
     """
@@ -101,13 +101,15 @@ def write_language_model(folder: Path, *, own: bool = True) -> dict[str, Tensor]
     llama.config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     weights = {key: value.clone() for key, value in llama.state_dict().items() if key != "lm_head.weight"}
-    eyes: dict[str, Tensor] = {}
-    for part, place in (("keyframes", "visual_tokenizer"), ("motion", "motion_tokenizer")) if own else ():
-        drawn = Drawn(published_shapes(PARTS[part]))
+    tokenizers: dict[str, Tensor] = {}
+    for part, place in (("keyframes", "visual_tokenizer"), ("motion", "motion_tokenizer")) if embedded else ():
+        random = RandomWeights(checkpoint_shapes(PARTS[part]))
         # other weights than those of the tokenizers that are published by themselves
-        eyes |= {f"model.{place}.{re.sub('^vit[.]', 'encoder.', key)}": 0.9 * value for key, value in drawn.items()}
+        tokenizers |= {
+            f"model.{place}.{re.sub('^vit[.]', 'encoder.', key)}": 0.9 * value for key, value in random.items()
+        }
     first, rest = dict(list(weights.items())[:3]), dict(list(weights.items())[3:])
-    shards = {"pytorch_model-00001-of-00002.bin": first | eyes, "pytorch_model-00002-of-00002.bin": rest}
+    shards = {"pytorch_model-00001-of-00002.bin": first | tokenizers, "pytorch_model-00002-of-00002.bin": rest}
     for name, shard in shards.items():
         save(folder / name, shard)
     places = {key: name for name, shard in shards.items() for key in shard}
@@ -124,7 +126,7 @@ def _belongs(key: str, prefix: str, part: str) -> bool:
     return key.startswith("vit.") == (prefix == "vit.") if part == "keyframes" else True
 
 
-def _write_drawing(folder: Path) -> None:
+def _write_image_decoder(folder: Path) -> None:
     UNet2DConditionModel(
         block_out_channels=(32, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

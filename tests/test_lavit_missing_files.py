@@ -1,14 +1,14 @@
-"""A whole published folder: converted with every file there, with each of them missing in turn, with each damaged"""
+"""Conversion of a complete published folder, and with each of its files missing or damaged in turn."""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lavit_files import small_parts, write_language_model, write_published
+from lavit_files import small_parts, write_checkpoint, write_language_model
 
 from videotok.cli.main import main
-from videotok.lavit.checkpoint import PLAIN
+from videotok.lavit.checkpoint import HF_FOLDERS
 from videotok.lavit.conversion import convert
 from videotok.lavit.weight_map import PARTS
 
@@ -24,7 +24,7 @@ WEIGHTS = {
     "language_model/pytorch_model-00002-of-00002.bin": "language_model",
     "language_model_sft/pytorch_model-00001-of-00002.bin": "language_model_sft",
 }
-"""Published file -> the part that cannot be without it."""
+"""Published file -> the part that needs it."""
 OTHERS = {
     "video_detokenizer/scheduler/scheduler_config.json": "detokenizer/scheduler",
     "image_detokenizer/scheduler/scheduler_config.json": "keyframes/scheduler",
@@ -38,8 +38,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, part in small_parts().items():
             patch.setitem(PARTS, name, part)
-        folder = write_published(tmp_path_factory.mktemp("whole") / "Video-LaVIT", drawing=True)
-        write_language_model(folder / "language_model", own=False)
+        folder = write_checkpoint(tmp_path_factory.mktemp("whole") / "Video-LaVIT", image_decoder=True)
+        write_language_model(folder / "language_model", embedded=False)
         write_language_model(folder / "language_model_sft")
     return folder
 
@@ -49,7 +49,7 @@ Linked = Callable[[str], Path]
 
 @pytest.fixture
 def linked(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Linked:
-    """The same files, or those below one place, any of which may be taken away or replaced."""
+    """Return a function that links all files, or those below one folder, to a folder where any may be replaced."""
     for name, part in small_parts().items():
         monkeypatch.setitem(PARTS, name, part)
 
@@ -65,19 +65,19 @@ def linked(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Link
     return link
 
 
-def test_every_file_there(linked: Linked, tmp_path: Path):
+def test_all_files(linked: Linked, tmp_path: Path):
     done = {made.part: made.missing for made in convert(linked(""), tmp_path / "bundle")}
     own = {"language_model_sft/keyframes", "language_model_sft/motion"}
-    assert done == dict.fromkeys({*PARTS, *PLAIN, *own}, ())
+    assert done == dict.fromkeys({*PARTS, *HF_FOLDERS, *own}, ())
     assert all(any((tmp_path / "bundle" / part).glob("*.json")) for part in done)
     assert not list((tmp_path / "bundle").rglob("*.bin"))
 
 
 @pytest.mark.parametrize(("file", "part"), [*WEIGHTS.items(), *OTHERS.items()])
-def test_one_missing(linked: Linked, tmp_path: Path, capsys: pytest.CaptureFixture, file: str, part: str):
+def test_one_missing_file(linked: Linked, tmp_path: Path, capsys: pytest.CaptureFixture, file: str, part: str):
     folder = linked("")
     (folder / file).unlink()
-    for place in ("language_model", "language_model_sft"):  # they take longest: once is enough
+    for place in ("language_model", "language_model_sft"):  # converting them takes longest
         if not file.startswith(f"{place}/"):
             shutil.rmtree(folder / place)
     assert main(["convert", str(folder), str(tmp_path / "bundle")]) == 0
@@ -90,7 +90,7 @@ def test_one_missing(linked: Linked, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("file", WEIGHTS)
-def test_one_damaged(linked: Linked, tmp_path: Path, capsys: pytest.CaptureFixture, file: str):
+def test_one_damaged_file(linked: Linked, tmp_path: Path, capsys: pytest.CaptureFixture, file: str):
     folder = linked(file if "/" not in file else file.rpartition("/")[0])
     content = (folder / file).read_bytes()
     (folder / file).unlink()

@@ -1,4 +1,4 @@
-"""The published sizes give what the reference's own code gave, stored by `python -m benchmarks.parity`."""
+"""Our models give what the reference's own code gave, stored by `python -m benchmarks.lavit_parity --write`."""
 
 from pathlib import Path
 
@@ -6,28 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import parity_cases as cases
-from benchmarks.parity_language import CONFIG, our_language
+from benchmarks.lavit_parity_cases import OUR_OUTPUTS, REDUCED, subsample
 
 STORED = load_file(Path(__file__).parent / "data" / "parity.safetensors")
-OURS = {
-    "motion": cases.our_motion,
-    "keyframes": cases.our_keyframes,
-    "condition": cases.our_condition,
-    "video": cases.our_video,
-    "language": our_language,
-}
-CONFIGS = {**cases.REDUCED, "language": CONFIG}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OUR_OUTPUTS)
 @torch.no_grad()
-def test_agrees_with_the_reference(name: str):
-    found = {f"{name}.{key}": cases.thinned(value) for key, value in OURS[name](CONFIGS[name]).items()}
+def test_outputs_agree_with_the_reference(name: str):
+    found = {f"{name}.{key}": subsample(value) for key, value in OUR_OUTPUTS[name](REDUCED[name]).items()}
     assert found.keys() == {key for key in STORED if key.startswith(f"{name}.")}
     for key, value in found.items():
-        theirs = STORED[key]
+        reference = STORED[key]
         if value.is_floating_point():
-            assert (value - theirs).abs().max() <= 1e-4 * theirs.abs().max(), key
+            assert (value - reference).abs().max() <= 1e-4 * reference.abs().max(), key
         else:
-            assert torch.equal(value, theirs), key
+            assert torch.equal(value, reference), key

@@ -21,7 +21,7 @@ from benchmarks.motion_questions.labeled_videos import (
 )
 from codec import VideoWriter, iter_clips
 from videotok.pipeline import VideoTokenizer
-from videotok.virtual_camera import Layer, Scene, photograph, steady
+from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
 COFFEE, CAT = (lambda seconds: photograph("coffee")), (lambda seconds: photograph("chelsea"))
 SIGNS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
@@ -76,9 +76,9 @@ def test_a_picture_that_grows_or_shrinks_is_travel_and_one_that_slides_is_not():
                     writer.write(frames.frame(index / 12))
             return next(iter_clips(Path(folder) / "a.mp4", motion_source="native")).motion
 
-    assert footage.zoom_rate(seen(steady(zoom=1.15))) > footage.MIN_ZOOM_RATE
-    assert footage.zoom_rate(seen(steady(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
-    assert footage.zoom_rate(seen(steady(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(seen(constant_speed(zoom=1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(seen(constant_speed(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(seen(constant_speed(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
 
 
 def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):

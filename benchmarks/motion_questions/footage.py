@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
 from codec import Clip, ClipSpec, MediaError, MotionField, iter_clips
-from motion_vq.global_motion import GlobalMotionCodec, to_pixels
+from motion_vq.fields import to_pixels
+from motion_vq.global_motion import GlobalMotionCodec
 from videotok.training.prepare import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Split = Literal["train", "test"]

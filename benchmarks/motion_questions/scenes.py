@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from videotok.virtual_camera import Layer, Pose, Scene, steady, wandering
+from videotok.virtual_camera import Layer, Pose, Scene, constant_speed, hand_held_path
 
 SIZE, FPS, NUM_FRAMES = (256, 144), 12, 30
 """Two and a half seconds: one complete clip of 24 frames, and the beginning of a second one."""
@@ -86,7 +86,7 @@ def object_example(rng: np.random.Generator, background: ImageAtTime, cut_out: I
     def path(seconds: float) -> Pose:
         return Pose(start.x + sign * distance(seconds), start.y + sink * seconds)
 
-    hand_held = wandering(int(rng.integers(1 << 30)), strength=float(rng.uniform(0.0, 0.15)))
+    hand_held = hand_held_path(int(rng.integers(1 << 30)), strength=float(rng.uniform(0.0, 0.15)))
     oval = (rng.uniform(0.25, 0.35), rng.uniform(0.45, 0.65))
     layers = [(background, hand_held, None), (cut_out, path, oval)]
     return Example(_render(layers), {OBJECT: answer, SPEED: change})
@@ -96,12 +96,12 @@ def count_example(rng: np.random.Generator, background: ImageAtTime, cut_outs: S
     """Return three cut-outs before a still background, of which none, one, two or all move, each its own way."""
     number = int(rng.integers(4))
     moving = rng.permutation(3) < number
-    layers: list[LayerParts] = [(background, steady(), None)]
+    layers: list[LayerParts] = [(background, constant_speed(), None)]
     for column, (cut_out, moves) in enumerate(zip(cut_outs, moving, strict=True)):
         start = Pose(0.31 * (1 - column) + rng.uniform(-0.03, 0.03), rng.uniform(-0.1, 0.1))
         angle, speed = rng.uniform(0, 2 * math.pi), rng.uniform(0.06, 0.09)
         dx, dy = 0.7 * speed * math.cos(angle), speed * math.sin(angle) * SIZE[0] / SIZE[1]
-        path = steady((dx, dy) if moves else (0.0, 0.0), start=start)
+        path = constant_speed((dx, dy) if moves else (0.0, 0.0), start=start)
         layers.append((cut_out, path, (rng.uniform(0.2, 0.26), rng.uniform(0.4, 0.5))))
     return Example(_render(layers), {COUNT: str(number)})
 

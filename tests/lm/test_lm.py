@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_lm import TURNS, make_model
 
 from videotok import ModelError, TokensError
@@ -148,6 +149,26 @@ def test_saved_and_loaded(codebooks, tokens, tmp_path):
         VideoLanguageModel.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no language model in"):
         VideoLanguageModel.from_pretrained(tmp_path / "nothing")
+
+
+def test_a_folder_of_format_1_still_loads(codebooks, tmp_path):
+    model = make_model(codebooks, features={"motion": 4})
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "videotok.json"
+    config = json.loads(path.read_text())
+    config["video"]["motion_levels"] = config["video"].pop("motion_quantizers")
+    path.write_text(json.dumps(config | {"format": 1}))
+    older = {"linear_in": "first", "linear_out": "second", "std": "spread", "scale": "size"}
+    weights = {
+        ".".join(older.get(part, part) for part in name.split(".")): tensor
+        for name, tensor in load_file(tmp_path / "videotok.safetensors").items()
+    }
+    assert "motion.spread" in weights
+    save_file(weights, tmp_path / "videotok.safetensors")
+    again = VideoLanguageModel.from_pretrained(tmp_path)
+    assert again.settings == model.settings
+    for name, tensor in model.projections.state_dict().items():
+        torch.testing.assert_close(again.projections.state_dict()[name], tensor, msg=name)
 
 
 def test_published_layout_of_a_language_model_folder(tmp_path):

@@ -13,7 +13,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from safetensors import SafetensorError
 
-from unet3d import LatentDetokenizer, VideoDetokenizer
+from unet3d import LatentDenoiser, LatentVideoDetokenizer
 from videotok.errors import ModelError
 from videotok.io_utils import read_json
 from videotok.lavit.checkpoint import missing_files
@@ -82,8 +82,8 @@ def attach_image_decoder(
 
 
 def load_latent_detokenizer(
-    model: VideoDetokenizer, vae: Path, scheduler: Path, dtype: torch.dtype
-) -> LatentDetokenizer:
+    denoiser: LatentDenoiser, vae: Path, scheduler: Path, dtype: torch.dtype
+) -> LatentVideoDetokenizer:
     """Return the video detokenizer with the autoencoder and the scheduler of two hf folders.
 
     Raises:
@@ -91,7 +91,7 @@ def load_latent_detokenizer(
     """
     autoencoder = _load_hf_model(AutoencoderKLTemporalDecoder, vae, dtype)
     euler: Any = EulerDiscreteScheduler.from_pretrained(_existing(scheduler))
-    return LatentDetokenizer(model, autoencoder, euler)
+    return LatentVideoDetokenizer(denoiser, autoencoder, euler)
 
 
 def _load_hf_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:

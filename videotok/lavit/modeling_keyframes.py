@@ -210,23 +210,18 @@ class LavitKeyframeTokenizer(VideotokModel):
         """Width of `patch_features`; 0: these weights have none."""
         return self.config["language_width"]
 
-    @property
-    def device(self) -> torch.device:
-        """Device that the model computes on, also where its weights are offloaded."""
-        return device_of(self)
-
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast the weights in place. A loaded image decoder moves along, but keeps its dtype."""
         device_before = self.device
         super().to(*args, **kwargs)
         if self._image_decoder is not None and self.device != device_before:
-            self._image_decoder.to(self.device)
+            self._image_decoder.to(device_of(self))
         return self
 
     def features(self, images: Tensor) -> Tensor:
         """Return features [B, N, width] of images [B, 3, S, S] in [-1, 1]."""
         check_images(images, self.image_size)
-        return self.vit(images.to(self.device, self.dtype))
+        return self.vit(images.to(device_of(self), self.dtype))
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -348,5 +343,5 @@ class LavitKeyframeTokenizer(VideotokModel):
                     "with keyframes from the source"
                 )
             self._image_decoder = self._load_image_decoder(self.dtype)
-            self._image_decoder.to(self.device)
+            self._image_decoder.to(device_of(self))
         return self._image_decoder

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from motion_vq import MotionTokenizer
 from motion_vq.tokenizer import PUBLISHED_CONFIG
-from unet3d import VideoDetokenizer
+from unet3d import LatentDenoiser
 from videotok.errors import ModelError
 from videotok.lavit.image_decoder import ImageConditionEncoder
 from videotok.lavit.modeling_keyframes import LavitKeyframeTokenizer
@@ -265,7 +265,7 @@ PARTS: dict[str, LavitPart] = {
         ImageConditionEncoder, {}, image_condition_rule, {"visual_tokenizer/highres_tokenizer_decoder.bin": ""}
     ),
     "detokenizer": LavitPart(
-        VideoDetokenizer,
+        LatentDenoiser,
         VIDEO_CONFIG,
         video_rule,
         {"video_3d_unet.bin": ""},
