@@ -19,7 +19,7 @@ from benchmarks.kmeans import KMeansCodes, fields, sample
 from codec import atomic_path
 from motion_vq import MotionTokenizer, MotionTokens
 from motion_vq.fields import to_pixels
-from unet3d.warping import bidirectional, compose, warp
+from unet3d.warping import compose, warp, warp_bidirectional
 from videotok.evaluation import still_baselines
 from videotok.image_utils import to_tensor, to_uint8
 from videotok.metrics import psnr
@@ -76,7 +76,7 @@ def measure(
     for suffix, number, ids, field in tried:
         rows.append(score(f"warp{suffix}", to_uint8(warp(keyframe, compose(field[:1]))), number, ids))
         if next_keyframe is not None:
-            both = bidirectional(keyframe, field[:1], next_keyframe, field[1:])
+            both = warp_bidirectional(keyframe, field[:1], next_keyframe, field[1:])
             rows.append(score(f"bidirectional{suffix}", to_uint8(both.pictures), number, ids))
     return rows
 

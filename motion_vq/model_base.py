@@ -24,8 +24,8 @@ class VideotokModel(ModelMixin, ConfigMixin):
     files are never rewritten for this: their sha256 identifies the ids in .vtok files.
     """
 
-    renamed_options: ClassVar[dict[str, str]] = {}
-    """Old name in config.json -> name of the constructor's argument today."""
+    renamed_options: ClassVar[dict[str, str | None]] = {}
+    """Old name in config.json -> name of the constructor's argument today, or None where there is none any more."""
     renamed_parameters: ClassVar[dict[str, str | None]] = {}
     """Old part of a name in the state dict, one or more words between dots -> part today, or None where the parameter
     is no longer used. `{"codebook.words": "codebook.codes"}` turns `keyframes.codebook.words` into
@@ -35,7 +35,8 @@ class VideotokModel(ModelMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Build a model from a config; see `diffusers.ConfigMixin.from_config`."""
         if isinstance(config, dict) and cls.renamed_options:
-            config = {cls.renamed_options.get(name, name): value for name, value in config.items()}
+            names = {name: cls.renamed_options.get(name, name) for name in config}
+            config = {names[name]: value for name, value in config.items() if names[name] is not None}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -51,7 +52,8 @@ class VideotokModel(ModelMixin, ConfigMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Cast or move the weights in place; see `torch.nn.Module.to`. The one of diffusers warns at every cast."""
-        return nn.Module.to(self, *args, **kwargs)
+        nn.Module.to(self, *args, **kwargs)
+        return self
 
     def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
         """Convert in place, after renaming, weights that an earlier version stored in another shape."""

@@ -223,7 +223,7 @@ class MotionTokenizer(VideotokModel):
         later are of several stages (see `ResidualQuantizer`), and this is no more than a starting point for embeddings.
         """
         shape = (0, self.codebook_size, self.feature_width)
-        codes = [stage.codes.detach().float() for stage in self.quantize.stages[:num_quantizers]]
+        codes = [self.quantize.stage(number).codes.detach().float() for number in range(num_quantizers)]
         return torch.stack(codes) if codes else torch.zeros(shape, device=self.device)
 
     @torch.no_grad()

@@ -260,7 +260,7 @@ class ResidualQuantizer(nn.Module):
     @property
     def initialized(self) -> bool:
         """Whether the codebooks come from data."""
-        return bool(self._stage(0).initialized)
+        return bool(self.stage(0).initialized)
 
     def forward(self, latents: Tensor, num_quantizers: int) -> QuantizedLatents:
         """Quantize latents [B, P, D] with `num_quantizers`; in training mode, also update the codebooks."""
@@ -284,7 +284,7 @@ class ResidualQuantizer(nn.Module):
         residual = F.normalize(latents, dim=-1) if self.normalized else latents
         found = []
         for number in range(self.num_stages if self.adaptive else num_quantizers):
-            codes = self._stage(number).codes.to(residual.dtype)
+            codes = self.stage(number).codes.to(residual.dtype)
             # not by angle, even where normalized: the distance of the published model counts the codes' lengths
             ids = nearest(residual.flatten(0, 1), codes).view(residual.shape[:2])
             residual = residual - codes[ids]
@@ -295,7 +295,7 @@ class ResidualQuantizer(nn.Module):
 
     def decode(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the latents [B, P, D] of ids [B, n, P], any n up to `num_quantizers`; zeros where n is 0."""
-        codebooks = torch.stack([self._stage(number).codes.to(dtype) for number in range(self.num_stages)])
+        codebooks = torch.stack([self.stage(number).codes.to(dtype) for number in range(self.num_stages)])
         latents = codebooks.new_zeros(len(ids), self.tokens_per_quantizer, codebooks.shape[-1])
         if ids.shape[1] == 0:
             return latents
@@ -335,7 +335,7 @@ class ResidualQuantizer(nn.Module):
             vectors = residual[chosen]
             codes = k_means(vectors, self.codebook_size)
             ids = nearest(vectors, codes)
-            self._stage(number).set_codes(codes)
+            self.stage(number).set_codes(codes)
             residual[chosen] -= codes[ids]
             if number == 0:
                 first_ids = ids.view_as(counts)
@@ -349,7 +349,7 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def _quantize(self, number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ids [...] and codes [..., D] of vectors [..., D] in one stage; in training, update the stage."""
-        stage = self._stage(number)
+        stage = self.stage(number)
         flat = vectors.flatten(0, -2)
         if self.training and not stage.initialized:
             stage.set_codes(k_means(flat, self.codebook_size, normalized=self.normalized))
@@ -371,5 +371,6 @@ class ResidualQuantizer(nn.Module):
         octaves = self.first_error.clamp(min=1e-6).log2() * _LEVELS_PER_OCTAVE
         self.difficulty.copy_(octaves.round().to(torch.int32))
 
-    def _stage(self, number: int) -> VectorQuantizer:
+    def stage(self, number: int) -> VectorQuantizer:
+        """Return the codebook of a stage, counted from 0."""
         return self.stages[number]  # type: ignore[return-value]

@@ -1,17 +1,18 @@
-"""Keyframes and motion to frames: warping, and a 3D U-Net diffusion model on what warping gets wrong."""
+"""Video detokenizers: keyframes and motion to frames, by warping and a 3D U-Net diffusion model."""
 
 from unet3d.chaining import decode_chain
 from unet3d.detokenizer import VideoDetokenizer
-from unet3d.latent_detokenizer import LatentDetokenizer
+from unet3d.latent_detokenizer import LatentDenoiser, LatentVideoDetokenizer
 from unet3d.train import DetokenizerTraining
-from unet3d.warping import Guess, bidirectional, one_way
+from unet3d.warping import WarpedFrames, warp_bidirectional, warp_forward
 
 __all__ = [
     "DetokenizerTraining",
-    "Guess",
-    "LatentDetokenizer",
+    "LatentDenoiser",
+    "LatentVideoDetokenizer",
     "VideoDetokenizer",
-    "bidirectional",
+    "WarpedFrames",
     "decode_chain",
-    "one_way",
+    "warp_bidirectional",
+    "warp_forward",
 ]

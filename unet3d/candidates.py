@@ -1,54 +1,306 @@
-"""The camera's share of a motion field: keyframes as they would look if nothing moved but the camera.
+"""Motion candidates: the pictures that each frame of a clip is mixed from, and their weights before any network.
 
-Growth: coded motion ends short of the outlines of what moves; here what moves by itself reaches further.
-
-Evidence: all that keyframes and motion tell of a clip's frames, gathered before the network looks at it.
+Candidates are both keyframes warped along the motion, held still, moved by the global motion alone, and warped along
+dilated motion (coded motion often ends inside the outlines of what moves). `make_candidates` gathers all that keyframes
+and motion say about a clip's frames.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unet3d.warping import EVERY_FRAME, bidirectional, cell_centres, inside, nearness, one_way, read
+from motion_vq.fields import cell_centres
+from motion_vq.global_motion import robust_fit
+from unet3d.warping import (
+    ALL_FRAMES,
+    inside_frame,
+    nearness,
+    sample_frames,
+    warp_bidirectional,
+    warp_forward,
+)
 
-FIT_STEPS = 8
-FIRST_SCALE, LAST_SCALE = 8 / 256, 0.25 / 256
-"""Of what counts as moving by itself, in fractions of the frame; it shrinks from step to step."""
-STANDS_STILL = 0.05 / 256
-"""A camera that moves no corner of the frame by more than this in a step stands still."""
+CANDIDATES = (
+    "forward",
+    "backward",
+    "keyframe",
+    "next_keyframe",
+    "global_motion",
+    "next_global_motion",
+    "dilated",
+    "next_dilated",
+)
+"""Names of the candidates: of each kind the one from the clip's keyframe, then the one from the next keyframe."""
+MAPS = ("forward_confidence", "backward_confidence", "nearness", "has_next", "back_x", "back_y", "next_x", "next_y")
+"""Names of the maps; the last four are displacements to both keyframes, in units of 16 pixels."""
+
+STILL_WEIGHT, GLOBAL_MOTION_WEIGHT = 0.03, 0.03
+"""Of a keyframe held still and of one moved by the global motion alone, where its warp has 1: where motion cannot be
+trusted, none is better (+0.1 dB)."""
+STILL_WEIGHT_FORWARD, GLOBAL_MOTION_WEIGHT_FORWARD = 0.002, 0.01
+"""The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
+DILATED_WEIGHT = 0.1
+"""Of a keyframe warped along dilated motion, where its warp has 1."""
+
+GLOBAL_FIT_SCALES = (8 / 256, 0.25 / 256)
+"""First and last scale of the global motion's fit, in fractions of the frame: larger errors count as other motion."""
+STILL_CAMERA = 0.05 / 256
+"""Global motion that moves no corner of the frame by more than this in a step is taken as none."""
+DILATION_CELLS = 2
+"""Motion is dilated on a grid with so many cells along each side of a cell of the field."""
+DILATION_RADIUS = 2
+"""How far moving content is dilated, in cells of that grid: one cell of the field."""
 
 
-def global_motion_steps(vectors: Tensor) -> Tensor:
-    """Every step's camera motion, an affine map that most of the cells agree on.
+@dataclass(frozen=True)
+class MotionCandidates:
+    """What keyframes and motion say about the frames of a clip."""
 
-    Iteratively reweighted least squares with Geman-McClure weights whose scale shrinks (Black & Rangarajan, IJCV 1996,
-    section 3): what moves by itself does not pull it.
+    prior: Tensor
+    """[B, T, 3, H, W] in [-1, 1]: candidates mixed by their weights, the best frames without a network."""
+    pictures: Tensor
+    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe the first one stands in for it."""
+    weights: Tensor
+    """[B, T, len(CANDIDATES), H, W]: of each candidate in the prior; the sum is 1, and a stand-in has 0."""
+    maps: Tensor
+    """[B, T, len(MAPS), H, W]."""
+    grids: Tensor
+    """[B, T, 2, H, W, 2]: sampling grids of the two warps."""
+    keyframes: Tensor
+    """[B, 2, 3, h, w]: this clip's and the next one's, whole: these are not cropped or padded with the rest."""
+
+    def crop(self, rows: slice, columns: slice) -> "MotionCandidates":
+        """Return a part of every frame."""
+        return self._map(lambda values: values[..., rows, columns])
+
+    def pad_to_multiple(self, multiple: int) -> "MotionCandidates":
+        """Replicate the right and lower border until the sides are multiples of `multiple`."""
+        height, width = self.prior.shape[-2:]
+        padding = (0, -width % multiple, 0, -height % multiple)
+        if not any(padding):
+            return self
+        return self._map(
+            lambda values: F.pad(values.flatten(0, -4), padding, mode="replicate").unflatten(0, values.shape[:-3])
+        )
+
+    def split(self, stride: int) -> "MotionCandidates":
+        """Return every `stride`-th frame as a clip of its own; see `split_frames`."""
+        changed = {part.name: split_frames(getattr(self, part.name), stride) for part in fields(self)[:-1]}
+        return MotionCandidates(**changed, keyframes=self.keyframes.repeat_interleave(stride, dim=0))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "MotionCandidates":
+        """Change every tensor but the keyframes, as [..., C, H, W]."""
+        changed = {part.name: change(getattr(self, part.name)) for part in fields(self)[:4]}
+        return replace(self, **changed, grids=change(self.grids.movedim(-1, -3)).movedim(-3, -1))
+
+
+def split_frames(values: Tensor, stride: int) -> Tensor:
+    """Split each clip into `stride` clips of every `stride`-th frame.
+
+    [B, T, ...] -> [B * stride, ceil(T / stride), ...]. The first clip has frames 0, stride, 2 stride, the second 1,
+    stride + 1, and so on. The last frame is repeated where there are too few.
+    """
+    missing = -values.shape[1] % stride
+    if missing:
+        values = torch.cat((values, values[:, -1:].expand(-1, missing, *values.shape[2:])), dim=1)
+    return values.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1)
+
+
+def merge_frames(values: Tensor, stride: int, steps: int) -> Tensor:
+    """Undo `split_frames`: [B * stride, ceil(steps / stride), ...] -> [B, steps, ...]."""
+    return values.unflatten(0, (-1, stride)).transpose(1, 2).flatten(1, 2)[:, :steps]
+
+
+def check_picture(name: str, picture: Tensor, keyframe: Tensor) -> None:
+    """Check that a picture has the keyframe's shape.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if picture.shape != keyframe.shape:
+        raise ValueError(f"`{name}` must be {tuple(keyframe.shape)} like `keyframe`, got {tuple(picture.shape)}")
+
+
+def make_candidates(
+    keyframe: Tensor,
+    vectors: Tensor,
+    *,
+    next_keyframe: Tensor | None = None,
+    next_vectors: Tensor | None = None,
+    window: slice = ALL_FRAMES,
+    bicubic_mix: float = 0.0,
+) -> MotionCandidates:
+    """Make the candidates of a clip's frames from its keyframes and motion.
+
+    Args:
+        keyframe: [B, 3, H, W] in [-1, 1], frame 0.
+        vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
+        next_keyframe: like `keyframe`, the next clip's, where there is one.
+        next_vectors: [B, 1 or more, h, w, 2], the next clip's field; comes with `next_keyframe`.
+        window: frames to return.
+        bicubic_mix: how keyframes are read along global and dilated motion, see `sample_keyframes`.
+
+    Raises:
+        ValueError: one of `next_keyframe` and `next_vectors` without the other; tensors that do not fit together.
+    """
+    _check_inputs(keyframe, vectors, next_keyframe, next_vectors)
+    if next_keyframe is None or next_vectors is None:
+        warped, ending = warp_forward(keyframe, vectors, window), keyframe
+    else:
+        warped, ending = warp_bidirectional(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
+    grids = torch.stack((warped.forward_grid, warped.backward_grid), dim=2)
+    keyframes = torch.stack((keyframe, ending), dim=1)
+    global_grids = global_motion_grids(keyframe, vectors, next_vectors, window)
+    field_size = (vectors.shape[2], vectors.shape[3])
+    dilated_grids = dilate_motion(grids.flatten(1, 2), global_grids.flatten(1, 2), field_size).view_as(grids)
+    warps = fill_outside(torch.stack((warped.forward, warped.backward), dim=2), grids, keyframe)
+    stills = keyframes[:, None].expand_as(warps)
+    moved = sample_keyframes(keyframes, global_grids, bicubic_mix)
+    dilated = sample_keyframes(keyframes, dilated_grids, bicubic_mix)
+    pictures = torch.cat((warps, stills, moved, dilated), dim=2)
+
+    has_next = float(next_keyframe is not None)
+    confidence = smooth_confidence(warped.forward_confidence)
+    next_confidence = smooth_confidence(warped.backward_confidence)
+    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(confidence)
+    weights = _prior_weights(confidence, next_confidence, near, has_next)
+    height, width = keyframe.shape[-2:]
+    units = grids.new_tensor((width / 16, height / 16))
+    motion = ((grids - cell_centres(height, width, keyframe)) * units).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
+    scalars = torch.stack((confidence, next_confidence, near, torch.full_like(near, has_next)), dim=2)
+    return MotionCandidates(
+        prior=(pictures * weights[:, :, :, None]).sum(2),
+        pictures=pictures,
+        weights=weights,
+        maps=torch.cat((scalars, motion), dim=2),
+        grids=grids,
+        keyframes=keyframes,
+    )
+
+
+def shift_warps(candidates: MotionCandidates, shifts: Tensor, bicubic_mix: float = 0.0) -> Tensor:
+    """Read both warps at shifted positions: [B, T, 2, 3, H, W].
+
+    Args:
+        shifts: [B, T, 2, H, W, 2], added to the sampling grids, in fractions of the frame.
+        bicubic_mix: see `sample_keyframes`.
+    """
+    return sample_keyframes(candidates.keyframes, candidates.grids + shifts, bicubic_mix)
+
+
+def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0) -> Tensor:
+    """Read keyframes [B, 2, 3, h, w] through sampling grids [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W].
+
+    Args:
+        bicubic_mix: 0 interpolates bilinearly, which blurs; 1 bicubically, which does not; a value between mixes both.
+    """
+
+    def read(mode: str) -> Tensor:
+        return torch.stack([sample_frames(keyframes[:, i], grids[:, :, i], mode) for i in (0, 1)], dim=2)
+
+    pictures = read("bilinear")
+    if bicubic_mix:
+        pictures = pictures.lerp(read("bicubic"), bicubic_mix)
+    return fill_outside(pictures, grids, keyframes)
+
+
+def fill_outside(pictures: Tensor, grids: Tensor, keyframes: Tensor) -> Tensor:
+    """Replace what lies outside one keyframe and inside the other by that other, in a pair of pictures.
+
+    Outside a keyframe stands its replicated border. Those of its warp and of its global motion agree with each other,
+    which looks trustworthy: a pan lost 1.2 dB by it.
+
+    Args:
+        pictures: [B, T, 2, 3, H, W], read from both keyframes.
+        grids: [B, T, 2, H, W, 2], their sampling grids.
+        keyframes: [..., h, w].
+    """
+    height, width = keyframes.shape[-2:]
+    inside = inside_frame(grids, grids.new_tensor((1 / width, 1 / height)))[..., 0]
+    from_other = ((1 - inside) * inside.flip(2))[:, :, :, None]
+    return pictures.lerp(pictures.flip(2), from_other)
+
+
+def smooth_confidence(confidence: Tensor) -> Tensor:
+    """Average confidences [B, T, 1, H, W] over some ten pixels: [B, T, H, W]. Isolated low values mislead (0.1 dB)."""
+    half = F.avg_pool2d(confidence.flatten(0, 1), 2, ceil_mode=True)
+    even = F.avg_pool2d(half, 5, stride=1, padding=2, count_include_pad=False)
+    fine = F.interpolate(even, confidence.shape[-2:], mode="bilinear", align_corners=False)
+    return fine.unflatten(0, confidence.shape[:2])[:, :, 0]
+
+
+def dilate_motion(grids: Tensor, global_grids: Tensor, field_size: tuple[int, int]) -> Tensor:
+    """Dilate the motion of sampling grids: each pixel takes the strongest motion near it.
+
+    Strength is the length of the motion less the global motion. As the dilation of a mask makes it larger, this makes
+    what moves by itself larger.
+
+    Args:
+        grids: [B, T, H, W, 2], sampling grids of a keyframe.
+        global_grids: the same if nothing moved but the camera.
+        field_size: rows and columns of the motion field.
+
+    Returns:
+        sampling grids [B, T, H, W, 2].
+    """
+    local = (grids - global_grids).movedim(-1, 2).flatten(0, 1)
+    small = F.adaptive_avg_pool2d(local, (DILATION_CELLS * field_size[0], DILATION_CELLS * field_size[1]))
+    strength = small.square().sum(1, keepdim=True)
+    size = 2 * DILATION_RADIUS + 1
+    _, strongest = F.max_pool2d(strength, size, stride=1, padding=DILATION_RADIUS, return_indices=True)
+    dilated = small.flatten(2).gather(2, strongest.flatten(2).expand(-1, 2, -1)).view_as(small)
+    fine = F.interpolate(dilated, local.shape[-2:], mode="bilinear", align_corners=False)
+    return global_grids + fine.unflatten(0, grids.shape[:2]).movedim(2, -1)
+
+
+def global_motion_grids(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None, window: slice) -> Tensor:
+    """Return the sampling grids of both keyframes if nothing moves but the camera, [B, T, 2, H, W, 2].
+
+    Without `next_vectors` the first keyframe's grid stands twice.
+    """
+    height, width = keyframe.shape[-2:]
+    steps = fit_affine_steps(vectors)
+    own = affine_grid(compose_affine(steps)[:, window], height, width)
+    if next_vectors is None:
+        return torch.stack((own, own), dim=2)
+    last = fit_affine_steps(next_vectors[:, :1])[:, 0]
+    return torch.stack((own, affine_grid(compose_affine_to_next(steps, last)[:, window], height, width)), dim=2)
+
+
+def fit_affine_steps(vectors: Tensor) -> Tensor:
+    """Fit the global motion of every step: the affine map that most cells agree on (Geman-McClure weights).
 
     Args:
         vectors: [B, T, h, w, 2], a field (`codec.types.MotionField`).
 
     Returns:
-        [B, T, 3, 3]: from a point (x, y, 1) of a frame, in fractions, to where its content stood one step before.
+        maps [B, T, 3, 3] from a point (x, y, 1) of a frame, in fractions, to where its content stood one step before.
     """
     h, w = vectors.shape[2:4]
     centres = cell_centres(h, w, vectors).flatten(0, 1)
     plane = torch.cat((centres - 0.5, torch.ones_like(centres[:, :1])), dim=1)
     motion = vectors.flatten(2, 3)
-    tiny = 1e-6 * torch.eye(3, dtype=motion.dtype, device=motion.device)
-    weights, fit = torch.ones_like(motion[..., 0]), motion.new_zeros(*motion.shape[:2], 3, 2)
-    for step in range(FIT_STEPS):
+    ridge = 1e-6 * torch.eye(3, dtype=motion.dtype, device=motion.device)
+
+    def solve(weights: Tensor) -> Tensor:
         weighted = weights[..., None] * plane
         normal = torch.einsum("btnk,nl->btkl", weighted, plane) / len(plane)
         right = torch.einsum("btnk,btnc->btkc", weighted, motion) / len(plane)
-        fit = torch.linalg.solve(normal + tiny, right)
-        scale = FIRST_SCALE * (LAST_SCALE / FIRST_SCALE) ** (step / (FIT_STEPS - 1))
-        errors = (motion - plane @ fit).square().sum(-1) / scale**2
-        weights = (1 + errors).square().reciprocal()
+        return torch.linalg.solve(normal + ridge, right)
+
+    fit = robust_fit(
+        solve,
+        lambda fit: (motion - plane @ fit).square().sum(-1),
+        lambda errors: (1 + errors).square().reciprocal(),
+        torch.ones_like(motion[..., 0]),
+        GLOBAL_FIT_SCALES,
+    )
     corners = torch.cartesian_prod(*2 * [plane.new_tensor((-0.5, 0.5))])
-    reach = (torch.cat((corners, torch.ones_like(corners[:, :1])), dim=1) @ fit).abs().amax((2, 3))
-    fit = fit * (reach > STANDS_STILL)[..., None, None]
+    largest = (torch.cat((corners, torch.ones_like(corners[:, :1])), dim=1) @ fit).abs().amax((2, 3))
+    fit = fit * (largest > STILL_CAMERA)[..., None, None]
     slopes, shift = fit[:, :, :2], fit[:, :, 2]
     maps = torch.eye(3, dtype=fit.dtype, device=fit.device).repeat(*fit.shape[:2], 1, 1)
     maps[:, :, :2, :2] += slopes.mT
@@ -56,161 +308,53 @@ def global_motion_steps(vectors: Tensor) -> Tensor:
     return maps
 
 
-def global_motion_grids(maps: Tensor, height: int, width: int) -> Tensor:
-    """Where pixels are read through maps [B, T, 3, 3] of points: [B, T, H, W, 2]."""
+def compose_affine(maps: Tensor) -> Tensor:
+    """Turn maps of steps [B, T, 3, 3] into those from every frame back to frame 0; slot 0 is not used."""
+    composed = [torch.eye(3, dtype=maps.dtype, device=maps.device).expand_as(maps[:, 0])]
+    for step in maps.unbind(1)[1:]:
+        composed.append(composed[-1] @ step)
+    return torch.stack(composed, dim=1)
+
+
+def compose_affine_to_next(maps: Tensor, last: Tensor) -> Tensor:
+    """Turn maps of steps [B, T, 3, 3] into those from every frame to the next keyframe; `last`: the step into it."""
+    composed = [torch.linalg.inv(last)]
+    for step in maps.unbind(1)[:0:-1]:
+        composed.append(composed[-1] @ torch.linalg.inv(step))
+    return torch.stack(composed[::-1], dim=1)
+
+
+def affine_grid(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return the sampling grids [B, T, H, W, 2] of affine maps [B, T, 3, 3]."""
     centres = cell_centres(height, width, maps)
     return centres @ maps[:, :, None, :2, :2].mT + maps[:, :, None, None, :2, 2]
 
 
-def back(maps: Tensor) -> Tensor:
-    """Maps of steps [B, T, 3, 3] to those from every frame back to frame 0; slot 0 is not used."""
-    whole = [torch.eye(3, dtype=maps.dtype, device=maps.device).expand_as(maps[:, 0])]
-    for step in maps.unbind(1)[1:]:
-        whole.append(whole[-1] @ step)
-    return torch.stack(whole, dim=1)
+def _prior_weights(confidence: Tensor, next_confidence: Tensor, near: Tensor, has_next: float) -> Tensor:
+    """Return the weights [B, T, len(CANDIDATES), H, W] of the prior; confidences and nearness are [B, T, H, W]."""
+    # where neither warp can be trusted, nearness in time decides alone; 1.5 was measured to be best
+    early, late = (1 - near) ** 1.5, has_next * near**1.5
+    if has_next:
+        still, moved = STILL_WEIGHT, GLOBAL_MOTION_WEIGHT
+    else:
+        still, moved = STILL_WEIGHT_FORWARD, GLOBAL_MOTION_WEIGHT_FORWARD
+    weights = torch.stack(
+        (
+            early * (confidence + 1e-3),
+            late * (next_confidence + 1e-3),
+            early * still,
+            late * still,
+            early * moved,
+            late * moved,
+            early * DILATED_WEIGHT * (confidence + 1e-3),
+            late * DILATED_WEIGHT * (next_confidence + 1e-3),
+        ),
+        dim=2,
+    )
+    return weights / weights.sum(2, keepdim=True)
 
 
-def onward(maps: Tensor, last: Tensor) -> Tensor:
-    """Maps of steps [B, T, 3, 3], and of the one into the next keyframe [B, 3, 3], to those from every frame to it."""
-    whole = [torch.linalg.inv(last)]
-    for step in maps.unbind(1)[:0:-1]:
-        whole.append(whole[-1] @ torch.linalg.inv(step))
-    return torch.stack(whole[::-1], dim=1)
-
-
-FINER = 2
-"""Cells of the grid that growth is found on, along each side of a cell of the field."""
-REACH = 2
-"""Of those, how far what moves reaches over what does not: a cell of the field."""
-
-
-def dilate_motion(places: Tensor, camera: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Places read as the strongest motion near them says.
-
-    Of all motion within reach, less the camera's, the largest: a dilation, as of a mask, of the field.
-
-    Args:
-        places: [B, T, H, W, 2], where a keyframe is read.
-        camera: like `places`, where it would be read if nothing moved but the camera.
-        grid: rows and columns of the field.
-
-    Returns:
-        [B, T, H, W, 2].
-    """
-    own = (places - camera).movedim(-1, 2).flatten(0, 1)
-    small = F.adaptive_avg_pool2d(own, (FINER * grid[0], FINER * grid[1]))
-    amount = small.square().sum(1, keepdim=True)
-    _, strongest = F.max_pool2d(amount, 2 * REACH + 1, stride=1, padding=REACH, return_indices=True)
-    taken = small.flatten(2).gather(2, strongest.flatten(2).expand(-1, 2, -1)).view_as(small)
-    fine = F.interpolate(taken, own.shape[-2:], mode="bilinear", align_corners=False)
-    return camera + fine.unflatten(0, places.shape[:2]).movedim(2, -1)
-
-
-CANDIDATES = (
-    "forward",
-    "backward",
-    "keyframe",
-    "next_keyframe",
-    "camera",
-    "next_camera",
-    "dilate_motion",
-    "next_grown",
-)
-"""Pictures that a frame is mixed from: both keyframes warped, both held still, both moved by the camera alone, and both
-warped along motion that has dilate_motion (`growth.dilate_motion`)."""
-MAPS = ("forward_confidence", "backward_confidence", "nearness", "has_next", "back_x", "back_y", "onward_x", "onward_y")
-"""Figures of every pixel; the last four are displacements to both keyframes, in pixels, divided by 16."""
-STILL_SHARE, CAMERA_SHARE = 0.03, 0.03
-"""Of a keyframe held still, and moved by the camera alone, where its warp has 1: where motion cannot be trusted, rather
-none (+0.1 dB)."""
-GROWN_SHARE = 0.1
-"""Of dilate_motion motion, where the warp has 1."""
-STILL_SHARE_ALONE, CAMERA_SHARE_ALONE = 0.002, 0.01
-"""The same without a next keyframe: there more costs up to 2 dB where the camera moves."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of the frames of a clip."""
-
-    prior: Tensor
-    """[B, T, 3, H, W] in [-1, 1]: the best guess without a network, candidates mixed by their shares."""
-    candidates: Tensor
-    """[B, T, len(CANDIDATES), 3, H, W]; without a next keyframe the first one's stand in for its own."""
-    shares: Tensor
-    """[B, T, len(CANDIDATES), H, W]: how the prior is mixed; they add up to 1, and are 0 for a stand-in."""
-    maps: Tensor
-    """[B, T, len(MAPS), H, W]."""
-    places: Tensor
-    """[B, T, 2, H, W, 2]: where the two warps were read, as (x, y) in fractions of the keyframes."""
-    keyframes: Tensor
-    """[B, 2, 3, h, w]: this clip's and the next one's, whole: these are not cut or padded with the rest."""
-
-    def cut(self, rows: slice, columns: slice) -> "Evidence":
-        """A part of every frame."""
-        return self._each(lambda values: values[..., rows, columns])
-
-    def padded(self, multiple: int) -> "Evidence":
-        """Grown to the right and below by its border, to sides that are multiples of `multiple`."""
-        height, width = self.prior.shape[-2:]
-        grow = (0, -width % multiple, 0, -height % multiple)
-        if not any(grow):
-            return self
-        return self._each(
-            lambda values: F.pad(values.flatten(0, -4), grow, mode="replicate").unflatten(0, values.shape[:-3])
-        )
-
-    def apart(self, stride: int) -> "Evidence":
-        """Every so many-th frame as a clip of its own; see `apart`."""
-        changed = {part.name: apart(getattr(self, part.name), stride) for part in fields(self)[:-1]}
-        return Evidence(**changed, keyframes=self.keyframes.repeat_interleave(stride, dim=0))
-
-    def _each(self, change) -> "Evidence":
-        changed = {part.name: change(getattr(self, part.name)) for part in fields(self)[:4]}
-        return replace(self, **changed, places=change(self.places.movedim(-1, -3)).movedim(-3, -1))
-
-
-def apart(values: Tensor, stride: int) -> Tensor:
-    """[B, T, ...] to [B * stride, T / stride, ...], rounded up: frames 0, stride, … of a clip, then 1, stride + 1, …"""
-    missing = -values.shape[1] % stride
-    if missing:
-        values = torch.cat((values, values[:, -1:].expand(-1, missing, *values.shape[2:])), dim=1)
-    return values.unflatten(1, (-1, stride)).transpose(1, 2).flatten(0, 1)
-
-
-def together(values: Tensor, stride: int, steps: int) -> Tensor:
-    """Undoes `apart`: [B * stride, …] to [B, steps, …]."""
-    return values.unflatten(0, (-1, stride)).transpose(1, 2).flatten(1, 2)[:, :steps]
-
-
-def check_picture(name: str, picture: Tensor, keyframe: Tensor) -> None:
-    """Refuses a picture that is not like the keyframe."""
-    if picture.shape != keyframe.shape:
-        raise ValueError(f"`{name}` must be {tuple(keyframe.shape)} like `keyframe`, got {tuple(picture.shape)}")
-
-
-def gather(
-    keyframe: Tensor,
-    vectors: Tensor,
-    *,
-    next_keyframe: Tensor | None = None,
-    next_vectors: Tensor | None = None,
-    window: slice = EVERY_FRAME,
-    bicubic_mix: float = 0.0,
-) -> Evidence:
-    """Warps keyframes along the motion.
-
-    Args:
-        keyframe: [B, 3, H, W] in [-1, 1], frame 0.
-        vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
-        next_keyframe: like `keyframe`, the next clip's, where there is one.
-        next_vectors: [B, 1 or more, h, w, 2], the next clip's field; must come with `next_keyframe`.
-        window: frames that are wanted.
-        bicubic_mix: of how keyframes are read along camera's and dilate_motion motion, see `seen`.
-
-    Raises:
-        ValueError: one of `next_keyframe` and `next_vectors` without the other; tensors that do not fit together.
-    """
+def _check_inputs(keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor | None, next_vectors: Tensor | None) -> None:
     if keyframe.ndim != 4 or keyframe.shape[1] != 3:
         raise ValueError(f"`keyframe` must be [B, 3, H, W], got {tuple(keyframe.shape)}")
     if vectors.ndim != 5 or vectors.shape[-1] != 2 or len(vectors) != len(keyframe):
@@ -220,114 +364,3 @@ def gather(
     if (next_keyframe is None) != (next_vectors is None):
         missing = "next_vectors" if next_vectors is None else "next_keyframe"
         raise ValueError(f"`{missing}` is missing: give the next clip's keyframe and its vectors, or neither of them")
-    if next_keyframe is None or next_vectors is None:
-        guess, ending = one_way(keyframe, vectors, window), keyframe
-    else:
-        guess, ending = bidirectional(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
-    places = torch.stack((guess.forward_places, guess.backward_places), dim=2)
-    ends = torch.stack((keyframe, ending), dim=1)
-    along = camera_alone(keyframe, vectors, next_vectors, window)
-    further = dilate_motion(places.flatten(1, 2), along.flatten(1, 2), vectors.shape[2:4]).view_as(places)
-    warps = either_shown(torch.stack((guess.forward, guess.backward), dim=2), places, keyframe)
-    stills = ends[:, None].expand_as(warps)
-    candidates = torch.cat((warps, stills, seen(ends, along, bicubic_mix), seen(ends, further, bicubic_mix)), dim=2)
-
-    there = float(next_keyframe is not None)
-    trust, next_trust = feathered_mask(guess.forward_confidence), feathered_mask(guess.backward_confidence)
-    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(trust)
-    # where neither side can be trusted, nearness in time decides alone; 1.5 was measured to be best
-    early, late = (1 - near) ** 1.5, there * near**1.5
-    still, camera = (STILL_SHARE, CAMERA_SHARE) if there else (STILL_SHARE_ALONE, CAMERA_SHARE_ALONE)
-    shares = torch.stack(
-        (
-            early * (trust + 1e-3),
-            late * (next_trust + 1e-3),
-            early * still,
-            late * still,
-            early * camera,
-            late * camera,
-            early * GROWN_SHARE * (trust + 1e-3),
-            late * GROWN_SHARE * (next_trust + 1e-3),
-        ),
-        dim=2,
-    )
-    shares = shares / shares.sum(2, keepdim=True)
-
-    height, width = keyframe.shape[-2:]
-    sixteenths = places.new_tensor((width / 16, height / 16))
-    motion = ((places - cell_centres(height, width, keyframe)) * sixteenths).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
-    figures = torch.stack((trust, next_trust, near, torch.full_like(near, there)), dim=2)
-    return Evidence(
-        prior=(candidates * shares[:, :, :, None]).sum(2),
-        candidates=candidates,
-        shares=shares,
-        maps=torch.cat((figures, motion), dim=2),
-        places=places,
-        keyframes=ends,
-    )
-
-
-def camera_alone(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None, window: slice) -> Tensor:
-    """Where both keyframes are read if nothing moves but the camera, [B, T, 2, H, W, 2]; twice the first's without
-    a next one."""
-    height, width = keyframe.shape[-2:]
-    steps = global_motion_steps(vectors)
-    own = global_motion_grids(back(steps)[:, window], height, width)
-    if next_vectors is None:
-        return torch.stack((own, own), dim=2)
-    last = global_motion_steps(next_vectors[:, :1])[:, 0]
-    return torch.stack((own, global_motion_grids(onward(steps, last)[:, window], height, width)), dim=2)
-
-
-def seen(keyframes: Tensor, places: Tensor, bicubic_mix: float = 0.0) -> Tensor:
-    """Keyframes [B, 2, 3, h, w] read at places [B, T, 2, H, W, 2]: [B, T, 2, 3, H, W]; see `either_shown`.
-
-    `bicubic_mix`: 0 reads bilinearly, which blurs; 1 bicubically, which does not; between, between.
-    """
-
-    def read_out(mode: str) -> Tensor:
-        return torch.stack([read(keyframes[:, index], places[:, :, index], mode) for index in (0, 1)], dim=2)
-
-    pictures = read_out("bilinear")
-    if bicubic_mix:
-        pictures = pictures.lerp(read_out("bicubic"), bicubic_mix)
-    return either_shown(pictures, places, keyframes)
-
-
-def either_shown(pictures: Tensor, places: Tensor, keyframes: Tensor) -> Tensor:
-    """Both keyframes, seen from a frame, where one of them does not show a place and the other does: that other.
-
-    What lies beyond a keyframe's border is a smear of the border, and the smears of its warp and of the camera's
-    motion agree with each other, which looks like evidence (a pan lost 1.2 dB by it).
-
-    Args:
-        pictures: [B, T, 2, 3, H, W].
-        places: [B, T, 2, H, W, 2], where they were read.
-        keyframes: [..., h, w].
-    """
-    height, width = keyframes.shape[-2:]
-    shown = inside(places, places.new_tensor((1 / width, 1 / height)))[..., 0]
-    # of each, how much of it is to come from the other
-    lent = ((1 - shown) * shown.flip(2))[:, :, :, None]
-    return pictures.lerp(pictures.flip(2), lent)
-
-
-def feathered_mask(trust: Tensor) -> Tensor:
-    """Confidences [B, T, 1, H, W], averaged over some ten pixels: [B, T, H, W]; specks of doubt mislead (0.1 dB)."""
-    half = F.avg_pool2d(trust.flatten(0, 1), 2, ceil_mode=True)
-    even = F.avg_pool2d(half, 5, stride=1, padding=2, count_include_pad=False)
-    fine = F.interpolate(even, trust.shape[-2:], mode="bilinear", align_corners=False)
-    return fine.unflatten(0, trust.shape[:2])[:, :, 0]
-
-
-def warped(evidence: Evidence, shifts: Tensor, bicubic_mix: float = 0.0) -> Tensor:
-    """Both warps, read a little elsewhere.
-
-    Args:
-        shifts: [B, T, 2, H, W, 2], added to where they were read, in fractions of the frame.
-        bicubic_mix: see `seen`.
-
-    Returns:
-        [B, T, 2, 3, H, W].
-    """
-    return seen(evidence.keyframes, evidence.places + shifts, bicubic_mix)

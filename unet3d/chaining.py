@@ -1,4 +1,4 @@
-"""Clip after clip: each is rebuilt between its own keyframe and the next one's."""
+"""Clips one after another: each is rebuilt between its own keyframe and the next one."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from unet3d.detokenizer import VideoDetokenizer
-from unet3d.latent_detokenizer import LatentDetokenizer
+from unet3d.latent_detokenizer import LatentVideoDetokenizer
 
 
 def decode_chain(
-    model: VideoDetokenizer | LatentDetokenizer,
+    model: VideoDetokenizer | LatentVideoDetokenizer,
     clips: Iterable[tuple[Tensor, Tensor]],
     *,
     bidirectional: bool = True,
@@ -19,20 +19,22 @@ def decode_chain(
     num_inference_steps: int | None = None,
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """Frames [B, T, 3, H, W] in [-1, 1] of each clip, in constant memory: one clip is read ahead, one is remembered.
+    """Yield the frames [B, T, 3, H, W] in [-1, 1] of each clip.
+
+    Memory is constant: one clip is read ahead, and the last frame of the clip before is kept.
 
     Args:
         clips: (keyframe [B, 3, H, W] in [-1, 1], vectors [B, T, h, w, 2]) one after another; T may differ.
         bidirectional: use the next clip's keyframe as well; the last clip has none and is rebuilt forward only.
-        noise_rate: below 1, every clip but the first begins from the last frame before it, taken so far back to noise:
-            the explicit noise constraint of Video-LaVIT (arXiv 2402.03161), which has 0.85.
-        num_inference_steps: evaluations of the network a clip.
-        seed: of the noise; every clip has its own, which depends on the seed and its place in the chain alone.
+        noise_rate: below 1, denoising of every clip but the first starts from the last frame before it, taken back to
+            noise so far: the explicit noise constraint of Video-LaVIT (arXiv 2402.03161), which has 0.85.
+        num_inference_steps: evaluations of the network for each clip.
+        seed: of the noise; each clip has its own noise, which depends on the seed and the clip's index alone.
     """
     previous_frame = None
-    for index, (here, following) in enumerate(pairwise(chain(clips, [None]))):
-        keyframe, vectors = here  # pyright: ignore[reportGeneralTypeIssues] (only the last of all is None)
-        next_keyframe, next_vectors = following if bidirectional and following else (None, None)
+    for index, (clip, next_clip) in enumerate(pairwise(chain(clips, [None]))):
+        keyframe, vectors = clip  # pyright: ignore[reportGeneralTypeIssues] (only the last of all is None)
+        next_keyframe, next_vectors = next_clip if bidirectional and next_clip else (None, None)
         frames = model.reconstruct(
             keyframe,
             vectors,

@@ -1,195 +1,84 @@
-"""Cells: pictures as a small grid of deep channels, and back; exact, so no autoencoder is needed.
+"""VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
-Features: what the network is told of the candidates. Differences say more than pictures: where all agree, all is
-well; where the keyframes agree with each other and not with their warps, nothing moved.
-
-Mixture: frames as candidates mixed by weights, the warps among them read a little elsewhere than motion says.
-
-VideoDetokenizer: keyframes and motion in, the frames of a clip out.
-"""
-
+from collections import OrderedDict
 from dataclasses import replace
 from itertools import combinations, product
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
-from torch import Tensor
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
 
+from motion_vq.attention import split_fused_attention, zero_module
 from motion_vq.model_base import VideotokModel
-from unet3d.candidates import CANDIDATES, MAPS, Evidence, check_picture, gather, together, warped
-from unet3d.diffusion import MotionUNet, build_unet, euler, level_at, noise_like
-from unet3d.motion_encoder import MotionEncoder
-from unet3d.warping import from_before
+from unet3d.candidates import (
+    CANDIDATES,
+    MAPS,
+    MotionCandidates,
+    check_picture,
+    make_candidates,
+    merge_frames,
+    shift_warps,
+)
+from unet3d.diffusion import MotionEncoder, build_unet, noise_level, sample_euler
+from unet3d.warping import warp_from_previous
 
+COMPARED_PIXELS = 2
+"""Candidates are compared and mixed in squares of so many pixels along each side."""
+COMPARED_SHIFTS = (-4, -2, 0, 2, 4)
+"""Shifts between the two warps that are compared, in such squares: the best match says by how much they disagree."""
+MIN_DIFFERENCE = 0.01
+"""Differences are given as logarithms; below this, pictures in [-1, 1], all are alike."""
+SHIFTED_PIXELS = 4
+"""Each square of so many pixels along each side has shifts of its own."""
+NUM_SHIFTS = 6
+"""A common shift by which both warps come together, and one of each warp; x and y."""
+MAX_LOG_WEIGHT = 12.0
 
-def space_to_depth(frames: Tensor, patch: int) -> Tensor:
-    """[B, T, C, H, W] to [B, T, C * patch², H / patch, W / patch]; undone by `depth_to_space`."""
-    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
-
-
-def depth_to_space(cells: Tensor, patch: int) -> Tensor:
-    """[B, T, C * patch², h, w] to [B, T, C, h * patch, w * patch]."""
-    return F.pixel_shuffle(cells.flatten(0, 1), patch).unflatten(0, cells.shape[:2])
-
-
-def pooled(maps: Tensor, patch: int) -> Tensor:
-    """Means over cells: [B, T, C, H, W] to [B, T, C, H / patch, W / patch]."""
-    return F.avg_pool2d(maps.flatten(0, 1), patch).unflatten(0, maps.shape[:2])
-
-
-def spread_out(cells: Tensor, patch: int, side: int) -> Tensor:
-    """Cells of side² values each, [B, T, C * side², h, w], bilinearly to pixels: [B, T, C, h * patch, w * patch]."""
-    values = depth_to_space(cells, side)
-    fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
-    return fine.unflatten(0, cells.shape[:2])
-
-
-def luma(pictures: Tensor) -> Tensor:
-    """Brightness (Rec. 601) of [..., 3, H, W]: [..., H, W]."""
-    red, green, blue = pictures.unbind(-3)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def around(values: Tensor, patch: int, cells: int) -> Tensor:
-    """Means of [B, T, H, W] over squares of so many cells around each pixel: [B, T, 1, H, W]."""
-    small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
-    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
-
-
-GRAIN = 2
-"""Pixels along each side of what is compared."""
-REACH = (-4, -2, 0, 2, 4)
-"""Shifts between the two warps that are tried, in grains: the smallest difference says by how much they disagree."""
-FAINTEST = 0.01
-"""Differences are told as logarithms; below this, pictures in [-1, 1], all are alike."""
-
-
-def num_features(patch: int) -> int:
-    """Channels of `features`."""
-    pairs = len(list(combinations(CANDIDATES, 2)))
-    return (pairs + 2) * (patch // GRAIN) ** 2 + len(REACH) ** 2 + len(MAPS)
-
-
-def features(evidence: Evidence, patch: int) -> Tensor:
-    """Evidence of frames [H, W] as cells [B, T, num_features, H / patch, W / patch]; about unit size."""
-    small = pooled(evidence.candidates.flatten(2, 3), GRAIN).unflatten(2, (len(CANDIDATES), 3))
-    pairs = [(small[:, :, a] - small[:, :, b]).abs().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
-    bright = luma(small[:, :, :2])
-    shown, apart = luma(pooled(evidence.prior, GRAIN)), 4 * (bright[:, :, 0] - bright[:, :, 1])
-    grains = torch.stack((*(_loudness(pair) for pair in pairs), shown, apart), dim=2)
-    return torch.cat(
-        (
-            space_to_depth(grains, patch // GRAIN),
-            _loudness(pooled(_shifted(bright[:, :, 0], bright[:, :, 1]), patch // GRAIN)),
-            pooled(evidence.maps, patch),
-        ),
-        dim=2,
-    )
-
-
-def _shifted(first: Tensor, second: Tensor) -> Tensor:
-    """Absolute differences of [B, T, h, w], the second shifted: [B, T, len(REACH)², h, w]."""
-    far = max(REACH)
-    height, width = first.shape[-2:]
-    wide = F.pad(second, (far, far, far, far), mode="replicate")
-    moved = (wide[..., far + y : far + y + height, far + x : far + x + width] for y, x in product(REACH, REACH))
-    return torch.stack([(first - other).abs() for other in moved], dim=2)
-
-
-def _loudness(difference: Tensor) -> Tensor:
-    return (difference + FAINTEST).log() / 2 + 1.5
-
-
-BEND = 4
-"""Pixels along each side of what has a shift of its own."""
-SHIFTS = 6
-"""One by which both warps come together, and one of each warp's own; x and y."""
-STRONGEST = 12.0
-"""Weights are logarithms; what is beyond this is no stronger."""
-NEAR = MAPS.index("nearness")
-
-
-def num_told(patch: int) -> tuple[int, int]:
-    """Channels of weights and of shifts a cell."""
-    return len(CANDIDATES) * (patch // GRAIN) ** 2, SHIFTS * (patch // BEND) ** 2
-
-
-def mixed(evidence: Evidence, weights: Tensor, shifts: Tensor, patch: int, bicubic_mix: float = 0.0) -> Tensor:
-    """Frames [B, T, 3, H, W]; the prior where weights and shifts are 0.
-
-    Args:
-        weights: [B, T, num_told[0], h, w], logarithms of what the prior's shares are multiplied by.
-        shifts: [B, T, num_told[1], h, w], in pixels: one that is divided between both warps by nearness, one of each.
-        patch: pixels along each side of a cell.
-        bicubic_mix: see `evidence.seen`.
-    """
-    shared, first, second = spread_out(shifts, patch, patch // BEND).chunk(3, dim=2)
-    near = evidence.maps[:, :, NEAR, None]
-    both = torch.stack((first - near * shared, second + (1 - near) * shared), dim=2).movedim(3, -1)
-    pixel = both.new_tensor([1 / side for side in evidence.keyframes.shape[:-3:-1]])
-    candidates = torch.cat((warped(evidence, both * pixel, bicubic_mix), evidence.candidates[:, :, 2:]), dim=2)
-    shares = evidence.shares * spread_out(weights.clamp(-STRONGEST, STRONGEST), patch, patch // GRAIN).exp()
-    return (candidates * (shares / shares.sum(2, keepdim=True))[:, :, :, None]).sum(2)
-
-
-STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
+NEARNESS = MAPS.index("nearness")
 HAS_NEXT = MAPS.index("has_next")
-BACK = [MAPS.index("back_x"), MAPS.index("back_y")]
+DISPLACEMENT = [MAPS.index("back_x"), MAPS.index("back_y")]
+STILL = [CANDIDATES.index("keyframe"), CANDIDATES.index("next_keyframe")]
 
 
 class VideoDetokenizer(VideotokModel):
-    """Diffusion on what the warped keyframes get wrong.
+    """Diffusion model of what warped keyframes get wrong, in pixel space.
 
-        keyframe ──┬─ warped ─► evidence: prior + candidates (both keyframes, each in three ways) + where read
-        next one ──┘    ▲                     │ differences, in cells of patch_size² pixels
+        keyframe ──┬─ warped ─► candidates, prior (their mix) and sampling grids
+        next one ──┘    ▲                     │ differences, by space-to-depth
         vectors ────────┼─► MotionEncoder ─┐  │
-        noise ── Euler ─┼──────────────► 3D U-Net ─► shifts (warps read elsewhere), weights (to mix by)
+        noise ── Euler ─┼──────────────► 3D U-Net ─► shifts of the sampling grids, weights of the candidates
           ▲             │                  │
-          └──────────── x ◄────────────────┘          frame = prior + residual_scale * spread * x
+          └──────────── x ◄────────────────┘          frame = prior + residual_scale * residual_std * x
 
-    The diffused variable x is (frame - prior) / spread in cells (space to depth: exact, no autoencoder). The spread is
-    how far the prior has moved away from a keyframe: where nothing moved, nothing is to be invented. The network
-    predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4, as in EDM, Karras et
-    al. 2022): the candidates mixed anew, the warps among them read at better places. Nothing is added freely: what so
-    small a network added of its own cost 0.2 dB and flickered. Weights and shifts start at nothing: an untrained
-    network gives the prior (as crisp as `bicubic_mix` says), at any number of steps.
-
-    Args:
-        patch_size: pixels along each side of a cell.
-        block_out_channels, attention, layers_per_block: of the U-Net, finest level first; see `build_unet`.
-        latent_channels: 0, or the channels of an autoencoder's latents that are denoised in Video-LaVIT's layout: noisy
-            latents, the keyframe's, and motion in; v-prediction; no evidence. See `latents.LatentDetokenizer`.
-        attention_heads: of each level; one for every 64 channels where not given.
-        motion_grid, motion_layers, motion_width, motion_heads, attention_width: of the MotionEncoder (the last: of its
-            features).
-        residual_std_floor: of the spread, pictures in [-1, 1].
-        residual_scale, forward_residual_scale: share of the network's correction that is taken with and without a next keyframe.
-        sigma_min, sigma_max: noise levels, of a variable of unit variance.
-        num_inference_steps: evaluations of the network where the caller names no other number.
-        bicubic_mix: of how keyframes are read, 0..1; see `evidence.seen`; not used in training.
-        inverse_temperature: what logarithms of weights are multiplied by; above 1, candidates are rather chosen than mixed,
-            which is sharper and costs a little PSNR; not used in training.
-        stride: frames of a clip that are denoised together lie so far apart; neighbours differ little.
-        fps: frames per second that it was trained on, one of the added ids.
+    The diffused variable x is (frame - prior) / residual_std, rearranged by space-to-depth, which is exact and needs no
+    autoencoder. residual_std is how far the prior has moved away from a keyframe: where nothing moved, nothing is to be
+    generated. The network predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4,
+    as in EDM, Karras et al., arXiv 2206.00364) by mixing the candidates again, with the warps read at shifted
+    positions. It adds no colours of its own: with so small a network that cost 0.2 dB and flickered. Weights and shifts
+    start at zero: an untrained network gives the prior, at any number of steps.
     """
 
-    renamed_options = {
+    renamed_options: ClassVar = {
         "crispness": "bicubic_mix",
         "restraint": "residual_scale",
         "forward_restraint": "forward_residual_scale",
         "selectivity": "inverse_temperature",
         "spread_floor": "residual_std_floor",
+        "latent_channels": None,
     }
+    renamed_parameters: ClassVar = {"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
 
     @register_to_config
     def __init__(
         self,
+        *,
         patch_size: int = 8,
-        latent_channels: int = 0,
         block_out_channels: tuple[int, ...] = (64, 128),
         attention: tuple[bool, ...] = (False, False),
+        attention_heads: tuple[int, ...] | None = None,
         layers_per_block: int = 1,
         attention_width: int = 64,
         time_ids_width: int = 32,
@@ -199,90 +88,72 @@ class VideoDetokenizer(VideotokModel):
         motion_heads: int = 4,
         residual_std_floor: float = 0.003,
         residual_scale: float = 1.0,
+        forward_residual_scale: float = 1.0,
+        bicubic_mix: float = 1.0,
+        inverse_temperature: float = 1.0,
         sigma_min: float = 0.05,
         sigma_max: float = 20.0,
         num_inference_steps: int = 1,
-        fps: float = 12.0,
-        attention_heads: tuple[int, ...] | None = None,
         stride: int = 2,
-        bicubic_mix: float = 1.0,
-        forward_residual_scale: float = 1.0,
-        inverse_temperature: float = 1.0,
+        fps: float = 12.0,
     ) -> None:
+        """Build the model.
+
+        Args:
+            patch_size: pixels along each side of what space-to-depth makes one position.
+            block_out_channels, attention, attention_heads, layers_per_block: of the U-Net, see `build_unet`.
+            attention_width: channels of the motion features that the U-Net attends to.
+            time_ids_width: of the embedding of each added id.
+            motion_grid, motion_layers, motion_width, motion_heads: of the `MotionEncoder`.
+            residual_std_floor: least residual_std, pictures in [-1, 1].
+            residual_scale: share of the network's correction that is taken where there is a next keyframe.
+            forward_residual_scale: the same without a next keyframe.
+            bicubic_mix: how keyframes are read, 0 to 1, see `candidates.sample_keyframes`; not used in training.
+            inverse_temperature: factor of the candidates' log weights; above 1, candidates are selected rather than
+                mixed, which is sharper and costs a little PSNR; not used in training.
+            sigma_min, sigma_max: noise levels, of a variable of unit variance.
+            num_inference_steps: evaluations of the network where the caller gives no number.
+            stride: a clip is denoised as `stride` clips of every `stride`-th frame, since neighbours differ little.
+            fps: frames per second in training, one of the added ids.
+        """
         super().__init__()
-        self.cell_channels = 3 * patch_size**2
-        self.told, seen = num_told(patch_size), num_features(patch_size) + 1
+        self.patch_channels = 3 * patch_size**2
+        self.num_outputs = [num_weight_channels(patch_size), num_shift_channels(patch_size)]
+        num_conditions = num_condition_channels(patch_size)
         self.unet = build_unet(
-            in_channels=2 * latent_channels + 2 if latent_channels else self.cell_channels + seen,
-            out_channels=latent_channels or sum(self.told),
+            in_channels=self.patch_channels + num_conditions,
+            out_channels=sum(self.num_outputs),
             block_out_channels=block_out_channels,
             attention=attention,
             layers_per_block=layers_per_block,
             attention_width=attention_width,
             time_ids_width=time_ids_width,
             attention_heads=attention_heads,
-            kind=MotionUNet if latent_channels else UNetSpatioTemporalConditionModel,
         )
-        self.motion_encoder = MotionEncoder(
-            motion_grid, motion_layers, motion_width, motion_heads, attention_width, every_step=latent_channels > 0
-        )
-        if not latent_channels:
-            # what each cell alone says: the U-Net's group norms forget how large differences are
-            self.direct = torch.nn.Conv2d(seen, sum(self.told), 1)
-            _still(*self.direct.parameters(), *self.unet.conv_out.parameters())
-            _still(self.unet.conv_in.weight[:, : self.cell_channels])
+        self.motion_encoder = MotionEncoder(motion_grid, motion_layers, motion_width, motion_heads, attention_width)
+        # a direct path from the conditions, since the U-Net's group norms lose how large differences are
+        self.direct = zero_module(nn.Conv2d(num_conditions, sum(self.num_outputs), 1))
+        zero_module(self.unet.conv_out)
+        nn.init.zeros_(self.unet.conv_in.weight[:, : self.patch_channels])
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build a model from a config; see `diffusers.ConfigMixin.from_config`.
+
+        Raises:
+            ValueError: the config of a detokenizer that works on latents.
+        """
+        if isinstance(config, dict) and config.get("latent_channels"):
+            raise ValueError(
+                f"these weights work on latents (`latent_channels` = {config['latent_channels']}); "
+                "load them with LatentVideoDetokenizer.from_pretrained"
+            )
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @property
-    def multiple(self) -> int:
-        """Sides of pictures inside are multiples of this; others are padded."""
+    def size_multiple(self) -> int:
+        """Sides of pictures inside the network are multiples of this; others are padded."""
         return self.config["patch_size"] * 2 ** (len(self.config["block_out_channels"]) - 1)
-
-    def forward(self, noisy: Tensor, sigma: Tensor, evidence: Evidence) -> Tensor:
-        """The clean variable, as expected from a noisy one.
-
-        Args:
-            noisy: [B, T, 3 * patch_size², h, w], clean + sigma * standard normal noise.
-            sigma: [B].
-            evidence: of frames [h * patch_size, w * patch_size].
-        """
-        patch = self.config["patch_size"]
-        spread = self.spread(evidence)
-        seen = torch.cat((features(evidence, patch), pooled(spread.log() / 2 + 1, patch)), dim=2)
-        level = sigma.view(-1, 1, 1, 1, 1)
-        cells = torch.cat((noisy / (level.square() + 1).sqrt(), seen), dim=2)
-        motion = pooled(evidence.maps[:, :, BACK], patch)
-        told = self.unet(cells, sigma.log() / 4, self.motion_encoder(motion), self._added_ids(motion)).sample.float()
-        told = told + self.direct(seen.flatten(0, 1)).float().view_as(told)
-        weights, shifts = told.split(self.told, dim=2)
-        if self.training:
-            found = mixed(evidence, weights, shifts, patch)
-        else:
-            found = mixed(
-                evidence, weights * self.config["inverse_temperature"], shifts, patch, self.config["bicubic_mix"]
-            )
-        return space_to_depth((found - evidence.prior) / spread, patch)
-
-    def _added_ids(self, motion: Tensor) -> Tensor:
-        """[B, 3], Stable Video Diffusion's: frame rate, how much moves (0..255), noise in the condition (none)."""
-        amount = (motion.float().square().sum(2).sqrt().mean((1, 2, 3)) * 64).clamp(max=255)
-        return torch.stack((torch.full_like(amount, self.config["fps"]), amount, torch.zeros_like(amount)), dim=1)
-
-    def clean(self, frames: Tensor, evidence: Evidence) -> Tensor:
-        """Frames [B, T, 3, H, W] as the diffused variable."""
-        return space_to_depth((frames - evidence.prior) / self.spread(evidence), self.config["patch_size"])
-
-    def frames(self, clean: Tensor, evidence: Evidence) -> Tensor:
-        """The diffused variable as frames [B, T, 3, H, W]; undoes `clean`."""
-        return evidence.prior + depth_to_space(clean, self.config["patch_size"]) * self.spread(evidence)
-
-    def spread(self, evidence: Evidence) -> Tensor:
-        """How far the prior has come from the nearer of both keyframes held still, around each pixel.
-
-        [B, T, 1, H, W], at least `residual_std_floor`; about the size of the prior's error.
-        """
-        still = evidence.candidates[:, :, STILL] - evidence.prior[:, :, None]
-        apart = still.abs().mean(3).amin(2)
-        return 1.5 * around(apart, self.config["patch_size"], cells=3) + self.config["residual_std_floor"]
 
     @torch.no_grad()
     def reconstruct(
@@ -298,16 +169,16 @@ class VideoDetokenizer(VideotokModel):
         generator: torch.Generator | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """The frames of a clip.
+        """Return the frames of a clip.
 
         Args:
             keyframe: [B, 3, H, W] in [-1, 1]; any size.
             vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
             next_keyframe: the next clip's, like `keyframe`; without it the clip is rebuilt forward only.
             next_vectors: the next clip's field, of which slot 0 is used; comes with `next_keyframe`.
-            previous_frame: [B, 3, H, W], the last frame of the clip before: where the way from noise begins.
-            noise_rate: how far back to noise it is taken, above 0 to 1: 0.85 is Video-LaVIT's explicit noise
-                constraint; 1, all the way, forgets it.
+            previous_frame: [B, 3, H, W], the last frame of the clip before, where denoising starts.
+            noise_rate: how far back to noise that frame is taken, above 0 to 1: 0.85 is the explicit noise constraint
+                of Video-LaVIT (arXiv 2402.03161); 1 starts from pure noise.
             num_inference_steps: evaluations of the network.
             generator: of the noise; made from `seed` where not given.
 
@@ -317,65 +188,224 @@ class VideoDetokenizer(VideotokModel):
         Raises:
             ValueError: tensors that do not fit together; less than one step; a `noise_rate` out of range.
         """
-        if self.config["latent_channels"]:
-            raise ValueError(f"`latent_channels` (={self.config['latent_channels']}): use LatentDetokenizer")
         if previous_frame is not None:
             check_picture("previous_frame", previous_frame, keyframe)
         if not 0 < noise_rate <= 1:
             raise ValueError(f"`noise_rate` (={noise_rate}) must be above 0 and at most 1")
-        keyframe, vectors = self._own(keyframe), self._own(vectors)
-        whole = gather(
+        keyframe, vectors = self._to_own(keyframe), self._to_own(vectors)
+        candidates = make_candidates(
             keyframe,
             vectors,
-            next_keyframe=None if next_keyframe is None else self._own(next_keyframe),
-            next_vectors=None if next_vectors is None else self._own(next_vectors),
+            next_keyframe=None if next_keyframe is None else self._to_own(next_keyframe),
+            next_vectors=None if next_vectors is None else self._to_own(next_vectors),
             bicubic_mix=self.config["bicubic_mix"],
         )
         generator = generator or torch.Generator().manual_seed(seed)
         start, stride = None, self.config["stride"]
         if previous_frame is not None and noise_rate < 1:
-            carried = replace(whole, prior=from_before(self._own(previous_frame), vectors))
-            start = carried.padded(self.multiple).apart(stride).prior
-        parts = whole.padded(self.multiple).apart(stride)
-        found = self.denoised(parts, generator, num_inference_steps, start, noise_rate)
-        frames = together(found, stride, vectors.shape[1])
+            warped = replace(candidates, prior=warp_from_previous(self._to_own(previous_frame), vectors))
+            start = warped.pad_to_multiple(self.size_multiple).split(stride).prior
+        parts = candidates.pad_to_multiple(self.size_multiple).split(stride)
+        denoised = self.denoise(parts, generator, num_inference_steps, start, noise_rate)
+        frames = merge_frames(denoised, stride, vectors.shape[1])
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
         frames[:, 0] = keyframe
         return frames
 
     @torch.no_grad()
-    def denoised(
+    def denoise(
         self,
-        evidence: Evidence,
+        candidates: MotionCandidates,
         generator: torch.Generator,
         num_steps: int | None = None,
         start: Tensor | None = None,
         noise_rate: float = 1.0,
     ) -> Tensor:
-        """Frames [B, T, 3, H, W], from evidence whose sides are multiples of `multiple`, through the network together.
+        """Return the denoised frames [B, T, 3, H, W] of candidates whose sides are multiples of `size_multiple`.
 
-        `start`: frames that, taken back to noise as far as `noise_rate` says, are begun from; else from noise alone.
+        `start`: frames that denoising starts from, taken back to noise as far as `noise_rate` says; else pure noise.
         """
-        batch, steps, _, height, width = evidence.prior.shape
-        patch, low = self.config["patch_size"], self.config["sigma_min"]
-        highest = level_at(1.0 if start is None else noise_rate, low, self.config["sigma_max"])
-        shape = (batch, steps, self.cell_channels, height // patch, width // patch)
-        noise = noise_like(evidence.prior, shape, generator)
-        clean = euler(
-            lambda noisy, sigma: self(noisy, sigma.expand(batch), evidence),
-            noise * highest if start is None else self.clean(start, evidence) + noise * highest,
+        batch, steps, _, height, width = candidates.prior.shape
+        patch, sigma_min = self.config["patch_size"], self.config["sigma_min"]
+        sigma = noise_level(1.0 if start is None else noise_rate, sigma_min, self.config["sigma_max"])
+        shape = (batch, steps, self.patch_channels, height // patch, width // patch)
+        # drawn in float32 on the generator's device: one seed is one noise on every machine
+        noise = randn_tensor(shape, generator, candidates.prior.device, torch.float32).to(candidates.prior)
+        clean = sample_euler(
+            lambda noisy, sigma: self(noisy, sigma.expand(batch), candidates),
+            noise * sigma if start is None else self.to_residual(start, candidates) + noise * sigma,
             self.config["num_inference_steps"] if num_steps is None else num_steps,
-            low,
-            highest,
+            sigma_min,
+            sigma,
         )
-        alone, between = self.config["forward_residual_scale"], self.config["residual_scale"]
-        share = alone + (between - alone) * evidence.maps[:, :1, HAS_NEXT, :1, :1, None]
-        return evidence.prior + share * (self.frames(clean, evidence) - evidence.prior)
+        forward_scale, scale = self.config["forward_residual_scale"], self.config["residual_scale"]
+        scale = forward_scale + (scale - forward_scale) * candidates.maps[:, :1, HAS_NEXT, :1, :1, None]
+        return candidates.prior + scale * (self.to_frames(clean, candidates) - candidates.prior)
 
-    def _own(self, values: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates) -> Tensor:
+        """Return the expected clean variable x.
+
+        Args:
+            noisy: [B, T, 3 * patch_size², h, w], x + sigma * standard normal noise.
+            sigma: [B].
+            candidates: of frames [h * patch_size, w * patch_size].
+        """
+        patch = self.config["patch_size"]
+        residual_std = self.residual_std(candidates)
+        conditions = torch.cat(
+            (make_conditions(candidates, patch), average_pool(residual_std.log() / 2 + 1, patch)), dim=2
+        )
+        level = sigma.view(-1, 1, 1, 1, 1)
+        sample = torch.cat((noisy / (level.square() + 1).sqrt(), conditions), dim=2)
+        motion = average_pool(candidates.maps[:, :, DISPLACEMENT], patch)
+        features = self.motion_encoder(motion).flatten(1, 2)
+        outputs = self.unet(sample, sigma.log() / 4, features, self._added_ids(motion)).sample.float()
+        outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
+        log_weights, shifts = outputs.split(self.num_outputs, dim=2)
+        if self.training:
+            frames = mix_candidates(candidates, log_weights, shifts, patch)
+        else:
+            log_weights = log_weights * self.config["inverse_temperature"]
+            frames = mix_candidates(candidates, log_weights, shifts, patch, self.config["bicubic_mix"])
+        return space_to_depth((frames - candidates.prior) / residual_std, patch)
+
+    def to_residual(self, frames: Tensor, candidates: MotionCandidates) -> Tensor:
+        """Turn frames [B, T, 3, H, W] into the diffused variable x, [B, T, 3 * patch_size², h, w]."""
+        return space_to_depth((frames - candidates.prior) / self.residual_std(candidates), self.config["patch_size"])
+
+    def to_frames(self, clean: Tensor, candidates: MotionCandidates) -> Tensor:
+        """Undo `to_residual`."""
+        residual = depth_to_space(clean, self.config["patch_size"])
+        return candidates.prior + residual * self.residual_std(candidates)
+
+    def residual_std(self, candidates: MotionCandidates) -> Tensor:
+        """Return the expected size of the prior's error, [B, T, 1, H, W], at least `residual_std_floor`.
+
+        It is the difference of the prior to the nearer of both keyframes held still, averaged around each pixel.
+        """
+        differences = candidates.pictures[:, :, STILL] - candidates.prior[:, :, None]
+        nearest = differences.abs().mean(3).amin(2)
+        return 1.5 * local_mean(nearest, self.config["patch_size"], cells=3) + self.config["residual_std_floor"]
+
+    def upgrade_weights(self, state_dict: "OrderedDict[str, Any]") -> None:
+        """Convert weights whose motion encoder had fused attention."""
+        split_fused_attention(state_dict)
+
+    def _added_ids(self, motion: Tensor) -> Tensor:
+        """Return Stable Video Diffusion's added ids, [B, 3]: frame rate, amount of motion (0 to 255), noise (0)."""
+        amount = (motion.float().square().sum(2).sqrt().mean((1, 2, 3)) * 64).clamp(max=255)
+        return torch.stack((torch.full_like(amount, self.config["fps"]), amount, torch.zeros_like(amount)), dim=1)
+
+    def _to_own(self, values: Tensor) -> Tensor:
         return values.to(device=self.device, dtype=self.dtype)
 
 
-def _still(*parameters: Tensor) -> None:
-    for parameter in parameters:
-        torch.nn.init.zeros_(parameter)
+def num_condition_channels(patch: int) -> int:
+    """Return the channels of the U-Net's conditions: those of `make_conditions`, and the residual_std."""
+    pairs = len(list(combinations(CANDIDATES, 2)))
+    return (pairs + 2) * (patch // COMPARED_PIXELS) ** 2 + len(COMPARED_SHIFTS) ** 2 + len(MAPS) + 1
+
+
+def num_weight_channels(patch: int) -> int:
+    """Return the channels of the log weights of `mix_candidates`."""
+    return len(CANDIDATES) * (patch // COMPARED_PIXELS) ** 2
+
+
+def num_shift_channels(patch: int) -> int:
+    """Return the channels of the shifts of `mix_candidates`."""
+    return NUM_SHIFTS * (patch // SHIFTED_PIXELS) ** 2
+
+
+def make_conditions(candidates: MotionCandidates, patch: int) -> Tensor:
+    """Return what the network sees of the candidates of frames [H, W]: [B, T, channels, H / patch, W / patch].
+
+    Differences of candidates say more than the candidates: where all agree, all are right; where the keyframes agree
+    with each other and not with their warps, nothing moved. Values have about unit size.
+    """
+    small = average_pool(candidates.pictures.flatten(2, 3), COMPARED_PIXELS).unflatten(2, (len(CANDIDATES), 3))
+    pairs = [(small[:, :, a] - small[:, :, b]).abs().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
+    warps = luma(small[:, :, :2])
+    prior, disparity = luma(average_pool(candidates.prior, COMPARED_PIXELS)), 4 * (warps[:, :, 0] - warps[:, :, 1])
+    values = torch.stack((*(_log_difference(pair) for pair in pairs), prior, disparity), dim=2)
+    return torch.cat(
+        (
+            space_to_depth(values, patch // COMPARED_PIXELS),
+            _log_difference(
+                average_pool(_shifted_differences(warps[:, :, 0], warps[:, :, 1]), patch // COMPARED_PIXELS)
+            ),
+            average_pool(candidates.maps, patch),
+        ),
+        dim=2,
+    )
+
+
+def mix_candidates(
+    candidates: MotionCandidates, log_weights: Tensor, shifts: Tensor, patch: int, bicubic_mix: float = 0.0
+) -> Tensor:
+    """Mix the candidates into frames [B, T, 3, H, W]; the prior where log weights and shifts are 0.
+
+    Args:
+        log_weights: [B, T, num_weight_channels, h, w]: logarithms of factors of the prior's weights.
+        shifts: [B, T, num_shift_channels, h, w], in pixels: one that both warps share by nearness, one of each warp.
+        patch: pixels along each side of a position of these.
+        bicubic_mix: see `candidates.sample_keyframes`.
+    """
+    common, first, second = depth_to_pixels(shifts, patch, patch // SHIFTED_PIXELS).chunk(3, dim=2)
+    near = candidates.maps[:, :, NEARNESS, None]
+    both = torch.stack((first - near * common, second + (1 - near) * common), dim=2).movedim(3, -1)
+    pixel = both.new_tensor([1 / side for side in candidates.keyframes.shape[:-3:-1]])
+    warps = shift_warps(candidates, both * pixel, bicubic_mix)
+    pictures = torch.cat((warps, candidates.pictures[:, :, 2:]), dim=2)
+    log_weights = log_weights.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
+    weights = candidates.weights * depth_to_pixels(log_weights, patch, patch // COMPARED_PIXELS).exp()
+    return (pictures * (weights / weights.sum(2, keepdim=True))[:, :, :, None]).sum(2)
+
+
+def space_to_depth(frames: Tensor, patch: int) -> Tensor:
+    """Rearrange patches into channels: [B, T, C, H, W] -> [B, T, C * patch², H / patch, W / patch]."""
+    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
+
+
+def depth_to_space(values: Tensor, patch: int) -> Tensor:
+    """Undo `space_to_depth`: [B, T, C * patch², h, w] -> [B, T, C, h * patch, w * patch]."""
+    return F.pixel_shuffle(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
+
+
+def depth_to_pixels(values: Tensor, patch: int, side: int) -> Tensor:
+    """Interpolate side² values per patch: [B, T, C * side², h, w] -> [B, T, C, h * patch, w * patch], bilinearly."""
+    values = depth_to_space(values, side)
+    fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
+    return fine.unflatten(0, values.shape[:2])
+
+
+def average_pool(values: Tensor, patch: int) -> Tensor:
+    """Return the means of patches: [B, T, C, H, W] -> [B, T, C, H / patch, W / patch]."""
+    return F.avg_pool2d(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
+
+
+def local_mean(values: Tensor, patch: int, cells: int) -> Tensor:
+    """Return the means of [B, T, H, W] over squares of `cells` patches around each pixel: [B, T, 1, H, W]."""
+    small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
+    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
+
+
+def luma(pictures: Tensor) -> Tensor:
+    """Return the luma (Rec. 601) of pictures [..., 3, H, W]: [..., H, W]."""
+    red, green, blue = pictures.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def _shifted_differences(first: Tensor, second: Tensor) -> Tensor:
+    """Return the absolute differences of [B, T, h, w] to `second` shifted: [B, T, len(COMPARED_SHIFTS)², h, w]."""
+    most = max(COMPARED_SHIFTS)
+    height, width = first.shape[-2:]
+    padded = F.pad(second, (most, most, most, most), mode="replicate")
+    shifted = (
+        padded[..., most + y : most + y + height, most + x : most + x + width]
+        for y, x in product(COMPARED_SHIFTS, COMPARED_SHIFTS)
+    )
+    return torch.stack([(first - other).abs() for other in shifted], dim=2)
+
+
+def _log_difference(difference: Tensor) -> Tensor:
+    return (difference + MIN_DIFFERENCE).log() / 2 + 1.5
