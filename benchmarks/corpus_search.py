@@ -1,8 +1,7 @@
-"""Whether a corpus' search finds what is alike: `python -m benchmarks.corpus_search TOKENS --labels scene --json OUT`
+"""Quality of the search in a corpus: `python -m benchmarks.corpus_search TOKENS --labels scene --json OUT`
 
-Every clip is looked for among all others, by look and by motion. How often is the nearest one of the same video; and
-how many of the five nearest of other videos carry the same label (a column of the manifest)? Beside it, what chance
-gives.
+Every clip is searched among all others, by look and by motion: how often the nearest clip is of the same video, and how
+many of the five nearest clips of other videos have the same label (a column of the manifest), each beside chance.
 """
 
 import argparse
@@ -13,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from codec import atomic_path
-from videotok.corpus.search import Codes, Index
+from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
 
-NEAREST = 5
+NUM_NEAREST = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Whether a corpus' search finds what is alike.")
+    parser = argparse.ArgumentParser(description="Quality of the search in a corpus.")
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--labels", nargs="*", default=[], help="columns of the manifest")
     parser.add_argument("--json", type=Path)
@@ -28,9 +27,9 @@ def main() -> None:
     folder = CorpusFolder(arguments.tokens)
     codebooks = folder.facts["codebooks"]
     rows = pa.concat_tables([read_shard(path) for path in shard_paths(arguments.tokens)])
-    codes, index = Codes.of(rows, codebooks), Index(arguments.tokens, codebooks)
+    clips, rarity = ClipFeatures.from_rows(rows, codebooks), CorpusSearch(arguments.tokens, codebooks).rarity
     labels = {name: np.array(rows[name].to_pylist()) for name in ("video_id", *arguments.labels)}
-    found = {kind: _figures(_likeness(index, codes, kind), labels) for kind in ("look", "motion")}
+    found = {kind: _figures(_similarity(rarity, clips, kind), labels) for kind in ("look", "motion")}
     print(f"{rows.num_rows} clips of {len(set(labels['video_id']))} videos")
     for kind, figures in found.items():
         for name, (share, chance) in figures.items():
@@ -40,29 +39,27 @@ def main() -> None:
             temporary.write_text(json.dumps({"clips": rows.num_rows, "figures": found}, indent=2) + "\n")
 
 
-def _likeness(index: Index, codes: Codes, kind: str) -> np.ndarray:
-    """float [clips, clips]."""
-    compare = index.look if kind == "look" else index.motion
-    count = len(codes.visual)
-    one = (slice(number, number + 1) for number in range(count))
-    return np.stack([compare(Codes(codes.visual[i], codes.motion[i], codes.camera[i]), codes) for i in one])
+def _similarity(rarity: CodeRarity, clips: ClipFeatures, kind: str) -> np.ndarray:
+    """Return the similarity of every clip to every other, float [clips, clips]."""
+    compare = rarity.look_similarity if kind == "look" else rarity.motion_similarity
+    return np.stack([compare(clips[number : number + 1], clips) for number in range(len(clips))])
 
 
-def _figures(likeness: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Name of a figure -> (measured, by chance)."""
+def _figures(similarity: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Return figures by name: (measured, by chance)."""
     videos = labels["video_id"]
     same = videos[:, None] == videos[None]
     has_another = same.sum(1) > 1
-    np.fill_diagonal(likeness, -np.inf)
-    hits = same[np.arange(len(same)), likeness.argmax(1)]
+    np.fill_diagonal(similarity, -np.inf)
+    hits = same[np.arange(len(same)), similarity.argmax(1)]
     by_chance = (same.sum(1) - 1) / (len(same) - 1)
     figures = {"nearest is of the same video": (hits[has_another].mean(), by_chance[has_another].mean())}
-    nearest = np.argsort(np.where(same, -np.inf, likeness), axis=1)[:, ::-1][:, :NEAREST]
+    nearest = np.argsort(np.where(same, -np.inf, similarity), axis=1)[:, ::-1][:, :NUM_NEAREST]
     for name, values in labels.items():
         if name != "video_id":
-            alike = values[:, None] == values[None]
-            share = np.take_along_axis(alike, nearest, 1).mean()
-            figures[f"same {name}, other videos"] = (share, alike[~same].mean())
+            has_label = values[:, None] == values[None]
+            share = np.take_along_axis(has_label, nearest, 1).mean()
+            figures[f"same {name}, other videos"] = (share, has_label[~same].mean())
     return {name: (float(share), float(chance)) for name, (share, chance) in figures.items()}
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Two Ray nodes on this machine's loopback, one core each, and a corpus encoded on them:
+# Encode a corpus on two Ray nodes of one core each, both on the loopback interface of this machine:
 #   benchmarks/two_nodes.sh VIDEOS OUT.json [--limit N]
-# Every node has its own raylet, object store and workers, so blocks travel between them as between machines.
+# Each node has its own raylet, object store and workers, so blocks are sent between them as between machines.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -9,11 +9,11 @@ ray=$(dirname "$python")/ray
 port=${PORT:-6399}
 folder=$(mktemp -d)
 export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 OMP_NUM_THREADS=1
-# who reaches a Ray cluster runs code on it: these two nodes take orders only from who has this token, made for this run
+# whoever reaches a Ray cluster can run code on it: these nodes accept only clients with this token, made for this run
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 (umask 077 && "$python" -c "import secrets; print(secrets.token_hex(32), end='')" >"$RAY_AUTH_TOKEN_PATH")
 
-stop() {  # only these two nodes: each is a group of processes of its own
+stop() {  # only these two nodes: each has a process group of its own
     for node in "${nodes[@]}"; do kill -- "-$node" 2>/dev/null || true; done
     wait 2>/dev/null || true
     rm -rf "$folder"
@@ -28,7 +28,7 @@ start() {
 }
 
 start --head --port="$port" --node-ip-address=127.0.0.1 --include-dashboard=false --temp-dir="$folder/ray"
-alive() {  # waits until so many nodes are
+alive() {  # wait until so many nodes are up
     "$python" - "127.0.0.1:$port" "$1" 2>"$folder/alive.log" <<'PY' || { cat "$folder"/*.log >&2; exit 1; }
 import sys, time, ray
 for _ in range(60):

@@ -1,4 +1,4 @@
-"""Corpora for tests: a few small videos, encoded stage by stage in this process, without Ray."""
+"""Corpora for tests: a few small videos, encoded in this process without Ray."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pyarrow as pa
 from videos import even, scenes, write
 
 from videotok.corpus.ray_pipeline import Cluster
-from videotok.corpus.settings import Plan
+from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 
 SIZE, FPS = (128, 80), 24
@@ -18,7 +18,7 @@ SECONDS = {"pan": 1.0, "zoom": 2.5, "turn": 4.5, "layers": 3.0}
 
 
 def make_videos(folder: Path) -> Path:
-    """Four videos, two of them in a folder below, and a file that is none."""
+    """Write four videos, two of them in a subfolder, and a file that is no video."""
     (folder / "more").mkdir(parents=True)
     for number, (name, scene) in enumerate(scenes(SIZE).items()):
         place = folder / "more" if number % 2 else folder
@@ -29,13 +29,13 @@ def make_videos(folder: Path) -> Path:
 
 
 def copied(corpus: Path, place: Path) -> Path:
-    """A corpus that a test may spoil."""
+    """Return a copy of a corpus, which a test may change."""
     shutil.copytree(corpus, place)
     return place
 
 
-def plain_stream(videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
-    """What `videotok.corpus.ray_pipeline.stream` gives, in this process and in order."""
+def encode_in_process(videos: pa.Table, plan: EncodePlan, cluster: Cluster) -> Iterator[pa.Table]:
+    """Yield what `videotok.corpus.ray_pipeline.encode_on_ray` yields, in this process and in order."""
     read, tokenize = ReadVideos(plan), TokenizeClips(plan)
     for row in videos.to_pylist():
         columns = {name: np.array([np.nan if value is None else value]) for name, value in row.items()}
@@ -43,26 +43,26 @@ def plain_stream(videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.
             yield tokenize(clips)
 
 
-class Replayed:
-    """`plain_stream`, each video read once and then given again from memory: for tests of what happens to its rows."""
+class CachedEncoder:
+    """`encode_in_process` with each video encoded once and then repeated from memory."""
 
     def __init__(self) -> None:
         self._known: dict[tuple, list[pa.Table]] = {}
 
-    def __call__(self, videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
+    def __call__(self, videos: pa.Table, plan: EncodePlan, cluster: Cluster) -> Iterator[pa.Table]:
         for number in range(videos.num_rows):
             video = videos.slice(number, 1)
             (row,) = video.to_pylist()
             key = (plan.fingerprint.sha256, row["path"], row["start"], row["duration"])
             if key not in self._known:
-                self._known[key] = list(plain_stream(video, plan, cluster))
+                self._known[key] = list(encode_in_process(video, plan, cluster))
             for rows in self._known[key]:
                 index = pa.array([row["index"]] * rows.num_rows, pa.int64())
                 yield rows.set_column(rows.column_names.index("index"), "index", index)
 
 
 def all_rows(corpus: Path) -> pa.Table:
-    """Every clip of a corpus, sorted."""
+    """Return every clip of a corpus, sorted."""
     from videotok.corpus.storage import read_shard, shard_paths
 
     table = pa.concat_tables([read_shard(path) for path in shard_paths(corpus)])

@@ -9,14 +9,12 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
-from corpora import all_rows, copied, make_videos, plain_stream
+from corpora import all_rows, copied, encode_in_process, make_videos
 
 from videotok.cli.main import main
-from videotok.corpus import job
-from videotok.corpus import storage as durable
-from videotok.corpus.export import Layout, to_huggingface, to_ids, to_webdataset
-from videotok.corpus.search import Codes, Index, query_rows
-from videotok.corpus.settings import Plan, Settings
+from videotok.corpus import job, storage
+from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset
+from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch, encode_query
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_path, shard_paths
 from videotok.errors import CorpusError
 from videotok.vocabulary import Vocabulary
@@ -34,9 +32,9 @@ def corpus(videos, tiny_model, tmp_path_factory):
     rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in names)
     (place / "list.csv").write_text(f"path,caption\n{rows}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "stream", plain_stream)
-        patch.setattr(Plan, "of", cache(Plan.of))
-        job.encode_corpus(str(place / "list.csv"), place / "tokens", Settings(str(tiny_model)), shard_rows=3)
+        patch.setattr(job, "encode_on_ray", encode_in_process)
+        patch.setattr(job, "make_plan", cache(job.make_plan))
+        job.encode_corpus(str(place / "list.csv"), place / "tokens", model=str(tiny_model), shard_rows=3)
     return place / "tokens"
 
 
@@ -51,7 +49,7 @@ def reordered(corpus, tmp_path_factory):
     rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
     for number, path in enumerate(shard_paths(place)):
         path.unlink()
-        durable.write_table(shard_path(place, number), rows.slice(3 * number, 3))
+        storage.write_table(shard_path(place, number), rows.slice(3 * number, 3))
     return place
 
 
@@ -97,9 +95,9 @@ def test_huggingface(corpus, reordered, tmp_path):
 def test_ids_are_the_videos(corpus, tmp_path):
     import datasets
 
-    (path,) = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=700, text_size=100))
+    (path,) = to_packed_ids(CorpusFolder(corpus), tmp_path / "ids", PackingOptions(row_length=700, text_size=100))
     rows = list(datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True))
-    vocabulary = Vocabulary(**json.loads((tmp_path / "ids" / "vocabulary.json").read_text())["vocabulary"])
+    vocabulary = Vocabulary.from_dict(json.loads((tmp_path / "ids" / "vocabulary.json").read_text())["vocabulary"])
     assert vocabulary.text_size == 100
     found = []
     for row in rows:
@@ -114,8 +112,8 @@ def test_ids_are_the_videos(corpus, tmp_path):
     assert sorted(found) == sorted(wanted)
 
 
-class Words:
-    """A text tokenizer of letters."""
+class LetterTokenizer:
+    """A text tokenizer whose ids are letters."""
 
     bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
 
@@ -128,7 +126,7 @@ class Words:
 
 
 def test_captions_follow_their_videos(corpus, tmp_path):
-    (path,) = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=1500), Words())
+    (path,) = to_packed_ids(CorpusFolder(corpus), tmp_path / "ids", PackingOptions(row_length=1500), LetterTokenizer())
     text = []
     for row in read_shard(path).to_pylist():
         ids, document, learned = (np.array(row[name]) for name in ("input_ids", "document", "loss_mask"))
@@ -144,7 +142,7 @@ def test_captions_follow_their_videos(corpus, tmp_path):
 def test_streams_and_shuffles_by_shard(corpus, tmp_path):
     import datasets
 
-    paths = to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=360), shard_rows=2)
+    paths = to_packed_ids(CorpusFolder(corpus), tmp_path / "ids", PackingOptions(row_length=360), shard_rows=2)
     assert len(paths) == 4
     rows = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train", streaming=True)
     assert rows.num_shards == 4
@@ -154,8 +152,8 @@ def test_streams_and_shuffles_by_shard(corpus, tmp_path):
 
 
 def test_a_clip_longer_than_a_row_is_refused(corpus, tmp_path):
-    with pytest.raises(CorpusError, match=r"a clip of .* ids and 0 of text, a row has 100; choose a greater --length"):
-        to_ids(CorpusFolder(corpus), tmp_path / "ids", Layout(length=100))
+    with pytest.raises(CorpusError, match=r"a clip of .* ids and 0 of text, a row has 100; choose longer rows"):
+        to_packed_ids(CorpusFolder(corpus), tmp_path / "ids", PackingOptions(row_length=100))
 
 
 def test_export_does_not_mix(corpus, tmp_path, capsys):
@@ -188,28 +186,29 @@ def test_others_read_the_shards(corpus):
 
 def test_search_finds_the_clip_itself(corpus, videos, tiny_model):
     facts = CorpusFolder(corpus).facts
-    index = Index(corpus, facts["codebooks"])
+    search = CorpusSearch(corpus, facts["codebooks"])
     for name in ("turn.mp4", "more/layers.mp4"):
-        found = index.nearest(Codes.of(query_rows(videos / name, facts, str(tiny_model)), facts["codebooks"]), 3)
+        query = encode_query(videos / name, facts, str(tiny_model))
+        found = search.nearest(ClipFeatures.from_rows(query, facts["codebooks"]), 3)
         for hits in found.values():
-            # the weights are random: another clip may have the very same words
+            # the weights are random: another clip may have the very same codes
             assert str(videos / name) in [hit["video_id"] for hit in hits if hit["similarity"] == pytest.approx(1)]
             assert hits[0]["similarity"] >= hits[1]["similarity"] >= hits[2]["similarity"]
 
 
-def test_search_tells_words_and_motion_apart():
-    def codes(visual, motion, camera):
-        rows = {"visual_ids": [visual], "motion_ids": [[motion]], "global_motion_ids": [camera]}
-        return Codes.of(pa.table(rows), {"visual": 50, "motion": 50, "camera": 256})
+def test_search_distinguishes_look_and_motion():
+    def clip(visual, motion, global_motion):
+        rows = {"visual_ids": [visual], "motion_ids": [[motion]], "global_motion_ids": [global_motion]}
+        return ClipFeatures.from_rows(pa.table(rows), {"visual": 50, "motion": 50, "global_motion": 256})
 
-    index = object.__new__(Index)
-    index._rarity = {"visual": np.ones(50, np.float32), "motion": np.ones(50, np.float32)}
-    one = codes([1, 2, 3], [7, 8], [128, 128])
-    moved = codes([1, 2, 3], [9, 9], [160, 128])
-    assert index.look(one, moved)[0] == pytest.approx(1)
-    assert index.motion(one, moved)[0] < 0.2
-    assert index.motion(one, codes([5], [8, 7], [128, 129]))[0] > 0.95
-    assert index.look(one, codes([5], [8, 7], [128, 129]))[0] == 0
+    rarity = CodeRarity(np.ones(50, np.float32), np.ones(50, np.float32))
+    one = clip([1, 2, 3], [7, 8], [128, 128])
+    moved = clip([1, 2, 3], [9, 9], [160, 128])
+    other = clip([5], [8, 7], [128, 129])
+    assert rarity.look_similarity(one, moved)[0] == pytest.approx(1)
+    assert rarity.motion_similarity(one, moved)[0] < 0.2
+    assert rarity.motion_similarity(one, other)[0] > 0.95
+    assert rarity.look_similarity(one, other)[0] == 0
 
 
 def test_search_with_other_weights_is_refused(corpus, videos, other_model, capsys):

@@ -8,15 +8,12 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpora import Replayed, all_rows, copied, make_videos
+from corpora import CachedEncoder, all_rows, copied, make_videos
 
 from videotok.cli.main import main
 from videotok.config import EncodeConfig
-from videotok.corpus import job
-from videotok.corpus import storage as durable
-from videotok.corpus.ray_pipeline import Cluster
-from videotok.corpus.report import faults
-from videotok.corpus.settings import Plan, Settings
+from videotok.corpus import job, storage
+from videotok.corpus.report import find_faults
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
 from videotok.errors import CorpusError
 from videotok.pipeline import VideoTokenizer
@@ -33,26 +30,26 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _without_ray():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "stream", Replayed())
-        patch.setattr(Plan, "of", cache(Plan.of))
+        patch.setattr(job, "encode_on_ray", CachedEncoder())
+        patch.setattr(job, "make_plan", cache(job.make_plan))
         yield
 
 
 @pytest.fixture(scope="module")
 def corpus(videos, tiny_model, tmp_path_factory, _without_ray):
-    """An undisturbed run: 8 clips in shards of 3."""
+    """An uninterrupted run: 8 clips in shards of 3."""
     return encode(videos, tmp_path_factory.mktemp("corpus") / "tokens", tiny_model)
 
 
 def encode(videos, out, model, **options):
-    job.encode_corpus(str(videos), out, Settings(str(model)), Cluster(), **{"shard_rows": 3} | options)
+    job.encode_corpus(str(videos), out, model=str(model), **{"shard_rows": 3} | options)
     return out
 
 
 def assert_same(one, other):
     assert all_rows(one).equals(all_rows(other), check_metadata=True)
     assert CorpusFolder(one).errors.equals(CorpusFolder(other).errors)
-    assert list(faults(CorpusFolder(one))) == []
+    assert list(find_faults(CorpusFolder(one))) == []
 
 
 def test_ids_are_those_of_encode(corpus, videos, tiny_model):
@@ -97,7 +94,7 @@ def test_report(corpus):
 
 def test_finished_files_are_not_read_again(corpus, videos, tiny_model, tmp_path, monkeypatch):
     place = copied(corpus, tmp_path / "tokens")
-    monkeypatch.setattr(job, "stream", None)
+    monkeypatch.setattr(job, "encode_on_ray", None)
     encode(videos, place, tiny_model)
     assert_same(place, corpus)
 
@@ -114,21 +111,25 @@ def test_videos_that_come_later_are_added(corpus, videos, tiny_model, tmp_path):
 @pytest.mark.parametrize("write", range(1, 13))
 def test_killed_at_every_write(corpus, videos, tiny_model, tmp_path, monkeypatch, write):
     """The job stops dead at its n-th write; before the rename, or (odd n) after it. The same command ends it."""
-    real, count = durable.write_bytes, 0
+    count = 0
 
-    def dying(path, data):
-        nonlocal count
-        count += 1
-        if count == write:
-            (path.parent / f".{path.stem}.left").write_bytes(data[: len(data) // 2])
-            if write % 2:
-                real(path, data)
-        if count >= write:
-            raise KeyboardInterrupt
-        real(path, data)
+    def dying(real):
+        def write_file(path, value, **options):
+            nonlocal count
+            count += 1
+            if count == write:
+                (path.parent / f".{path.stem}.left").write_bytes(b"half of a file")
+                if write % 2:
+                    real(path, value, **options)
+            if count >= write:
+                raise KeyboardInterrupt
+            real(path, value, **options)
+
+        return write_file
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_bytes", dying)
+        for name in ("write_bytes", "write_json"):
+            patch.setattr(storage, name, dying(getattr(storage, name)))
         try:
             encode(videos, tmp_path / "tokens", tiny_model, commit_seconds=0)
         except KeyboardInterrupt:
@@ -140,23 +141,25 @@ def test_killed_at_every_write(corpus, videos, tiny_model, tmp_path, monkeypatch
 
 
 def test_full_disk_is_one_line(corpus, videos, tiny_model, tmp_path, monkeypatch):
-    real, fsync = durable.write_bytes, os.fsync
-    full = False
+    real, fsync = storage.write_bytes, os.fsync
+    is_full = False
 
     def write(path, data):
-        nonlocal full
-        full = path.name == "part-00001.parquet"
+        nonlocal is_full
+        is_full = path.name == "part-00001.parquet"
         real(path, data)
 
     def sync(handle):
-        if full:
+        if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_bytes", write)
+        patch.setattr(storage, "write_bytes", write)
         patch.setattr(os, "fsync", sync)
-        with pytest.raises(CorpusError, match=r"No space left on device; what was written is safe.* the same command$"):
+        with pytest.raises(
+            CorpusError, match=r"No space left on device; what was written is safe.* the same command again$"
+        ):
             encode(videos, tmp_path / "tokens", tiny_model)
     assert [path.name for path in shard_paths(tmp_path / "tokens")] == ["part-00000.parquet"]
     encode(videos, tmp_path / "tokens", tiny_model)
@@ -165,25 +168,23 @@ def test_full_disk_is_one_line(corpus, videos, tiny_model, tmp_path, monkeypatch
 
 def test_another_fingerprint_is_refused(corpus, videos, tiny_model, other_model, tmp_path):
     place = copied(corpus, tmp_path / "tokens")
-    with pytest.raises(
-        CorpusError, match=r"weights keyframes = [0-9a-f]{12}, this command has [0-9a-f]{12};.*overwrite"
-    ):
+    with pytest.raises(CorpusError, match=r"weights keyframes = [0-9a-f]{12}, now it is [0-9a-f]{12};.*overwrite"):
         encode(videos, place, other_model)
-    with pytest.raises(CorpusError, match=r"spec motion_quantizers = 2, this command has 1;"):
-        job.encode_corpus(str(videos), place, Settings(str(tiny_model), motion_quantizers=1))
+    with pytest.raises(CorpusError, match=r"config motion_quantizers = 2, now it is 1;"):
+        encode(videos, place, tiny_model, config=EncodeConfig(predict_keyframes=False, motion_quantizers=1))
     assert_same(place, corpus)
 
 
 def test_overwrite_begins_anew_even_if_killed(corpus, videos, tiny_model, other_model, tmp_path, monkeypatch):
     place = copied(corpus, tmp_path / "tokens")
     with monkeypatch.context() as patch:
-        patch.setattr(job, "repaired", None)  # killed when the old shards are still there
+        patch.setattr(job, "repair", None)  # killed when the old shards are still there
         patch.setattr("videotok.corpus.storage.shard_paths", lambda folder: [])
         with pytest.raises(TypeError):
             encode(videos, place, other_model, overwrite=True)
     encode(videos, place, other_model)
     assert {row["fingerprint"] for row in all_rows(place).to_pylist()} == {CorpusFolder(place).fingerprint.sha256}
-    assert list(faults(CorpusFolder(place))) == []
+    assert list(find_faults(CorpusFolder(place))) == []
     encode(videos, place, tiny_model, overwrite=True)
     assert_same(place, corpus)
 
@@ -217,14 +218,14 @@ def test_two_jobs_do_not_share_a_folder(corpus, videos, tiny_model):
         encode(videos, corpus, tiny_model)
 
 
-def spoil(place, change):
+def change_first_shard(place, change):
     path = shard_paths(place)[0]
     table = read_shard(path)
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda rows: rows.slice(1), "missing or there twice"),
         (lambda rows: pa.concat_tables([rows, rows.slice(0, 1)]), "missing or there twice"),
@@ -239,18 +240,18 @@ def spoil(place, change):
         ),
     ],
 )
-def test_verify_finds_what_was_spoiled(corpus, tmp_path, change, words, capsys):
+def test_verify_finds_changed_rows(corpus, tmp_path, change, message, capsys):
     place = copied(corpus, tmp_path / "tokens")
-    spoil(place, change)
+    change_first_shard(place, change)
     assert main(["corpus", "verify", str(place)]) == 2
     captured = capsys.readouterr()
-    assert words in captured.out
+    assert message in captured.out
     assert len(captured.err.splitlines()) == 1
 
 
-def test_what_was_spoiled_is_mended(corpus, videos, tiny_model, tmp_path):
+def test_damaged_shards_are_repaired(corpus, videos, tiny_model, tmp_path):
     place = copied(corpus, tmp_path / "tokens")
-    spoil(place, lambda rows: rows.slice(1))
+    change_first_shard(place, lambda rows: rows.slice(1))
     encode(videos, place, tiny_model)
     assert_same(place, corpus)
     shard_paths(place)[1].write_bytes(b"noise")

@@ -1,4 +1,4 @@
-"""Which videos a corpus is made of: folders, globs, manifests, URLs."""
+"""The videos of a corpus: folders, globs, manifests, URLs."""
 
 import fsspec
 import pyarrow as pa
@@ -52,7 +52,7 @@ def test_text_manifest(folder):
     ]
 
 
-def test_csv_manifest_keeps_what_it_does_not_know(folder):
+def test_csv_manifest_keeps_further_columns(folder):
     (folder / "list.csv").write_text(
         "path,start,duration,caption,label,weight\nb.mp4,2,3.5,a dog,7,0.5\nb.mp4,,,,8,1\na.MKV,4,,,9,2\n"
     )
@@ -75,22 +75,22 @@ def test_parquet_manifest_with_ids(folder):
 def test_remote_folder_and_manifest():
     memory = fsspec.filesystem("memory")
     memory.pipe(
-        {"/bucket/films/a.mp4": b"film a", "/bucket/films/b.txt": b"text", "/bucket/list.txt": b"films/a.mp4\n"}
+        {"/bucket/videos/a.mp4": b"video a", "/bucket/videos/b.txt": b"text", "/bucket/list.txt": b"videos/a.mp4\n"}
     )
     try:
-        assert ids(read_inputs("memory://bucket/films")) == ["a.mp4"]
+        assert ids(read_inputs("memory://bucket/videos")) == ["a.mp4"]
         table = read_inputs("memory://bucket/list.txt")
-        assert table["path"].to_pylist() == ["memory:///bucket/films/a.mp4"]
-        with local_copy("memory://bucket/films/a.mp4") as copy:
+        assert table["path"].to_pylist() == ["memory:///bucket/videos/a.mp4"]
+        with local_copy("memory://bucket/videos/a.mp4") as copy:
             assert copy.suffix == ".mp4"
-            assert copy.read_bytes() == b"film a"
+            assert copy.read_bytes() == b"video a"
         assert not copy.exists()
     finally:
         memory.rm("/bucket", recursive=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         ("none.csv", None, "does not exist"),
         ("a.csv", "file,start\nb.mp4,1\n", "columns file, start"),
@@ -102,11 +102,11 @@ def test_remote_folder_and_manifest():
         ("nothing://x", None, "nothing"),
     ],
 )
-def test_refused(tmp_path, name, text, words):
+def test_refused(tmp_path, name, text, message):
     place = name if "://" in name else tmp_path / name
     if text is not None:
         place.write_text(text)
-    with pytest.raises(CorpusError, match=words) as error:
+    with pytest.raises(CorpusError, match=message) as error:
         read_inputs(str(place))
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""A corpus on Ray, killed with -9: the driver, and workers under a driver that lives on."""
+"""A corpus encoded on Ray whose driver, or whose workers, are killed with SIGKILL."""
 
 import os
 import random
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import psutil
 import pytest
-from corpora import all_rows, make_videos, plain_stream
+from corpora import all_rows, encode_in_process, make_videos
 
 from videotok.corpus import job
-from videotok.corpus.report import faults
-from videotok.corpus.settings import Settings
+from videotok.corpus.report import find_faults
 from videotok.corpus.storage import CorpusFolder, shard_paths
 
 DRIVER = """
 import sys
+from videotok.config import EncodeConfig
 from videotok.corpus.job import encode_corpus
-from videotok.corpus.settings import Settings
 from videotok.corpus.ray_pipeline import Cluster
 if __name__ == "__main__":
-    encode_corpus(sys.argv[1], sys.argv[2], Settings(sys.argv[3]), Cluster(workers=1, batch_size=3),
-                  shard_rows=3, commit_seconds=0)
+    config = EncodeConfig(predict_keyframes=False, batch_size=3)
+    encode_corpus(sys.argv[1], sys.argv[2], config, model=sys.argv[3], cluster=Cluster(workers=1), shard_rows=3,
+                  commit_seconds=0)
 """
-PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(videos, tiny_model, tmp_path_factory):
+def uninterrupted(videos, tiny_model, tmp_path_factory):
     place = tmp_path_factory.mktemp("corpus") / "tokens"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "stream", plain_stream)
-        job.encode_corpus(str(videos), place, Settings(str(tiny_model)), shard_rows=3)
+        patch.setattr(job, "encode_on_ray", encode_in_process)
+        job.encode_corpus(str(videos), place, model=str(tiny_model), shard_rows=3)
     return place
 
 
@@ -52,7 +52,7 @@ def start(videos: Path, out: Path, model: Path, log: Path) -> subprocess.Popen:
 
 
 def wait_for(condition, driver: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         if driver.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"the job ended too early ({driver.poll()}) or hangs:\n{log.read_text()}")
@@ -60,7 +60,7 @@ def wait_for(condition, driver: subprocess.Popen, log: Path) -> None:
 
 
 def workers(driver: subprocess.Popen, name: str) -> list[psutil.Process]:
-    """Ray's processes below the driver that run this stage."""
+    """Return Ray's processes below the driver that run a stage."""
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
@@ -73,14 +73,14 @@ def workers(driver: subprocess.Popen, name: str) -> list[psutil.Process]:
 
 def is_alive(process: psutil.Process) -> bool:
     try:
-        # nobody may be there to collect what a killed driver leaves
+        # after a killed driver, ended processes may stay as zombies
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
 def end(driver: subprocess.Popen) -> None:
-    """Kills a driver and waits until Ray, which goes with it, is gone as well."""
+    """Kill a driver and wait until Ray, which ends with it, is gone."""
     if driver.poll() is not None:
         return
     below = psutil.Process(driver.pid).children(recursive=True)
@@ -97,49 +97,49 @@ def end(driver: subprocess.Popen) -> None:
 def assert_same(one: Path, other: Path) -> None:
     assert all_rows(one).equals(all_rows(other), check_metadata=True)
     assert CorpusFolder(one).errors.equals(CorpusFolder(other).errors)
-    assert list(faults(CorpusFolder(one))) == []
+    assert list(find_faults(CorpusFolder(one))) == []
 
 
-def test_driver_killed(undisturbed, videos, tiny_model, tmp_path):
+def test_driver_killed(uninterrupted, videos, tiny_model, tmp_path):
     out, log = tmp_path / "tokens", tmp_path / "log"
     driver = start(videos, out, tiny_model, log)
     wait_for(lambda: shard_paths(out), driver, log)
     end(driver)
     assert all_rows(out).num_rows > 0
     driver = start(videos, out, tiny_model, log)
-    assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
-    assert_same(out, undisturbed)
+    assert driver.wait(TIMEOUT_SECONDS) == 0, log.read_text()
+    assert_same(out, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["ReadVideos", "TokenizeClips"])
-def test_workers_killed(undisturbed, videos, tiny_model, tmp_path, stage):
+def test_workers_killed(uninterrupted, videos, tiny_model, tmp_path, stage):
     out, log = tmp_path / "tokens", tmp_path / "log"
     driver = start(videos, out, tiny_model, log)
     try:
         wait_for(lambda: workers(driver, f"MapWorker(MapBatches({stage}))"), driver, log)
         for process in workers(driver, f"MapWorker(MapBatches({stage}))"):
             process.kill()
-        assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
+        assert driver.wait(TIMEOUT_SECONDS) == 0, log.read_text()
     finally:
         end(driver)
-    assert_same(out, undisturbed)
+    assert_same(out, uninterrupted)
 
 
 @pytest.mark.slow
-def test_ten_kills(undisturbed, videos, tiny_model, tmp_path):
-    """Killed ten times at random points, half of them counted from the start and half from the first new shard."""
+def test_ten_kills(uninterrupted, videos, tiny_model, tmp_path):
+    """Kill ten times at random points, every second time at the first new shard."""
     out, log = tmp_path / "tokens", tmp_path / "log"
-    dice = random.Random(0)
+    rng = random.Random(0)
     for number in range(10):
         driver = start(videos, out, tiny_model, log)
         began, before = time.monotonic(), [path.stat().st_mtime_ns for path in shard_paths(out)]
-        delay = dice.uniform(0, 12)
+        delay = rng.uniform(0, 12)
         while driver.poll() is None and time.monotonic() - began < delay:
             if number % 2 and [path.stat().st_mtime_ns for path in shard_paths(out)] != before:
                 break
             time.sleep(0.01)
         end(driver)
     driver = start(videos, out, tiny_model, log)
-    assert driver.wait(PATIENCE_SECONDS) == 0, log.read_text()
-    assert_same(out, undisturbed)
+    assert driver.wait(TIMEOUT_SECONDS) == 0, log.read_text()
+    assert_same(out, uninterrupted)

@@ -1,19 +1,21 @@
-"""`videotok corpus`: many videos to Parquet, and from there on"""
+"""`videotok corpus`: many videos to Parquet, and what can be done with that."""
 
 import importlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, parse_fps
+from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.config import EncodeConfig, MotionSourceChoice
+from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
 
 if TYPE_CHECKING:
-    from videotok.corpus.report import Run
+    from videotok.corpus.report import JobProgress
 
 app = typer.Typer(no_args_is_help=True, help="Encode many videos, on one machine or a cluster (Ray Data).")
 
@@ -24,80 +26,110 @@ Tokens = Annotated[Path, typer.Argument(help="Folder of a corpus.")]
 def encode(
     videos: Annotated[str, typer.Argument(help="Folder, glob, or manifest (.txt, .csv, .parquet); or a URL of one.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokens.")],
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto` for the one running here.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes a stage; as many as there are cores.")] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs, or a part of one, for each tokenizer.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the models at once.")] = 16,
-    shard_rows: Annotated[int, typer.Option(min=1, help="Clips a Parquet file.")] = 2048,
-    fps: Annotated[str, typer.Option(help="Frames a second of a clip's 24 frames; 6 for understanding.")] = "12",
-    keep: Annotated[float | None, typer.Option(help="Share of a keyframe's patches to keep on average.")] = None,
-    motion_quantizers: Annotated[int | None, typer.Option(min=0, help="Levels of motion ids.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster; `auto` for the one on this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes per stage; the number of cores by default.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="GPUs of each tokenizer, may be a fraction; 0: tokenizers run on the CPU.")
+    ] = 0.0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips that go through the models at once.")
+    ] = DEFAULTS.batch_size,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Clips per Parquet file.")] = 2048,
+    fps: Annotated[
+        str, typer.Option(help="Frames per second of the clips, such as 12 or 30000/1001; 6 for understanding.")
+    ] = str(DEFAULTS.fps),
+    keep_ratio: Annotated[
+        float | None, typer.Option(help="Share of a keyframe's patches to keep on average, above 0 to 1.")
+    ] = DEFAULTS.keep_ratio,
+    refinement_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of code refinement.")
+    ] = DEFAULTS.refinement_steps,
+    motion_quantizers: Annotated[
+        int | None, typer.Option(min=0, help="Residual quantizers of motion ids.")
+    ] = DEFAULTS.motion_quantizers,
     motion_source: Annotated[
-        Literal["auto", "native", "reencode", "mpeg4"],
-        typer.Option(help="The stream's own vectors, those of a re-encoding, or the first where there are any."),
-    ] = "auto",
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Begin anew, whatever is in --out.")] = False,
-    retry_errors: Annotated[bool, typer.Option(help="Read videos again that were refused before.")] = False,
+        MotionSourceChoice,
+        typer.Option(
+            help="native: the stream's own motion vectors; reencode: those of a re-encoding; auto: native where there "
+            "are any."
+        ),
+    ] = DEFAULTS.motion_source,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the weights; those that ship by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is in --out.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Read again the videos that were refused before.")
+    ] = False,
 ) -> None:
-    """Turn many videos into Parquet. Stopped in any way, the same command goes on."""
-    if keep is not None and not 0 < keep <= 1:
-        raise Refusal(f"--keep {keep} must be above 0 and at most 1: it is the share of patches to keep")
-    rate = parse_fps(fps)
-    _need("pyarrow", "fsspec", "ray")
+    """Turn many videos into Parquet. However it was stopped, the same command continues."""
+    with invalid_options_refused():
+        config = EncodeConfig(
+            fps=fps,  # pyright: ignore[reportArgumentType]
+            keep_ratio=keep_ratio,
+            predict_keyframes=False,
+            refinement_steps=refinement_steps,
+            motion_quantizers=motion_quantizers,
+            motion_source=motion_source,
+            batch_size=batch_size,
+        )
+    _require("pyarrow", "fsspec", "ray")
     from videotok.corpus.job import encode_corpus
     from videotok.corpus.ray_pipeline import Cluster
-    from videotok.corpus.report import text
-    from videotok.corpus.settings import Settings
+    from videotok.corpus.report import format_report
 
-    settings = Settings(model, rate, keep, motion_quantizers, motion_source)
-    cluster = Cluster(address, workers or (None if address else os.cpu_count()), gpus_per_worker, batch_size)
-    with _display() as show:
+    cluster = Cluster(address, workers or (None if address else os.cpu_count()), gpus_per_worker)
+    with _ProgressDisplay() as display:
         facts = encode_corpus(
             videos,
             out,
-            settings,
-            cluster,
+            config,
+            model=model,
+            cluster=cluster,
             shard_rows=shard_rows,
             overwrite=overwrite,
             retry_errors=retry_errors,
-            watch=show,
+            on_progress=display.show,
         )
-    print(text(facts), end="")
+    print(format_report(facts), end="")
 
 
 @app.command()
 def status(
     tokens: Tokens, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
-    """Say how far a corpus is, and what is in it; also while a job is at work."""
-    _need("pyarrow", "fsspec")
-    from videotok.corpus.report import state, text
+    """Show how far a corpus is and what is in it, also while a job is running."""
+    _require("pyarrow", "fsspec")
+    from videotok.corpus.report import corpus_report, format_report
     from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
-    facts = state(folder) | {"is_being_written": folder.is_being_written}
+    facts = corpus_report(folder) | {"is_being_written": folder.is_being_written}
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    print(text(facts), end="")
-    print(f"{'job':<18} {'at work' if facts['is_being_written'] else 'none'}")
+    print(format_report(facts), end="")
+    print(f"{'job':<18} {'running' if facts['is_being_written'] else 'none'}")
 
 
 @app.command()
 def verify(tokens: Tokens) -> None:
-    """Read every row; prove that each input is done, refused or pending, and that no clip is lost or there twice."""
-    _need("pyarrow", "fsspec")
-    from videotok.corpus.report import faults, state, text
+    """Read every row; check that each input is done, refused or pending, and that every clip is there once."""
+    _require("pyarrow", "fsspec")
+    from videotok.corpus.report import corpus_report, find_faults, format_report
     from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
-    found = list(faults(folder))
-    for fault in found:
+    faults = list(find_faults(folder))
+    for fault in faults:
         print(fault)
-    if found:
-        raise Refusal(f"{tokens} has {len(found)} faults; the first: {found[0]}")
-    print(text(state(folder)), end="")
+    if faults:
+        raise Refusal(f"{tokens} has {len(faults)} faults; the first: {faults[0]}")
+    print(format_report(corpus_report(folder)), end="")
     for row in folder.errors.to_pylist():
         print(f"{'refused':<18} {row['video_id']}: {row['stage']}: {row['message']}")
     print(f"{tokens} is in order")
@@ -106,20 +138,27 @@ def verify(tokens: Tokens) -> None:
 @app.command()
 def export(
     tokens: Tokens,
-    to: Annotated[Literal["webdataset", "ids", "huggingface"], typer.Option(help="Which layout.")],
+    to: Annotated[Literal["webdataset", "ids", "huggingface"], typer.Option(help="Layout to write.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="An empty folder.")],
-    shard_rows: Annotated[int, typer.Option(min=1, help="Clips, or packed rows, a file.")] = 2048,
-    length: Annotated[int, typer.Option(min=2, help="ids: length of a packed row.")] = 4096,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Clips, or packed rows, per file.")] = 2048,
+    row_length: Annotated[int, typer.Option(min=2, help="ids: length of a packed row.")] = 4096,
     tokenizer: Annotated[
-        str | None, typer.Option(help="ids: folder or hub id of a text tokenizer; without one, captions are left out.")
+        str | None,
+        typer.Option(help="ids: folder or hub id of a text tokenizer; captions are left out by default."),
     ] = None,
-    text_size: Annotated[int, typer.Option(min=1, help="ids: ids of text where no tokenizer is given.")] = 32_000,
-    motion_quantizers: Annotated[int | None, typer.Option(min=0, help="ids: levels of motion that are told.")] = None,
-    interleaved: Annotated[bool, typer.Option(help="ids: motion place after place, not level after level.")] = False,
+    text_size: Annotated[
+        int, typer.Option(min=1, help="ids: number of text ids, if there is no --tokenizer.")
+    ] = 32_000,
+    motion_quantizers: Annotated[
+        int | None, typer.Option(min=0, help="ids: motion quantizers to write; all by default.")
+    ] = None,
+    interleaved: Annotated[
+        bool, typer.Option("--interleaved", help="ids: order motion by position, not by quantizer.")
+    ] = False,
 ) -> None:
     """Write a corpus in another layout; equal corpora give equal bytes."""
-    _need("pyarrow", "fsspec", *(["webdataset"] if to == "webdataset" else []))
-    from videotok.corpus.export import Layout, to_huggingface, to_ids, to_webdataset
+    _require("pyarrow", "fsspec", *(["webdataset"] if to == "webdataset" else []))
+    from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset
     from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
@@ -128,42 +167,44 @@ def export(
     elif to == "huggingface":
         paths = to_huggingface(folder, out, shard_rows)
     else:
-        layout = Layout(length, text_size, motion_quantizers, interleaved)
-        paths = to_ids(folder, out, layout, _text_tokenizer(tokenizer), shard_rows)
+        options = PackingOptions(row_length, text_size, motion_quantizers, interleaved)
+        paths = to_packed_ids(folder, out, options, _text_tokenizer(tokenizer), shard_rows)
     print(f"{out}: {len(paths)} files, {sum(path.stat().st_size for path in paths):,} bytes")
 
 
 @app.command()
 def search(
     tokens: Tokens,
-    like: Annotated[Path, typer.Option(help="Any video; its clips are what is looked for.")],
+    like: Annotated[Path, typer.Option(help="Any video; clips similar to its clips are searched.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Clips to show of each kind.")] = 5,
-    model: Annotated[str | None, typer.Option(help="Weights the corpus was made with, where not the shipped.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Weights that the corpus was made with; those that ship by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find clips that look, or move, like those of a video, from the codes alone."""
-    _need("pyarrow", "fsspec")
-    from videotok.corpus.search import Codes, Index, query_rows
+    """Find clips that look, or move, like those of a video, from the ids alone."""
+    _require("pyarrow", "fsspec")
+    from videotok.corpus.search import ClipFeatures, CorpusSearch, encode_query
     from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
     facts = folder.facts
-    codes = Codes.of(query_rows(like, facts, model), facts["codebooks"])
-    found = Index(folder.folder, facts["codebooks"]).nearest(codes, count)
+    query = ClipFeatures.from_rows(encode_query(like, facts, model), facts["codebooks"])
+    hits = CorpusSearch(folder.folder, facts["codebooks"]).nearest(query, count)
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(hits, indent=2, ensure_ascii=False))
         return
-    for kind, hits in found.items():
+    for kind, clips in hits.items():
         print(f"by {kind}")
-        for hit in hits:
-            part = f"{hit['start_seconds']:.1f} to {hit['end_seconds']:.1f} s"
-            print(f"  {hit['similarity']:.3f}  {hit['video_id']}  {part}")
+        for clip in clips:
+            part = f"{clip['start_seconds']:.1f} to {clip['end_seconds']:.1f} s"
+            print(f"  {clip['similarity']:.3f}  {clip['video_id']}  {part}")
 
 
-def _text_tokenizer(name: str | None):
+def _text_tokenizer(name: str | None) -> Any:
     if name is None:
         return None
-    _need("transformers")
+    _require("transformers")
     from transformers import AutoTokenizer
 
     try:
@@ -172,8 +213,12 @@ def _text_tokenizer(name: str | None):
         raise Refusal(f"cannot load the text tokenizer {name}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _need(*modules: str) -> None:
-    """Refuses where the extra is not installed."""
+def _require(*modules: str) -> None:
+    """Check that optional packages are installed.
+
+    Raises:
+        Refusal: one is not.
+    """
     for module in modules:
         try:
             importlib.import_module(module)
@@ -183,9 +228,11 @@ def _need(*modules: str) -> None:
             ) from error
 
 
-class _display:
-    """One line on stderr: videos, clips, tokens a second, times real time, errors, time left. Also where stderr is no
-    terminal, every minute."""
+class _ProgressDisplay:
+    """One line on stderr: videos, clips, tokens per second, times real time, errors, time left.
+
+    Nothing is shown if stderr is no terminal.
+    """
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -193,17 +240,18 @@ class _display:
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
 
-    def __enter__(self):
+    def __enter__(self) -> "_ProgressDisplay":
         self._bar.start()
         self._task = self._bar.add_task("starting", total=None)
-        return self.show
+        return self
 
-    def show(self, run: "Run") -> None:
-        words = (
-            f"{run.clips:,} clips  {run.tokens / run.seconds:,.0f} tokens/s  "
-            f"{run.video_seconds / run.seconds:.1f}x real time  {run.refused:,} errors"
+    def show(self, job: "JobProgress") -> None:
+        """Show how far a job is."""
+        text = (
+            f"{job.clips:,} clips  {job.tokens / job.seconds:,.0f} tokens/s  "
+            f"{job.video_seconds / job.seconds:.1f}x real time  {job.refused:,} errors"
         )
-        self._bar.update(self._task, total=run.videos, completed=run.done + run.refused, description=words)
+        self._bar.update(self._task, total=job.videos, completed=job.done + job.refused, description=text)
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()

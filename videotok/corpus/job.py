@@ -1,7 +1,10 @@
-"""Clips come in any order and from many videos at once; a video is done when all of its clips are there.
+"""Encode a corpus: what is stored already is left alone, what comes is written in complete videos.
 
-A corpus encoded, or gone on with: what is there is left alone, what comes is written at once, in whole videos.
+read_inputs ──► pending videos ──► encode_on_ray ──► VideoAssembler ──► ShardWriter, errors.parquet ──► report
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (functions of pyarrow.compute are made when it is imported)
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +17,192 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from videotok.config import EncodeConfig
+from videotok.corpus import DEFAULT_CONFIG
 from videotok.corpus.manifest import read_inputs
-from videotok.corpus.ray_pipeline import Cluster, stream
-from videotok.corpus.report import Run, report
-from videotok.corpus.settings import Plan, Settings
-from videotok.corpus.storage import ERRORS, STREAM, TOKENS, CorpusFolder, Held, ShardWriter, repaired
+from videotok.corpus.ray_pipeline import Cluster, encode_on_ray
+from videotok.corpus.report import JobProgress, format_report, job_report
+from videotok.corpus.schema import CLIP_COLUMNS, ENCODED_ROWS, ERRORS, VERSION
+from videotok.corpus.settings import EncodePlan, make_plan
+from videotok.corpus.storage import CorpusFolder, ShardWriter, StoredVideos, repair
 from videotok.errors import CorpusError
+
+COMMIT_SECONDS = 30.0
+"""Time between two writes of the open shard. A killed job loses no more than this, and the videos being read."""
+
+
+def encode_corpus(
+    videos: str,
+    out: str | Path,
+    config: EncodeConfig | None = None,
+    *,
+    model: str | None = None,
+    cluster: Cluster | None = None,
+    shard_rows: int = 2048,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+    commit_seconds: float = COMMIT_SECONDS,
+    on_progress: Callable[[JobProgress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Encode many videos to a folder of Parquet; called again, however it ended, it continues.
+
+    Args:
+        videos: as for `manifest.read_inputs`.
+        out: the folder.
+        config: how to encode; `videotok.corpus.DEFAULT_CONFIG` if None. Clips are encoded independently of each other.
+        model: folder or hub id of the weights; those that ship with videotok if None.
+        cluster: where to run; on all cores of this machine if None.
+        shard_rows: clips in a file.
+        overwrite: begin anew if `out` was made with other weights, options or versions, or at all.
+        retry_errors: read again the videos that were refused before.
+        commit_seconds: time between two writes of what is done.
+        on_progress: called whenever rows come.
+
+    Returns:
+        The report, which is also written to report.json.
+
+    Raises:
+        CorpusError: nothing to read, an option that a corpus does not support, another fingerprint in `out`, another
+            job at work there, a full disk, or Ray gave up. What was written stays.
+        ModelError: there is no such model.
+    """
+    cluster = cluster or Cluster()
+    inputs = read_inputs(videos)
+    plan = make_plan(model, config or DEFAULT_CONFIG)
+    folder = CorpusFolder(out)
+    with folder.locked(), _disk_errors_explained(folder):
+        stored = _begin(folder, plan, videos, inputs, overwrite=overwrite, retry_errors=retry_errors)
+        return _Job(folder, plan, stored, shard_rows, commit_seconds, on_progress).run(cluster)
+
+
+def _begin(
+    folder: CorpusFolder, plan: EncodePlan, videos: str, inputs: pa.Table, *, overwrite: bool, retry_errors: bool
+) -> StoredVideos:
+    """Prepare a folder for a plan and its inputs; return what is done already."""
+    if overwrite or not folder.exists:
+        fingerprint = {"fingerprint": plan.fingerprint.facts, "fingerprint_sha256": plan.fingerprint.sha256}
+        origin = {"codebooks": plan.codebooks, "videos": videos, "model": plan.model or "shipped"}
+        folder.begin(fingerprint | origin)
+    if (version := folder.facts["schema"]) != VERSION:
+        raise CorpusError(
+            f"{folder.folder} was made by an earlier videotok (schema {version}, now {VERSION}): it can be read but "
+            "not continued; take another folder, or overwrite this one"
+        )
+    plan.fingerprint.check(folder.fingerprint, folder.folder)
+    stored = repair(folder.folder, plan.fingerprint.sha256)
+    if retry_errors:
+        folder.write_errors(ERRORS.empty_table())
+    folder.write_inputs(_merge_inputs(folder, inputs, stored))
+    return stored
+
+
+def _merge_inputs(folder: CorpusFolder, inputs: pa.Table, stored: StoredVideos) -> pa.Table:
+    """Return what is asked for now, and what was asked for before and is finished."""
+    before = folder.inputs
+    if not before.num_rows:
+        return inputs
+    if before.schema != inputs.schema:
+        raise CorpusError(
+            f"{folder.folder} has the columns {_column_text(before)}, the manifest now has {_column_text(inputs)}; "
+            "take another folder, or overwrite this one"
+        )
+    is_asked_again = pc.is_in(before["video_id"], _ids(inputs))
+    kept = before.filter(pc.and_(_is_finished(before, folder, stored), pc.invert(is_asked_again)))
+    return pa.concat_tables([inputs, kept]).sort_by("video_id")
+
+
+def _is_finished(inputs: pa.Table, folder: CorpusFolder, stored: StoredVideos) -> pa.ChunkedArray:
+    """Return which inputs are done or refused, bool [inputs]."""
+    return pc.or_(pc.is_in(inputs["video_id"], stored.complete), pc.is_in(inputs["video_id"], _ids(folder.errors)))
+
+
+def _column_text(inputs: pa.Table) -> str:
+    return ", ".join(f"{column.name} ({column.type})" for column in inputs.schema)
+
+
+def _ids(table: pa.Table) -> pa.Array:
+    return table["video_id"].combine_chunks()
+
+
+class _Job:
+    """One run over the pending videos."""
+
+    def __init__(
+        self,
+        folder: CorpusFolder,
+        plan: EncodePlan,
+        stored: StoredVideos,
+        shard_rows: int,
+        commit_seconds: float,
+        on_progress: Callable[[JobProgress], None],
+    ) -> None:
+        self._folder, self._plan, self._on_progress = folder, plan, on_progress
+        self._inputs, self._errors, self._schema = folder.inputs, folder.errors, folder.schema
+        self._writer = ShardWriter(folder.folder, shard_rows, self._schema)
+        self._commit_seconds, self._last_commit = commit_seconds, time.monotonic()
+        self._refused: list[dict[str, str]] = []
+        self._pending = np.flatnonzero(~_is_finished(self._inputs, folder, stored).to_numpy())
+        self._progress = JobProgress(len(self._pending))
+
+    def run(self, cluster: Cluster) -> dict[str, Any]:
+        """Encode everything and return the report."""
+        if len(self._pending):
+            pending = self._inputs.take(self._pending).select(["path", "start", "duration"])
+            pending = pending.add_column(0, "index", pa.array(self._pending, pa.int64()))
+            rows = encode_on_ray(pending, self._plan, cluster)
+            try:
+                self._store(rows)
+            except BaseException:
+                with suppress(OSError):  # the disk may be the cause
+                    self._commit()
+                raise
+            finally:
+                rows.close()  # type: ignore[attr-defined]
+        self._commit()
+        facts = job_report(self._folder, self._progress)
+        self._folder.write_report(facts, format_report(facts))
+        return facts
+
+    def _store(self, encoded: Iterator[pa.Table]) -> None:
+        assembler = VideoAssembler()
+        for rows in encoded:
+            self._progress.add_rows(rows)
+            for video in assembler.add(rows):
+                if isinstance(video, RefusedVideo):
+                    self._add_refused(video)
+                else:
+                    self._add_video(video)
+            if time.monotonic() - self._last_commit > self._commit_seconds:
+                self._commit()
+            self._on_progress(self._progress)
+
+    def _add_refused(self, video: "RefusedVideo") -> None:
+        facts = self._inputs.slice(video.index, 1)
+        name, path = facts["video_id"][0].as_py(), facts["path"][0].as_py()
+        self._refused.append({"video_id": name, "path": path, "stage": video.stage, "message": video.message})
+        self._progress.refused += 1
+
+    def _add_video(self, video: "CompleteVideo") -> None:
+        facts, clips = self._inputs.slice(video.index, 1), video.rows
+        for name in self._schema.names:
+            if name in facts.column_names:
+                clips = clips.append_column(name, facts[name].take(pa.array(np.zeros(clips.num_rows, int))))
+        fingerprint = pa.array([self._plan.fingerprint.sha256] * clips.num_rows)
+        clips = clips.append_column("fingerprint", fingerprint)
+        self._writer.add(clips)
+        self._progress.add_video(clips)
+
+    def _commit(self) -> None:
+        self._writer.commit()
+        if self._refused:
+            self._errors = pa.concat_tables([self._errors, pa.Table.from_pylist(self._refused, ERRORS)])
+            self._folder.write_errors(self._errors)
+            self._refused = []
+        self._last_commit = time.monotonic()
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedVideo:
     """A video that gives no tokens."""
 
     index: int
@@ -32,227 +211,69 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A video with all of its clips, in order."""
+class CompleteVideo:
+    """A video with all of its clips."""
 
     index: int
     rows: pa.Table
-    """Columns of `schema.STREAM`."""
+    """In order; columns of `schema.ENCODED_ROWS`."""
 
 
 @dataclass
-class _Begun:
+class _IncompleteVideo:
     rows: dict[int, pa.Table] = field(default_factory=dict)
-    clips: int = 0
+    num_clips: int = 0
     """0 until the last clip has come."""
 
 
-class Assembler:
-    """Gathers the rows of the last stage. Holds tokens of unfinished videos only: some kilobytes a clip."""
+class VideoAssembler:
+    """Puts videos together from clips that come in any order, those of many videos mixed.
+
+    Only unfinished videos are in memory, some kilobytes a clip.
+    """
 
     def __init__(self) -> None:
-        self._begun: dict[int, _Begun] = {}
+        self._incomplete: dict[int, _IncompleteVideo] = {}
         self._finished: set[int] = set()
 
-    @property
-    def num_unfinished(self) -> int:
-        """Videos of which something has come, but not all."""
-        return len(self._begun)
+    def add(self, rows: pa.Table) -> Iterator[CompleteVideo | RefusedVideo]:
+        """Add rows of the last stage; yield each video once, when it is complete or refused.
 
-    def add(self, rows: pa.Table) -> Iterator[Whole | Refused]:
-        """Takes in rows; gives each video once, as soon as it is whole or refused. What comes again is left out."""
+        Rows that come again, because a worker died and its task was repeated, are ignored.
+        """
         columns = (rows[name].to_pylist() for name in ("index", "clip", "clips", "stage", "message"))
-        for number, (index, clip, clips, stage, message) in enumerate(zip(*columns, strict=True)):
+        for row, (index, clip, clips, stage, message) in enumerate(zip(*columns, strict=True)):
             if index in self._finished:
                 continue
-            video = self._begun.setdefault(index, _Begun())
-            video.rows[clip] = rows.slice(number, 1)
-            video.clips = clips or video.clips
-            if message or len(video.rows) == video.clips:
+            video = self._incomplete.setdefault(index, _IncompleteVideo())
+            video.rows[clip] = rows.slice(row, 1)
+            video.num_clips = clips or video.num_clips
+            if message or len(video.rows) == video.num_clips:
                 self._finished.add(index)
-                del self._begun[index]
-                yield Refused(index, stage, message) if message else Whole(index, _whole(video))
+                del self._incomplete[index]
+                yield RefusedVideo(index, stage, message) if message else CompleteVideo(index, _in_order(video))
 
 
-def _whole(video: _Begun) -> pa.Table:
-    rows = pa.concat_tables(video.rows[clip] for clip in range(video.clips)).combine_chunks()
-    every = pa.array([video.clips] * video.clips, TOKENS.field("clips").type)
-    return rows.set_column(STREAM.get_field_index("clips"), TOKENS.field("clips"), every)
-
-
-# pyright: reportAttributeAccessIssue=false
-# (functions of pyarrow.compute are made when it is imported)
-
-
-COMMIT_SECONDS = 30.0
-"""Between two writes of the open shard: a kill costs no more than this, and the videos that were being read."""
-
-
-def encode_corpus(
-    videos: str,
-    out: str | Path,
-    settings: Settings | None = None,
-    cluster: Cluster | None = None,
-    *,
-    shard_rows: int = 2048,
-    overwrite: bool = False,
-    retry_errors: bool = False,
-    commit_seconds: float = COMMIT_SECONDS,
-    watch: Callable[[Run], None] = lambda run: None,
-) -> dict[str, Any]:
-    """Turns many videos into a folder of Parquet. Called again after any kind of end, it goes on.
-
-    Args:
-        videos: as for `manifest.read_inputs`.
-        out: the folder.
-        settings: how to encode; the defaults of `videotok encode` where not given.
-        cluster: where to run; here, on all cores, where not given.
-        shard_rows: clips a file.
-        overwrite: begin anew where `out` was made with other weights, settings or versions, or anything else.
-        retry_errors: read the videos again that were refused before.
-        commit_seconds: how often what is done is written.
-        watch: told how far it is, whenever rows come.
-
-    Returns:
-        The report, which is also written to report.json.
-
-    Raises:
-        CorpusError: nothing to read, another fingerprint in `out`, another job at work there, the disk is full, or
-            Ray gave up. What is written by then stays.
-        ModelError: there is no such model.
-    """
-    cluster = cluster or Cluster()
-    inputs = read_inputs(videos)
-    plan = Plan.of(settings or Settings())
-    folder = CorpusFolder(out)
-    with folder.locked(), _disk(folder):
-        held = _begin(folder, plan, videos, inputs, overwrite, retry_errors)
-        return _Job(folder, plan, held, shard_rows, commit_seconds, watch).run(cluster)
-
-
-def _begin(
-    folder: CorpusFolder, plan: Plan, videos: str, inputs: pa.Table, overwrite: bool, retry_errors: bool
-) -> Held:
-    """A folder that fits the plan and knows all inputs; what is done already."""
-    if overwrite or not folder.exists:
-        facts = {"fingerprint": plan.fingerprint.facts, "fingerprint_sha256": plan.fingerprint.sha256}
-        folder.begin(facts | {"codebooks": plan.codebooks, "videos": videos, "model": plan.settings.model or "shipped"})
-    plan.fingerprint.check(folder.fingerprint, folder.folder)
-    held = repaired(folder.folder, plan.fingerprint.sha256)
-    if retry_errors:
-        folder.write_errors(ERRORS.empty_table())
-    folder.write_inputs(_merged(folder, inputs, held))
-    return held
-
-
-def _merged(folder: CorpusFolder, inputs: pa.Table, held: Held) -> pa.Table:
-    """What is asked for now, and what was asked for earlier and is finished."""
-    before = folder.inputs
-    if not before.num_rows:
-        return inputs
-    if before.schema != inputs.schema:
-        raise CorpusError(
-            f"{folder.folder} has the columns {_described(before)}, the manifest now has {_described(inputs)}; "
-            "take another folder, or --overwrite to begin anew"
-        )
-    finished = pc.or_(pc.is_in(before["video_id"], held.whole), pc.is_in(before["video_id"], _ids(folder.errors)))
-    gone = pc.invert(pc.is_in(before["video_id"], _ids(inputs)))
-    return pa.concat_tables([inputs, before.filter(pc.and_(finished, gone))]).sort_by("video_id")
-
-
-def _described(inputs: pa.Table) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in inputs.schema)
-
-
-def _ids(table: pa.Table) -> pa.Array:
-    return table["video_id"].combine_chunks()
-
-
-class _Job:
-    """One run over what is pending."""
-
-    def __init__(
-        self,
-        folder: CorpusFolder,
-        plan: Plan,
-        held: Held,
-        shard_rows: int,
-        commit_seconds: float,
-        watch: Callable[[Run], None],
-    ) -> None:
-        self._folder, self._plan, self._watch = folder, plan, watch
-        self._inputs, self._errors = folder.inputs, folder.errors
-        self._fingerprint = plan.fingerprint.sha256
-        self._schema = folder.schema
-        self._writer = ShardWriter(folder.folder, shard_rows, self._schema)
-        self._commit_seconds, self._committed = commit_seconds, time.monotonic()
-        self._refused: list[dict[str, str]] = []
-        finished = pc.or_(
-            pc.is_in(self._inputs["video_id"], held.whole), pc.is_in(self._inputs["video_id"], _ids(self._errors))
-        )
-        self._pending = np.flatnonzero(~finished.to_numpy())
-        self._run = Run(len(self._pending))
-
-    def run(self, cluster: Cluster) -> dict[str, Any]:
-        """All of it, and the report."""
-        if len(self._pending):
-            todo = self._inputs.take(self._pending).select(["path", "start", "duration"])
-            todo = todo.add_column(0, "index", pa.array(self._pending, pa.int64()))
-            rows = stream(todo, self._plan, cluster)
-            try:
-                self._gather(rows)
-            except BaseException:
-                with suppress(OSError):  # the disk may be what is at fault
-                    self._commit()
-                raise
-            finally:
-                rows.close()  # type: ignore[attr-defined]
-        self._commit()
-        facts, text = report(self._folder, self._run)
-        self._folder.write_report(facts, text)
-        return facts
-
-    def _gather(self, stream: Iterator[pa.Table]) -> None:
-        assembler = Assembler()
-        for rows in stream:
-            self._run.saw(rows)
-            for video in assembler.add(rows):
-                self._take(video)
-            if time.monotonic() - self._committed > self._commit_seconds:
-                self._commit()
-            self._watch(self._run)
-
-    def _take(self, video: Whole | Refused) -> None:
-        facts = self._inputs.slice(video.index, 1)
-        if isinstance(video, Refused):
-            name, path = facts["video_id"][0].as_py(), facts["path"][0].as_py()
-            self._refused.append({"video_id": name, "path": path, "stage": video.stage, "message": video.message})
-            self._run.refused += 1
-            return
-        clips = video.rows
-        for name in self._schema.names:
-            if name in facts.column_names:
-                clips = clips.append_column(name, facts[name].take(pa.array(np.zeros(clips.num_rows, int))))
-        clips = clips.append_column("fingerprint", pa.array([self._fingerprint] * clips.num_rows))
-        self._writer.add(clips)
-        self._run.wrote(clips)
-
-    def _commit(self) -> None:
-        self._writer.commit()
-        if self._refused:
-            self._errors = pa.concat_tables([self._errors, pa.Table.from_pylist(self._refused, ERRORS)])
-            self._folder.write_errors(self._errors)
-            self._refused = []
-        self._committed = time.monotonic()
+def _in_order(video: _IncompleteVideo) -> pa.Table:
+    """Return the clips in order, each with the number of clips."""
+    rows = pa.concat_tables(video.rows[clip] for clip in range(video.num_clips)).combine_chunks()
+    column = CLIP_COLUMNS.field("clips")
+    return rows.set_column(
+        ENCODED_ROWS.get_field_index("clips"), column, pa.array([video.num_clips] * video.num_clips, column.type)
+    )
 
 
 @contextmanager
-def _disk(folder: CorpusFolder) -> Iterator[None]:
-    """A disk that is full, or gone, is the user's to mend."""
+def _disk_errors_explained(folder: CorpusFolder) -> Iterator[None]:
+    """Turn an OSError, such as a full disk, into one line for the user.
+
+    Raises:
+        CorpusError: instead of OSError.
+    """
     try:
         yield
     except OSError as error:
         raise CorpusError(
-            f"cannot write {folder.folder}: {error.strerror or error}; what was written is safe, mend this and give "
-            "the same command"
+            f"cannot write {folder.folder}: {error.strerror or error}; what was written is safe, solve this and run "
+            "the same command again"
         ) from error

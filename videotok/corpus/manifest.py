@@ -1,9 +1,10 @@
-"""Which videos: a folder, a glob, a file, or a manifest in text, CSV or Parquet; local, or any fsspec URL."""
+"""The videos of a corpus: a folder, a glob, a file, or a manifest in text, CSV or Parquet; local or any fsspec URL."""
 
 # pyright: reportAttributeAccessIssue=false
 # (functions of pyarrow.compute are made when it is imported)
 
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -13,50 +14,50 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from videotok.corpus.storage import INPUTS, TOKENS
+from videotok.corpus.schema import CLIP_COLUMNS, INPUTS
 from videotok.errors import CorpusError
-from videotok.training.prepare import VIDEO_SUFFIXES
+from videotok.footage import VIDEO_SUFFIXES
 
 MANIFESTS = (".csv", ".parquet", ".txt")
-RESERVED = {"fingerprint", *TOKENS.names}
-"""Columns that a manifest may not bring, because the corpus writes them."""
+RESERVED_COLUMNS = {"fingerprint", *CLIP_COLUMNS.names}
+"""Columns that a manifest may not have, because the corpus writes them."""
 
 
 def read_inputs(videos: str) -> pa.Table:
-    """The videos a user means, one row each, in order of `video_id`.
+    """Return the videos that a user means, one row each, in order of `video_id`.
 
     Args:
         videos: a folder (all videos below it), a glob, a video file, or a manifest: `.txt` with a path a line, `.csv`
             or `.parquet` with a column `path` and, where wanted, `start` and `duration` (seconds), `caption`, `id`,
-            and any other columns, which are kept. Paths in a manifest may be relative to it. Any of these may be a
-            URL that fsspec understands, and so may the paths in a manifest.
+            and any other columns, which are kept. Paths in a manifest may be relative to it. All of these may be URLs
+            that fsspec understands.
 
     Returns:
-        Columns of `schema.INPUTS`, then the other ones of the manifest. `video_id` is the path below the folder or in
-        the manifest, followed by `#t=start,end` where a part is asked for, or the manifest's `id`.
+        Columns of `schema.INPUTS`, then further ones of the manifest. `video_id` is the manifest's `id`; without one,
+        the path below the folder or in the manifest, followed by `#t=start,end` if only a part is asked for.
 
     Raises:
-        CorpusError: there is nothing, no video in it, a manifest without `path`, or two rows with one id.
+        CorpusError: nothing is there, no video in it, a manifest without `path`, or two rows with one id.
     """
     try:
         filesystem, place = url_to_fs(videos)
         if filesystem.isdir(place):
-            return _listed(filesystem, place, filesystem.find(place))
-        if any(letter in place for letter in "*?["):
-            return _listed(filesystem, _fixed_part(place), filesystem.glob(place))
+            return _inputs_from_files(filesystem, place, filesystem.find(place))
+        if any(character in place for character in "*?["):
+            return _inputs_from_files(filesystem, _glob_root(place), filesystem.glob(place))
         if not filesystem.exists(place):
             raise CorpusError(f"{videos} does not exist; give a folder, a glob, or a manifest ({', '.join(MANIFESTS)})")
         suffix = PurePosixPath(place).suffix.lower()
         if suffix in MANIFESTS:
             with filesystem.open(place, "rb") as file:
-                return _from_manifest(_table(file, suffix), videos)
-        return _inputs([PurePosixPath(place).name], [_location(filesystem, place)])
+                return _inputs_from_manifest(_read_manifest(file, suffix), videos)
+        return _inputs_table([PurePosixPath(place).name], [_location(filesystem, place)])
     except (OSError, ValueError, ImportError) as error:
         raise CorpusError(f"cannot read {videos}: {' '.join(str(error).split())}") from error
 
 
-def _listed(filesystem: fsspec.AbstractFileSystem, root: str, files: list[str]) -> pa.Table:
-    """Videos among the files below a folder; everything else there is left alone."""
+def _inputs_from_files(filesystem: fsspec.AbstractFileSystem, root: str, files: list[str]) -> pa.Table:
+    """Return the videos among the files below a folder; other files are ignored."""
     found = sorted(file for file in files if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES)
     if not found:
         raise CorpusError(
@@ -64,27 +65,27 @@ def _listed(filesystem: fsspec.AbstractFileSystem, root: str, files: list[str]) 
             "name others in a manifest"
         )
     names = [file.removeprefix(root).lstrip("/") for file in found]
-    return _inputs(names, [_location(filesystem, file) for file in found])
+    return _inputs_table(names, [_location(filesystem, file) for file in found])
 
 
-def _fixed_part(pattern: str) -> str:
-    """Folders of a glob before its first special letter."""
-    first = min(pattern.index(letter) for letter in "*?[" if letter in pattern)
+def _glob_root(pattern: str) -> str:
+    """Return the folders of a glob before its first special character."""
+    first = min(pattern.index(character) for character in "*?[" if character in pattern)
     return pattern[: pattern.rfind("/", 0, first) + 1]
 
 
 def _location(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """How a worker opens it: a plain path where it is local, else a URL."""
+    """Return what a worker opens: a plain path of a local file, else a URL."""
     return path if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(path)
 
 
-def _inputs(names: list[str], locations: list[str]) -> pa.Table:
-    nothing = pa.nulls(len(names))
-    columns = [names, locations, nothing.cast(pa.float64()), nothing.cast(pa.float64()), nothing.cast(pa.string())]
+def _inputs_table(names: list[str], locations: list[str]) -> pa.Table:
+    nulls = pa.nulls(len(names))
+    columns = [names, locations, nulls.cast(pa.float64()), nulls.cast(pa.float64()), nulls.cast(pa.string())]
     return pa.table(columns, schema=INPUTS)
 
 
-def _table(file, suffix: str) -> pa.Table:
+def _read_manifest(file: BinaryIO, suffix: str) -> pa.Table:
     if suffix == ".parquet":
         return pq.read_table(file)
     if suffix == ".csv":
@@ -93,26 +94,27 @@ def _table(file, suffix: str) -> pa.Table:
     return pa.table({"path": pa.array([line for line in lines if line and not line.startswith("#")], pa.string())})
 
 
-def _from_manifest(table: pa.Table, manifest: str) -> pa.Table:
+def _inputs_from_manifest(table: pa.Table, manifest: str) -> pa.Table:
     if "path" not in table.column_names or table.num_rows == 0:
         raise CorpusError(
             f"{manifest} has {table.num_rows} rows with the columns {', '.join(table.column_names)}; "
-            "there must be a row at least, and a column `path`"
+            "it needs at least one row, and a column `path`"
         )
-    if taken := RESERVED.intersection(table.column_names):
+    if taken := RESERVED_COLUMNS.intersection(table.column_names):
         raise CorpusError(f"{manifest} has a column `{min(taken)}`, which the corpus writes itself; rename it")
     paths = table["path"].cast(pa.string()).to_pylist()
     columns = {name: _column(table, name, manifest) for name in ("start", "duration", "caption")}
-    names = _names(paths, columns, table)
-    fixed = pa.table([names, [_resolved(path, manifest) for path in paths], *columns.values()], schema=INPUTS)
+    ids = _video_ids(paths, columns, table)
+    inputs = pa.table([ids, [_resolve(path, manifest) for path in paths], *columns.values()], schema=INPUTS)
     for name in table.column_names:
         if name not in ("path", "start", "duration", "caption", "id"):
-            fixed = fixed.append_column(name, table[name])
-    _refuse_doubles(fixed, manifest)
-    return fixed.sort_by("video_id")
+            inputs = inputs.append_column(name, table[name])
+    _refuse_duplicates(inputs, manifest)
+    return inputs.sort_by("video_id")
 
 
 def _column(table: pa.Table, name: str, manifest: str) -> pa.ChunkedArray:
+    """Return a column in the type of the inputs; nulls if the manifest has none."""
     wanted = INPUTS.field(name).type
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(table.num_rows, wanted)])
@@ -122,7 +124,7 @@ def _column(table: pa.Table, name: str, manifest: str) -> pa.ChunkedArray:
         raise CorpusError(f"{manifest}: column `{name}` must be {wanted}; {error}") from error
 
 
-def _names(paths: list[str], columns: dict[str, pa.ChunkedArray], table: pa.Table) -> list[str]:
+def _video_ids(paths: list[str], columns: dict[str, pa.ChunkedArray], table: pa.Table) -> list[str]:
     if "id" in table.column_names:
         return table["id"].cast(pa.string()).to_pylist()
     parts = zip(columns["start"].to_pylist(), columns["duration"].to_pylist(), strict=True)
@@ -130,26 +132,26 @@ def _names(paths: list[str], columns: dict[str, pa.ChunkedArray], table: pa.Tabl
 
 
 def _fragment(start: float | None, duration: float | None) -> str:
-    """The part asked for, written as in W3C Media Fragments: `#t=start,end`."""
+    """Return a part of a video as W3C Media Fragments writes it: `#t=start,end`."""
     if start is None and duration is None:
         return ""
-    begin = start or 0.0
-    return f"#t={begin:g}" + ("" if duration is None else f",{begin + duration:g}")
+    since = start or 0.0
+    return f"#t={since:g}" + ("" if duration is None else f",{since + duration:g}")
 
 
-def _resolved(path: str, manifest: str) -> str:
-    """A path of a manifest as a worker opens it: relative ones start at the manifest."""
+def _resolve(path: str, manifest: str) -> str:
+    """Return a path of a manifest as a worker opens it; relative paths start at the manifest."""
     if "://" in path or path.startswith("/"):
         return path
     filesystem, place = url_to_fs(manifest)
     return _location(filesystem, str(PurePosixPath(place).parent / path))
 
 
-def _refuse_doubles(inputs: pa.Table, manifest: str) -> None:
+def _refuse_duplicates(inputs: pa.Table, manifest: str) -> None:
     counts = pc.value_counts(inputs["video_id"])
-    double = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(double):
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
         raise CorpusError(
-            f"{manifest} names {double.field('values')[0].as_py()} {double.field('counts')[0].as_py()} times; "
+            f"{manifest} names {repeated.field('values')[0].as_py()} {repeated.field('counts')[0].as_py()} times; "
             "name it once, or give every row an `id` of its own"
         )

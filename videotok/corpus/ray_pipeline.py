@@ -1,17 +1,17 @@
-"""The pipeline on Ray Data, the only module that knows Ray.
+"""The pipeline on Ray Data; the only module that imports Ray.
 
-    videos ──► ReadVideos ──────────► TokenizeClips ──────► this process
-               actors, CPU, many      actors, CPU or GPU
-               a child each, decodes  weights loaded once
+    videos ──► ReadVideos ───────────────────► TokenizeClips ──────► this process
+               actors on CPUs,                 actors on CPU or GPU,
+               each decodes in a child process weights loaded once
 
-Ray Data moves the blocks, holds a stage back when the next one is slow, starts dead workers anew and runs their tasks
-again. What it gives back in the end is complete, but in no certain order.
+Ray Data moves the blocks, slows a stage down when the next one is slower, restarts workers that died and repeats their
+tasks. All rows come back in the end, in no particular order.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,70 +19,76 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from videotok.corpus.settings import Plan
+from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 from videotok.errors import CorpusError
 
 BLOCK_BYTES = 8 << 20
-"""About 24 clips: the piece in which clips travel."""
-STORE_BYTES, STORE_BYTES_A_WORKER = 256 << 20, 128 << 20
+"""Size of the blocks in which clips are moved; about 24 clips."""
+STORE_BYTES, STORE_BYTES_PER_WORKER = 256 << 20, 128 << 20
 """Shared memory of a local Ray."""
-TASKS_A_WORKER = 32
-"""Videos are dealt out in so many portions a worker, so that all end at about the same time ..."""
-MOST_VIDEOS_A_TASK = 64
-"""... but in no more than this at once, of which each is done again when its worker dies."""
+TASKS_PER_WORKER = 32
+"""Videos are divided into so many tasks for each worker, so that all workers end at about the same time ..."""
+MAX_VIDEOS_PER_TASK = 64
+"""... but a task has no more videos than this, all of which are read again when its worker dies."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where to run."""
+    """Where a corpus is encoded."""
 
     address: str | None = None
-    """Of a running Ray cluster, `auto` for the one of this machine; None: a Ray of our own, here."""
+    """Address of a running Ray cluster, `auto` for the one on this machine. None: start Ray on this machine."""
     workers: int | None = None
-    """Readers, and tokenizers on a CPU; as many as there are cores where not given."""
+    """Number of readers, and of tokenizers if these run on the CPU. None: the number of cores."""
     gpus_per_worker: float = 0.0
-    """0: tokenizers on the CPU. Else as many tokenizers as the cluster's GPUs allow; may be a fraction."""
-    batch_size: int = 16
-    """Clips that go through the models at once; does not change the ids."""
+    """GPUs of each tokenizer, may be a fraction; there are as many tokenizers as the cluster's GPUs allow. 0:
+    tokenizers run on the CPU."""
 
 
-def stream(videos: pa.Table, plan: Plan, cluster: Cluster) -> Iterator[pa.Table]:
-    """Encodes videos; gives rows of `schema.STREAM`, in any order.
+def encode_on_ray(videos: pa.Table, plan: EncodePlan, cluster: Cluster) -> Iterator[pa.Table]:
+    """Encode videos and yield rows with the columns of `schema.ENCODED_ROWS`, in any order.
 
     Args:
         videos: columns index (int64), path, start, duration (seconds, null where not given).
-        plan: how.
-        cluster: where.
+        plan: how to encode.
+        cluster: where to run.
 
     Raises:
         CorpusError: Ray is not installed or cannot be reached, has fewer cores or GPUs than asked for, or gave up.
     """
-    ray = _ray()
-    with _started(ray, cluster) as (readers, tokenizers):
-        yield from _run(ray, videos, plan, cluster, readers, tokenizers)
+    ray = _import_ray()
+    with _start_ray(ray, cluster):
+        workers = _count_workers(ray.cluster_resources(), cluster)
+        yield from _run(ray, videos, plan, cluster, workers)
 
 
-def _run(ray, videos: pa.Table, plan: Plan, cluster: Cluster, readers: int, tokenizers: int) -> Iterator[pa.Table]:
+@dataclass(frozen=True)
+class _Workers:
+    readers: int
+    tokenizers: int
+
+
+def _run(ray, videos: pa.Table, plan: EncodePlan, cluster: Cluster, workers: _Workers) -> Iterator[pa.Table]:
     on_gpu = cluster.gpus_per_worker > 0
-    portion = int(np.clip(videos.num_rows // (readers * TASKS_A_WORKER), 1, MOST_VIDEOS_A_TASK))
-    _quiet(ray)
-    blocks = [videos.slice(first, portion).combine_chunks() for first in range(0, videos.num_rows, portion)]
+    per_task = int(np.clip(videos.num_rows // (workers.readers * TASKS_PER_WORKER), 1, MAX_VIDEOS_PER_TASK))
+    _silence_ray_data(ray)
+    blocks = [videos.slice(first, per_task).combine_chunks() for first in range(0, videos.num_rows, per_task)]
     clips = (
         ray.data.from_arrow(blocks)
         .map_batches(
             ReadVideos,
             fn_constructor_args=(plan,),
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=readers),
-            # on a CPU readers and tokenizers share the cores: whichever stage is behind gets them
+            compute=ray.data.ActorPoolStrategy(size=workers.readers),
+            # on a CPU, readers and tokenizers share the cores: whichever stage is behind gets them
             num_cpus=1 if on_gpu else 0.5,
         )
         .map_batches(
             TokenizeClips,
             fn_constructor_args=(plan,),
-            batch_size=cluster.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=tokenizers),
+            batch_size=plan.config.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=workers.tokenizers),
             num_cpus=0 if on_gpu else 0.5,
             num_gpus=cluster.gpus_per_worker if on_gpu else None,
         )
@@ -91,14 +97,18 @@ def _run(ray, videos: pa.Table, plan: Plan, cluster: Cluster, readers: int, toke
         yield from clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise CorpusError(f"Ray gave up ({reason}); what was written is safe, the same command goes on") from error
+        raise CorpusError(f"Ray gave up ({reason}); what was written is safe, the same command continues") from error
 
 
-def _ray():
-    """Ray without its messages: there is one progress display, and it is ours."""
+def _import_ray():
+    """Import Ray, set to print nothing: the command shows the only progress display.
+
+    Raises:
+        CorpusError: it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray's workers would be as nice as 15, and starve beside anything else on the machine
+    # by default Ray's workers run with niceness 15, and get no time beside other programs
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -111,61 +121,67 @@ def _ray():
 
 
 @contextmanager
-def _started(ray, cluster: Cluster) -> Iterator[tuple[int, int]]:
-    """Ray, running; how many readers and tokenizers there is room for."""
+def _start_ray(ray, cluster: Cluster) -> Iterator[None]:
+    """Start Ray, or connect to a cluster; shut it down, or disconnect, afterwards.
+
+    Raises:
+        CorpusError: it does not start, or cannot be reached.
+    """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        with _mute():
+        with _stderr_silenced():
             if cluster.address is None:
                 workers = cluster.workers or os.cpu_count() or 1
-                store = STORE_BYTES + workers * STORE_BYTES_A_WORKER
+                store = STORE_BYTES + workers * STORE_BYTES_PER_WORKER
                 ray.init(num_cpus=workers, object_store_memory=store, include_dashboard=False, **quiet)
             else:
                 ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        hint = (
-            "; a cluster with authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
-            if cluster.address
-            else ""
-        )
+        hint = "; a cluster with authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         raise CorpusError(
-            f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}{hint}"
+            f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}"
+            f"{hint if cluster.address else ''}"
         ) from error
     try:
-        yield _workers(ray.cluster_resources(), cluster)
+        yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _mute() -> Iterator[None]:
-    """Nothing on stderr meanwhile: Ray's C++ side announces there that it will be quiet."""
+def _stderr_silenced() -> Iterator[None]:
+    """Discard what is written to stderr: Ray's C++ code prints there that it will print nothing."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
 
 
-def _workers(there: dict[str, float], cluster: Cluster) -> tuple[int, int]:
-    cores, gpus = int(there.get("CPU", 0)), there.get("GPU", 0.0)
+def _count_workers(resources: Mapping[str, float], cluster: Cluster) -> _Workers:
+    """Return how many workers of each stage fit on a cluster.
+
+    Raises:
+        CorpusError: it has fewer cores or GPUs than asked for.
+    """
+    cores, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     readers = cluster.workers or cores
     if readers > cores:
-        raise CorpusError(f"--workers {readers}: the cluster has {cores} cores; ask for no more, or add nodes")
+        raise CorpusError(f"{readers} workers: the cluster has {cores} cores; ask for no more, or add nodes")
     if not cluster.gpus_per_worker:
-        return readers, readers
+        return _Workers(readers, readers)
     tokenizers = int(gpus / cluster.gpus_per_worker)
     if not tokenizers:
-        raise CorpusError(f"--gpus-per-worker {cluster.gpus_per_worker:g}: the cluster has {gpus:g} GPUs")
-    return readers, tokenizers
+        raise CorpusError(f"{cluster.gpus_per_worker:g} GPUs per worker: the cluster has {gpus:g} GPUs")
+    return _Workers(readers, tokenizers)
 
 
-def _quiet(ray) -> None:
+def _silence_ray_data(ray) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

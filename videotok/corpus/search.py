@@ -1,145 +1,146 @@
-"""Clips that look, or move, like another one, found from the codes alone.
+"""Find clips that look, or move, like those of a video, from the ids alone.
 
-look    histograms of visual words, weighted by how rare a word is (tf-idf, Sparck Jones 1972; visual words as in Sivic
+look    histograms of visual ids, weighted by how rare an id is (tf-idf, Sparck Jones 1972; on visual codes as in Sivic
         and Zisserman, ICCV 2003), compared by their cosine
-motion  half of it the camera: its ids are coefficients in even steps, compared by their distance; half of it what moves
-        by itself: tf-idf histograms of the first level's ids
-
-A video encoded as the videos of a corpus were, to be compared with them.
+motion  one half from the global motion, whose ids are coefficients in even steps, compared by their distance; one half
+        from local motion: tf-idf histograms of the first quantizer's ids
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from videotok.config import EncodeConfig
+from videotok.corpus.settings import Fingerprint
 from videotok.corpus.storage import read_shard, shard_paths
 from videotok.errors import CorpusError, TokensError
 from videotok.pipeline import VideoTokenizer
 from videotok.tokens import TOKENIZERS
 
 COLUMNS = ["video_id", "start_seconds", "end_seconds", "visual_ids", "motion_ids", "global_motion_ids"]
-CAMERA_SCALE = 16.0
-"""Root-mean-square difference of camera ids at which two cameras are called unlike (similarity 1/e)."""
+GLOBAL_MOTION_SCALE = 16.0
+"""Root-mean-square difference of global motion ids at which the similarity is 1/e."""
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Ids of some clips, as they are compared."""
+class ClipFeatures:
+    """The ids of some clips in the form in which they are compared."""
 
     visual: np.ndarray
-    """float32 [clips, words]: how often each word stands in the keyframe."""
+    """float32 [clips, codes]: how often each code occurs in the keyframe."""
     motion: np.ndarray
-    """float32 [clips, words]: how often each id stands in the first level of motion; no columns without levels."""
-    camera: np.ndarray
-    """float32 [clips, K]."""
+    """float32 [clips, codes]: how often each code of the first motion quantizer occurs; zeros without quantizers."""
+    global_motion: np.ndarray
+    """float32 [clips, K]: the ids."""
 
     @classmethod
-    def of(cls, rows: pa.Table, codebooks: dict[str, int]) -> "Codes":
-        """Those of rows of a corpus."""
-        visual = _counts(rows["visual_ids"].to_pylist(), codebooks["visual"])
-        first = [levels[0] if levels else [] for levels in rows["motion_ids"].to_pylist()]
-        camera = np.array(rows["global_motion_ids"].to_pylist(), np.float32)
-        return cls(visual, _counts(first, codebooks["motion"]), camera)
+    def from_rows(cls, rows: pa.Table, codebooks: dict[str, int]) -> Self:
+        """Return the features of rows with columns visual_ids, motion_ids and global_motion_ids."""
+        first = [quantizers[0] if quantizers else [] for quantizers in rows["motion_ids"].to_pylist()]
+        return cls(
+            _histograms(rows["visual_ids"].to_pylist(), codebooks["visual"]),
+            _histograms(first, codebooks["motion"]),
+            np.array(rows["global_motion_ids"].to_pylist(), np.float32),
+        )
+
+    def __getitem__(self, clips: slice) -> "ClipFeatures":
+        return ClipFeatures(self.visual[clips], self.motion[clips], self.global_motion[clips])
+
+    def __len__(self) -> int:
+        return len(self.visual)
 
 
-def _counts(ids: list[list[int]], words: int) -> np.ndarray:
-    return np.stack([np.bincount(row, minlength=words) for row in ids]).astype(np.float32)
+@dataclass(frozen=True)
+class CodeRarity:
+    """How rare every code is (inverse document frequency), and the similarities that follow from it."""
+
+    visual: np.ndarray
+    """float32 [codes]."""
+    motion: np.ndarray
+    """float32 [codes]."""
+
+    def look_similarity(self, query: ClipFeatures, clips: ClipFeatures) -> np.ndarray:
+        """Return the similarity of keyframes to the most similar one of the query, float [clips], 0 to 1."""
+        return _cosine(query.visual, clips.visual, self.visual).max(0)
+
+    def motion_similarity(self, query: ClipFeatures, clips: ClipFeatures) -> np.ndarray:
+        """Return the similarity of motion to the most similar clip of the query, float [clips], 0 to 1."""
+        local = _cosine(query.motion, clips.motion, self.motion)
+        if not query.global_motion.shape[1]:
+            return local.max(0)
+        distance = np.sqrt(((query.global_motion[:, None] - clips.global_motion[None]) ** 2).mean(-1))
+        overall = np.exp(-distance / GLOBAL_MOTION_SCALE)
+        return (overall if not query.motion.any() else (overall + local) / 2).max(0)
 
 
-class Index:
-    """How rare every id is, from one pass over a corpus. A search is another pass: nothing is kept on the disk."""
+class CorpusSearch:
+    """Searches a corpus. Making one is a pass over the shards, a search another; there is no index on disk.
+
+    Args:
+        folder: of the corpus.
+        codebooks: sizes of the codebooks (corpus.json).
+
+    Raises:
+        CorpusError: the corpus has no clips.
+    """
 
     def __init__(self, folder: Path, codebooks: dict[str, int]) -> None:
         self._folder, self._codebooks = folder, codebooks
-        self._clips = 0
-        seen = {"visual": np.zeros(codebooks["visual"]), "motion": np.zeros(codebooks["motion"])}
+        visual, motion, num_clips = np.zeros(codebooks["visual"]), np.zeros(codebooks["motion"]), 0
         for path in shard_paths(folder):
-            codes = Codes.of(read_shard(path, COLUMNS), codebooks)
-            seen["visual"] += (codes.visual > 0).sum(0)
-            seen["motion"] += (codes.motion > 0).sum(0)
-            self._clips += len(codes.visual)
-        if not self._clips:
+            features = ClipFeatures.from_rows(read_shard(path, COLUMNS), codebooks)
+            visual += (features.visual > 0).sum(0)
+            motion += (features.motion > 0).sum(0)
+            num_clips += len(features)
+        if not num_clips:
             raise CorpusError(f"{folder} has no clips yet; `videotok corpus encode` makes some")
-        # + 1: an id that every clip has says little, but not nothing
-        rarity = {name: 1 + np.log((1 + self._clips) / (1 + count)) for name, count in seen.items()}
-        self._rarity = {name: values.astype(np.float32) for name, values in rarity.items()}
+        self.rarity = CodeRarity(_inverse_frequency(visual, num_clips), _inverse_frequency(motion, num_clips))
 
-    def nearest(self, query: Codes, count: int = 10) -> dict[str, list[dict[str, Any]]]:
-        """For `look` and for `motion`: the `count` clips most like any clip of the query, best first, each with
-        video_id, start_seconds, end_seconds and similarity (1: the same, 0: nothing in common)."""
-        found: dict[str, list[dict[str, Any]]] = {"look": [], "motion": []}
+    def nearest(self, query: ClipFeatures, count: int = 10) -> dict[str, list[dict[str, Any]]]:
+        """Return the clips most similar to any clip of the query, best first, for `look` and for `motion`.
+
+        Each is a dict of video_id, start_seconds, end_seconds and similarity (1: equal, 0: nothing in common).
+        """
+        hits: dict[str, list[dict[str, Any]]] = {"look": [], "motion": []}
         for path in shard_paths(self._folder):
             rows = read_shard(path, COLUMNS)
-            codes = Codes.of(rows, self._codebooks)
-            known = rows.select(COLUMNS[:3])
-            for name, scores in (("look", self.look(query, codes)), ("motion", self.motion(query, codes))):
-                best = np.argsort(-scores, kind="stable")[:count]
-                hits = known.take(pa.array(best)).to_pylist()
-                found[name] += [hit | {"similarity": float(scores[row])} for hit, row in zip(hits, best, strict=True)]
-                found[name] = sorted(found[name], key=lambda hit: -hit["similarity"])[:count]
-        return found
-
-    def look(self, query: Codes, codes: Codes) -> np.ndarray:
-        """float [clips]: likeness of keyframes to the most like one of the query."""
-        return self._cosine("visual", query.visual, codes.visual).max(0)
-
-    def motion(self, query: Codes, codes: Codes) -> np.ndarray:
-        """float [clips]: likeness of motion to the most like clip of the query."""
-        local = self._cosine("motion", query.motion, codes.motion)
-        if not query.camera.shape[1]:
-            return local.max(0)
-        apart = np.sqrt(((query.camera[:, None] - codes.camera[None]) ** 2).mean(-1))
-        camera = np.exp(-apart / CAMERA_SCALE)
-        return (camera if not query.motion.any() else (camera + local) / 2).max(0)
-
-    def _cosine(self, name: str, query: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """float [queries, clips]."""
-        left, right = (self._weighted(name, counts) for counts in (query, codes))
-        return left @ right.T
-
-    def _weighted(self, name: str, counts: np.ndarray) -> np.ndarray:
-        # an id that stands there ten times says little more than one that stands there five times
-        weights = np.log1p(counts) * self._rarity[name]
-        return weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-9)
+            clips = ClipFeatures.from_rows(rows, self._codebooks)
+            similarities = {
+                "look": self.rarity.look_similarity(query, clips),
+                "motion": self.rarity.motion_similarity(query, clips),
+            }
+            for kind, values in similarities.items():
+                best = np.argsort(-values, kind="stable")[:count]
+                facts = rows.select(COLUMNS[:3]).take(pa.array(best)).to_pylist()
+                hits[kind] += [clip | {"similarity": float(values[row])} for clip, row in zip(facts, best, strict=True)]
+                hits[kind] = sorted(hits[kind], key=lambda hit: -hit["similarity"])[:count]
+        return hits
 
 
-def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> pa.Table:
-    """Its clips, with the columns video_id, start_seconds, end_seconds, visual_ids, motion_ids and global_motion_ids.
+def encode_query(video: Path, facts: dict[str, Any], model: str | None = None) -> pa.Table:
+    """Encode a video as the videos of a corpus were; return its clips with the columns of `COLUMNS`.
 
     Args:
-        video: any file FFmpeg reads.
+        video: any file that FFmpeg reads.
         facts: corpus.json of the corpus.
-        model: the weights of the corpus, where they are not the shipped ones.
+        model: the corpus' weights; those that ship with videotok if None.
 
     Raises:
         MediaError: the video cannot be read.
         TokensError: the corpus was made with other weights.
     """
-    fingerprint = facts["fingerprint"]
+    fingerprint = Fingerprint(facts["fingerprint"])
     tokenizer = VideoTokenizer.from_pretrained(model)
     for part in TOKENIZERS:
-        made, here = fingerprint["weights"][part], tokenizer.bundle.identity(part)
-        if made != here.sha256:
+        wanted, found = fingerprint.facts["weights"][part], tokenizer.bundle.identity(part)
+        if wanted != found.sha256:
             raise TokensError(
-                f"the corpus was made with {part} weights {made[:12]} ({facts['model']}), the model at hand has "
-                f"{here.sha256[:12]} ({here.name}); name the right one with --model"
+                f"the corpus was made with {part} weights {wanted[:12]} ({facts['model']}), this model has "
+                f"{found.sha256[:12]} ({found.name}); name the model that the corpus was made with"
             )
-    spec = fingerprint["spec"]
-    tokens = tokenizer.encode(
-        video,
-        EncodeConfig(
-            fps=Fraction(spec["fps"]),
-            keep_ratio=spec["keep"],
-            motion_quantizers=spec["motion_quantizers"],
-            motion_source=spec["motion_source"],
-            predict_keyframes=False,
-        ),
-    )
+    tokens = tokenizer.encode(video, fingerprint.config)
     ends = tokens.pts_seconds + tokens.num_frames / float(tokens.spec.fps)
     return pa.table(
         {
@@ -147,7 +148,29 @@ def query_rows(video: Path, facts: dict[str, Any], model: str | None = None) -> 
             "start_seconds": tokens.pts_seconds,
             "end_seconds": ends,
             "visual_ids": [tokens.visual_ids_of(clip) for clip in range(tokens.num_clips)],
-            "motion_ids": [list(levels) for levels in tokens.motion_ids],
+            "motion_ids": [list(quantizers) for quantizers in tokens.motion_ids],
             "global_motion_ids": list(tokens.global_motion_ids),
         }
     )
+
+
+def _histograms(ids: list[list[int]], codes: int) -> np.ndarray:
+    """Return how often each code occurs in each row, float32 [rows, codes]."""
+    return np.stack([np.bincount(row, minlength=codes) for row in ids]).astype(np.float32)
+
+
+def _inverse_frequency(num_clips_with: np.ndarray, num_clips: int) -> np.ndarray:
+    """Return the weight of each code from the number of clips that have it, float32 [codes]."""
+    # plus 1: a code that every clip has still counts a little
+    return (1 + np.log((1 + num_clips) / (1 + num_clips_with))).astype(np.float32)
+
+
+def _cosine(query: np.ndarray, clips: np.ndarray, rarity: np.ndarray) -> np.ndarray:
+    """Return the cosine of weighted histograms, float [queries, clips]."""
+
+    def normalized(counts: np.ndarray) -> np.ndarray:
+        # a code that occurs ten times says little more than one that occurs five times
+        weights = np.log1p(counts) * rarity
+        return weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-9)
+
+    return normalized(query) @ normalized(clips).T

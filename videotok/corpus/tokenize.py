@@ -1,7 +1,4 @@
-"""First stage: files fetched and taken apart, many at a time.
-
-Second stage: keyframes and motion fields to ids, in batches that fill from many videos.
-"""
+"""The two stages of the pipeline: files to clips, and clips to ids, in batches that fill from many videos."""
 
 import shutil
 import tempfile
@@ -17,80 +14,95 @@ import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from codec import MediaError
-from videotok.corpus.decoder import Decoder, Part, SmallClip
-from videotok.corpus.settings import Plan
-from videotok.corpus.storage import STREAM
-from videotok.image_utils import tensor
+from codec import MediaError, SubprocessReader
+from videotok.corpus.decoder import ResizedClip, read_resized_clips
+from videotok.corpus.schema import ENCODED_ROWS
+from videotok.corpus.settings import EncodePlan
+from videotok.image_utils import to_tensor
 from videotok.pipeline import VideoTokenizer
 
-CLIPS_AT_ONCE = 8
-"""Clips that leave together: how much of a long video is in memory."""
+CLIPS_PER_BLOCK = 8
+"""Clips that leave the first stage together: how much of a long video is in memory."""
 
 Columns = dict[str, np.ndarray]
+"""A batch of rows as Ray Data hands it over: column -> values."""
 
 
 class ReadVideos:
-    """Rows of videos in, rows of clips out; a video that cannot be read is one row that says so.
+    """The first stage: rows of videos to rows of clips.
 
         index, path, start, duration ──► index, clip, clips, keyframe, vectors, valid, …
 
-    `clips`, the number of clips of the video, is 0 in all rows but its last one: a video is known to be whole when that
-    one has come. A refusal is a row with `stage` and `message`.
+    `clips`, the number of clips of the video, is 0 in all rows but its last one: when that one has come, the video is
+    known to be complete. A video that cannot be read is one row with `stage` and `message`.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: EncodePlan) -> None:
         self._plan = plan
-        self._decoder = Decoder(plan.spec, plan.side, plan.settings.motion_source)
+        self._reader = SubprocessReader()
 
     def __call__(self, videos: Columns) -> Iterator[Columns]:
         columns = (videos["index"], videos["path"], videos["start"], videos["duration"])
         for index, path, start, duration in zip(*columns, strict=True):
-            begin = 0.0 if np.isnan(start) else float(start)
-            yield from self.video(int(index), str(path), begin, None if np.isnan(duration) else float(duration))
+            start_seconds = 0.0 if np.isnan(start) else float(start)
+            duration_seconds = None if np.isnan(duration) else float(duration)
+            yield from self.read_video(int(index), str(path), start_seconds, duration_seconds)
 
-    def video(self, index: int, path: str, start: float, duration: float | None) -> Iterator[Columns]:
-        """The rows of one video."""
+    def read_video(
+        self, index: int, path: str, start_seconds: float, duration_seconds: float | None
+    ) -> Iterator[Columns]:
+        """Yield the rows of one video, some clips at a time."""
         stage = "read"
         try:
             with local_copy(path) as file:
                 stage = "codec"
-                yield from self._clips(index, Part(str(file), start, duration))
+                yield from self._clips(index, file, start_seconds, duration_seconds)
         except (MediaError, OSError, ValueError, ImportError) as error:
-            words = " ".join(str(error).split()) or type(error).__name__
-            yield _columns([self._row(index, 0, None, stage=stage, message=words.replace(path, path_name(path)))])
+            message = " ".join(str(error).split()) or type(error).__name__
+            yield _stack([self._row(index, 0, None, stage=stage, message=message.replace(path, file_name(path)))])
 
-    def _clips(self, index: int, part: Part) -> Iterator[Columns]:
+    def _clips(self, index: int, file: Path, start_seconds: float, duration_seconds: float | None) -> Iterator[Columns]:
+        plan = self._plan
+        clips = self._reader.run(
+            read_resized_clips,
+            file,
+            plan.spec,
+            plan.image_size,
+            plan.config.motion_source,
+            start_seconds,
+            duration_seconds,
+        )
         rows: list[dict[str, Any]] = []
-        for number, clip in enumerate(self._decoder.clips(part)):
-            if len(rows) == CLIPS_AT_ONCE:
-                yield _columns(rows)
+        for number, clip in enumerate(clips):
+            if len(rows) == CLIPS_PER_BLOCK:
+                yield _stack(rows)
                 rows = []
             rows.append(self._row(index, number, clip))
-        # only now it is known that the file is whole
+        # only now is it known that the whole file can be read
         rows[-1]["clips"] = rows[-1]["clip"] + 1
-        yield _columns(rows)
+        yield _stack(rows)
 
-    def _row(self, index: int, number: int, clip: SmallClip | None, **facts: Any) -> dict[str, Any]:
-        steps, side = (self._plan.spec.frames, *self._plan.spec.grid), self._plan.side
+    def _row(self, index: int, number: int, clip: ResizedClip | None, **facts: Any) -> dict[str, Any]:
+        """Return a row; without a clip its arrays are zeros."""
         row = {"index": index, "clip": number, "clips": 0, "stage": "", "message": ""} | facts
         if clip is None:
-            nothing = np.zeros((side, side, 3), np.uint8), np.zeros((*steps, 2), np.float32), np.zeros(steps, bool)
-            clip = SmallClip(*nothing, 0.0, 0, False, "", "", 0, 0, 0.0)
+            steps, side = (self._plan.spec.frames, *self._plan.spec.grid), self._plan.image_size
+            arrays = np.zeros((side, side, 3), np.uint8), np.zeros((*steps, 2), np.float32), np.zeros(steps, bool)
+            clip = ResizedClip(*arrays, 0.0, 0, False, "", "", 0, 0, 0.0)
         return row | vars(clip)
 
 
-def path_name(path: str) -> str:
-    """The last part of a path or URL: what a message calls it."""
+def file_name(path: str) -> str:
+    """Return the last part of a path or URL, which messages call the video by."""
     return PurePosixPath(path).name
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file as FFmpeg can open it: itself where it is local, else a copy that is gone afterwards.
+    """Yield a file that FFmpeg can open: a local file itself, else a copy that is removed afterwards.
 
     Raises:
-        OSError, ValueError, ImportError: it cannot be had, or its protocol is not known.
+        OSError, ValueError, ImportError: it cannot be fetched, or its protocol is unknown.
     """
     filesystem, place = url_to_fs(path)
     if isinstance(filesystem, LocalFileSystem):
@@ -103,60 +115,75 @@ def local_copy(path: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
-def _columns(rows: list[dict[str, Any]]) -> Columns:
+def _stack(rows: list[dict[str, Any]]) -> Columns:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-KEPT = ("clip", "clips", "num_frames", "damaged", "motion_source", "codec", "width", "height")
+COPIED_COLUMNS = (
+    "index",
+    "stage",
+    "message",
+    "clip",
+    "clips",
+    "num_frames",
+    "damaged",
+    "motion_source",
+    "codec",
+    "width",
+    "height",
+)
+"""Columns of the first stage that the second one returns unchanged."""
 
 
 class TokenizeClips:
-    """Loads the weights once, then turns batches of clips into ids.
+    """The second stage: clips to ids. Loads the weights once, to a GPU if the worker has one.
 
-    Ids do not depend on the batch: encoders run in float64. On a GPU where the worker has one.
+    Ids do not depend on the batch.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: EncodePlan) -> None:
         self._plan = plan
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # processor time where the work is the processor's: other processes on the machine do not count
-        self._clock = time.perf_counter if self._device.type == "cuda" else time.process_time
         torch.set_num_threads(1)
-        tokenizer = VideoTokenizer.from_pretrained(plan.settings.model)
-        self._keyframes, self._motion = tokenizer.keyframe_encoder, tokenizer.motion_encoder
-        for model in (self._keyframes, self._motion):
-            if isinstance(model, torch.nn.Module):
-                torch.nn.Module.to(model, self._device)
+        # workers never decode: with the precision of encoding, no weights are cast between batches
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = VideoTokenizer.from_pretrained(plan.model, device=device, dtype=torch.float64)
+        # on a CPU processor time, so that other processes of the machine do not count
+        self._clock = time.perf_counter if device == "cuda" else time.process_time
 
-    def __call__(self, clips: dict[str, np.ndarray]) -> pa.Table:
-        readable = np.flatnonzero(clips["message"] == "")
-        rows = self._tokens({name: column[readable] for name, column in clips.items()}) if len(readable) else []
-        rows += [_refused(clips, number) for number in np.flatnonzero(clips["message"] != "").tolist()]
-        return pa.Table.from_pylist(rows, STREAM)
+    def __call__(self, clips: Columns) -> pa.Table:
+        """Return rows with the columns of `schema.ENCODED_ROWS`."""
+        has_clip = clips["message"] == ""
+        rows = self._encode(_select(clips, np.flatnonzero(has_clip))) if has_clip.any() else []
+        rows += [_refused_row(clips, number) for number in np.flatnonzero(~has_clip).tolist()]
+        return pa.Table.from_pylist(rows, ENCODED_ROWS)
 
-    def _tokens(self, clips: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def _encode(self, clips: Columns) -> list[dict[str, Any]]:
+        """Return the rows of a batch; if it cannot be encoded, those of its halves."""
+        count = len(clips["index"])
         try:
-            return self._batch(clips)
-        except (RuntimeError, ValueError) as error:  # a batch too large for the memory, or one clip that is odd
-            if len(clips["index"]) == 1:
-                return [_refused(clips, 0, "tokenizers", " ".join(str(error).split()))]
-        halves = np.array_split(np.arange(len(clips["index"])), 2)
-        return [row for half in halves for row in self._tokens({name: clips[name][half] for name in clips})]
+            return self._encode_batch(clips)
+        except (RuntimeError, ValueError) as error:  # too large for the memory, or one clip cannot be encoded
+            if count == 1:
+                return [_refused_row(clips, 0, "tokenizers", " ".join(str(error).split()))]
+        return [row for half in np.array_split(np.arange(count), 2) for row in self._encode(_select(clips, half))]
 
-    def _batch(self, clips: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        began = self._clock()
-        pictures = torch.cat([tensor(picture) for picture in clips["keyframe"]]).to(self._device)
-        visual = self._keyframes.encode(pictures, self._plan.settings.keep)
-        visual_ids, keep_mask = [ids.cpu().numpy() for ids in visual.ids], visual.keep_mask.cpu().numpy()
-        between = self._clock()
-        vectors = torch.from_numpy(clips["vectors"]).to(self._device)
-        valid = torch.from_numpy(clips["valid"]).to(self._device)
-        motion = self._motion.encode(vectors, valid, self._plan.motion_quantizers)
-        motion_ids, global_motion_ids = motion.ids.cpu().numpy(), motion.global_motion_ids.cpu().numpy()
-        count, ended = len(motion_ids), self._clock()
-        seconds = {"keyframe_seconds": (between - began) / count, "motion_seconds": (ended - between) / count}
+    def _encode_batch(self, clips: Columns) -> list[dict[str, Any]]:
+        config, device, start = self._plan.config, self._tokenizer.device, self._clock()
+        with self._tokenizer.encoding():
+            images = torch.cat([to_tensor(picture) for picture in clips["keyframe"]]).to(device)
+            visual = self._tokenizer.keyframes.encode(
+                images, keep_ratio=config.keep_ratio, refinement_steps=config.refinement_steps
+            )
+            visual_ids, keep_mask = [ids.cpu().numpy() for ids in visual.ids], visual.keep_mask.cpu().numpy()
+            middle = self._clock()
+            vectors = torch.from_numpy(clips["vectors"]).to(device)
+            valid = torch.from_numpy(clips["valid"]).to(device)
+            motion = self._tokenizer.motion.encode(vectors, valid, config.motion_quantizers)
+            motion_ids, global_motion_ids = motion.ids.cpu().numpy(), motion.global_motion_ids.cpu().numpy()
+        count, end = len(motion_ids), self._clock()
+        seconds = {"keyframe_seconds": (middle - start) / count, "motion_seconds": (end - middle) / count}
         return [
-            _known(clips, row)
+            _copied_values(clips, row)
             | seconds
             | {
                 "start_seconds": float(clips["pts_seconds"][row]),
@@ -170,15 +197,17 @@ class TokenizeClips:
         ]
 
 
-def _known(clips: dict[str, np.ndarray], row: int) -> dict[str, Any]:
-    """What was known before the tokenizers."""
-    names = [*KEPT, "index", "stage", "message"]
-    return {name: clips[name][row] for name in names} | {"codec_seconds": clips["cpu_seconds"][row]}
+def _select(clips: Columns, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in clips.items()}
 
 
-def _refused(clips: dict[str, np.ndarray], row: int, stage: str = "", message: str = "") -> dict[str, Any]:
-    """A row that holds no tokens, only why."""
-    known = _known(clips, row)
-    nothing = {"visual_ids": [], "keep_mask": [], "motion_ids": [], "global_motion_ids": []}
+def _copied_values(clips: Columns, row: int) -> dict[str, Any]:
+    return {name: clips[name][row] for name in COPIED_COLUMNS} | {"codec_seconds": clips["cpu_seconds"][row]}
+
+
+def _refused_row(clips: Columns, row: int, stage: str = "", message: str = "") -> dict[str, Any]:
+    """Return a row without tokens, which says why; by default what the first stage said."""
+    lists = {"visual_ids": [], "keep_mask": [], "motion_ids": [], "global_motion_ids": []}
     times = {"start_seconds": 0.0, "end_seconds": 0.0, "keyframe_seconds": 0.0, "motion_seconds": 0.0}
-    return known | nothing | times | ({"stage": stage, "message": message} if message else {})
+    reason = {"stage": stage, "message": message} if message else {}
+    return _copied_values(clips, row) | lists | times | reason

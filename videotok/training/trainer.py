@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -390,7 +390,7 @@ class _Clock:
         progress = max(progress, min(self.seconds / self._plan.max_seconds, 1.0))
         if self._accelerator.num_processes == 1:
             return progress
-        return float(broadcast(torch.tensor(progress, device=self._accelerator.device)))
+        return cast(Tensor, broadcast(torch.tensor(progress, device=self._accelerator.device))).item()
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float, no_decay: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
