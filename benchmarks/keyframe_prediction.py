@@ -14,26 +14,26 @@ encoding, reading and motion included, for each clip.
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import atomic_path
 from motion_vq.losses import psnr
 from videotok import VideoTokenizer
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.evaluation import source_clips
 from videotok.image_utils import to_square_tensor
+from videotok.io_utils import write_json
 
 MODES = {"independent": False, "predicted": True}
 """Name of a mode -> `EncodeConfig.predict_keyframes`."""
@@ -57,7 +57,7 @@ def measure(tokenizer: VideoTokenizer, video: Path, config: EncodeConfig) -> Mea
     inputs = tokenizer.detokenizer_inputs(tokens, DecodeConfig(keyframe_source="tokens"))
     errors = []
     for decoded, source in zip(inputs, source_clips(tokens, video), strict=True):
-        square = decoded.square.float().cpu()
+        square = cast(Tensor, decoded.square).float().cpu()  # never None where keyframes come from the tokens
         errors.append((square - to_square_tensor(source.keyframe, square.shape[-1])).square().mean())
     quality = psnr(torch.stack(errors), 2).numpy()
     row = {
@@ -97,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shared = {"video": video.name, "mode": mode, "tokens_per_keyframe": options.tokens_per_keyframe}
             rows.append(shared | found.row | {"worst_psnr": float((found.psnr - independent).min())})
             if options.json:
-                with atomic_path(options.json) as temporary:
-                    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+                write_json(options.json, rows)
     print_table(rows)
 
 

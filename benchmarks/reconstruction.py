@@ -16,7 +16,6 @@ number of motion quantizers.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,9 +26,10 @@ import numpy as np
 
 from benchmarks.footage import add_footage_arguments, footage
 from benchmarks.kmeans import KMeansCodes
-from codec import MediaError, MotionField, atomic_path
+from codec import MediaError, MotionField
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.evaluation import SIZE, ClipResult, EvaluationConfig, evaluate, uncoded_motion
+from videotok.io_utils import write_json
 from videotok.perceptual import LPIPS
 from videotok.pipeline import VideoTokenizer
 
@@ -65,8 +65,7 @@ def main() -> None:
     print_videos(rows)
     print_methods(rows)
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(args.json, rows)
 
 
 def measure(

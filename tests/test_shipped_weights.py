@@ -13,7 +13,7 @@ from videotok.bundle import PARTS, SHIPPED
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.evaluation import SIZE, exact_keyframes, reconstruct
 from videotok.metrics import mean_figures
-from videotok.virtual_camera import Layer, Scene, photograph, steady
+from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
 LARGEST = {"keyframes": 12e6, "motion": 3e6, "detokenizer": 12e6}
 """Parameters."""
@@ -31,7 +31,7 @@ def tokenizer():
 def panned(tmp_path_factory):
     """Four seconds, two clips, of a camera that pans steadily over a photograph."""
     path = tmp_path_factory.mktemp("panned") / "panned.mp4"
-    scene = Scene((Layer(photograph("coffee"), steady(pan=PAN)),), VIDEO_SIZE)
+    scene = Scene((Layer(photograph("coffee"), constant_speed(pan=PAN)),), VIDEO_SIZE)
     with VideoWriter(path, FPS, VIDEO_SIZE, options={"crf": "20", **REPRODUCIBLE}) as writer:
         for frame in scene.frames(index / FPS for index in range(4 * FPS)):
             writer.write(frame)

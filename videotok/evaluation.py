@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from codec import Clip, MotionField, iter_clips
-from unet3d.warping import bidirectional, one_way
+from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
 from videotok.image_utils import display_size, to_uint8
@@ -147,10 +147,10 @@ def warp_baselines(
         keyframe, next_keyframe: float [1, 3, H, W] in [-1, 1]; without the next one there is no `bidirectional`.
         vectors: [1, T, h, w, 2] in fractions of the frame; next_vectors: the next clip's, of which step 0 is used.
     """
-    frames = {"warp": to_uint8(one_way(keyframe, vectors).pictures)}
+    frames = {"warp": to_uint8(warp_forward(keyframe, vectors).blended)}
     if next_keyframe is not None and next_vectors is not None:
-        both = bidirectional(keyframe, vectors, next_keyframe, next_vectors)
-        frames["bidirectional"] = to_uint8(both.pictures)
+        both = warp_bidirectional(keyframe, vectors, next_keyframe, next_vectors)
+        frames["bidirectional"] = to_uint8(both.blended)
     return frames
 
 

@@ -1,6 +1,5 @@
 """`videotok eval`: rate and quality of a user's own videos, as a page."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,10 +34,11 @@ def evaluate(
         if written is not None:
             refuse_unwritable(written, force, *videos)
 
-    from codec import MediaError, atomic_path
+    from codec import MediaError
     from videotok.config import DecodeConfig, EncodeConfig
     from videotok.evaluation import SIZE, EvaluationConfig
     from videotok.footage import video_files
+    from videotok.io_utils import write_json
     from videotok.perceptual import LPIPS
     from videotok.pipeline import VideoTokenizer
     from videotok.report.quality import VideoResult, evaluate_video, rows, write_quality_page
@@ -77,8 +77,7 @@ def evaluate(
     if not results:
         raise Refusal(f"none of {len(files)} files could be measured; the first: {left_out[0]}")
     if json_file is not None:
-        with atomic_path(json_file) as temporary:
-            temporary.write_text(json.dumps(list(rows(results)), indent=1) + "\n")
+        write_json(json_file, list(rows(results)))
     write_quality_page(out, results, config, left_out=left_out, model=model or "shipped with videotok")
     clips = sum(len({clip.index for clip in result.clips}) for result in results)
     print(f"{out}: {len(results)} videos, {clips} clips, {time.monotonic() - began:.0f} s taken")

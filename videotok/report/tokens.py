@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from codec import Clip, iter_clips
 from videotok.config import DecodeConfig
@@ -130,7 +132,8 @@ def _card(
     grid: tuple[int, int],
     size: tuple[int, int],
 ) -> KeyframeCard:
-    decoded = resize(to_uint8(clip.square[:, None])[0], size)
+    square = cast(Tensor, clip.square)  # never None where keyframes come from the tokens
+    decoded = resize(to_uint8(square[:, None])[0], size)
     shown = decoded if source is None else resize(source.keyframe, size)
     kept, skipped = tokens.keep_mask[index].reshape(grid), tokens.skip_mask[index].reshape(grid)
     positions = zip(tokens.visual_ids_of(index), *np.nonzero(kept), strict=True)
