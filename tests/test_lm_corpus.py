@@ -6,13 +6,11 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
-from corpora import copied, make_videos, plain_stream
+from corpora import copied, encode_in_process, make_videos
 
 from videotok import TokensError, VideoTokenizer
 from videotok.config import EncodeConfig
-from videotok.corpus import job
-from videotok.corpus import storage as durable
-from videotok.corpus.settings import Plan, Settings
+from videotok.corpus import job, storage
 from videotok.corpus.storage import read_shard, shard_paths
 from videotok.lm.data import read_samples
 
@@ -31,9 +29,9 @@ def corpus(videos, tiny_model, tmp_path_factory):
     rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in NAMES[:-1])
     (place / "list.csv").write_text(f"path,caption\n{rows}{videos / NAMES[-1]},\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "stream", plain_stream)
-        patch.setattr(Plan, "of", cache(Plan.of))
-        job.encode_corpus(str(place / "list.csv"), place / "tokens", Settings(str(tiny_model)), shard_rows=3)
+        patch.setattr(job, "encode_on_ray", encode_in_process)
+        patch.setattr(job, "make_plan", cache(job.make_plan))
+        job.encode_corpus(str(place / "list.csv"), place / "tokens", model=str(tiny_model), shard_rows=3)
     return place / "tokens"
 
 
@@ -58,7 +56,7 @@ def test_clips_may_lie_in_any_order(corpus, tmp_path):
     rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
     for number, path in enumerate(shard_paths(place)):
         path.unlink()
-        durable.write_table(path, rows.slice(3 * number, 3))
+        storage.write_table(path, rows.slice(3 * number, 3))
     for sample, same in zip(read_samples([place]), read_samples([corpus]), strict=True):
         np.testing.assert_array_equal(sample.video.motion_ids, same.video.motion_ids)
         np.testing.assert_array_equal(sample.video.visual_ids, same.video.visual_ids)
