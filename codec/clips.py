@@ -80,7 +80,7 @@ def iter_clips(
 
     Raises:
         MediaError: the file cannot be read, has no frame in the requested part that can be decoded, or has no vectors
-            of its own although `native` is asked for; the backend is missing; or the arguments contradict each other.
+            of its own although `native` is requested; the backend is missing; or the arguments contradict each other.
     """
     spec = spec or ClipSpec()
     if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0):

@@ -62,11 +62,11 @@ class SourceFrame:
 
     picture: av.VideoFrame
     pts_seconds: float
-    """Strictly increasing, whatever the stream says."""
+    """Strictly increasing, even if the timestamps of the stream are not."""
     duration_seconds: float
     """How long the frame is meant to be shown."""
     vectors: np.ndarray | None
-    """MotionRecord [n]; None if the frame has no vectors or they were not asked for."""
+    """MotionRecord [n]; None if the frame has no vectors or they were not requested."""
     index: int
     """Position in the stream, in decoding order from 1. A frame refers only to frames with a smaller index."""
     headers: PictureHeaders | None = None

@@ -259,10 +259,10 @@ class MotionComposer:
         """Return the motion candidate to the last frame that leads over the frame `reference` refers to."""
         vectors, weight = reference.motion.vectors, reference.motion.weight
         if reference.index in self._ahead:
-            onward = self._motion_to_last(self._ahead[reference.index])
-            if onward is None:
+            remaining = self._motion_to_last(self._ahead[reference.index])
+            if remaining is None:
                 return None
-            sampled = sample(np.dstack([onward.vectors, onward.weight]), vectors)
+            sampled = sample(np.dstack([remaining.vectors, remaining.weight]), vectors)
             return WeightedField(vectors + sampled[..., :2], weight * sampled[..., 2])
         if self._last is not None and reference.index == self._last.index:
             return reference.motion

@@ -12,7 +12,7 @@ from codec.motion_fields import StepField, compose, pool
 from codec.types import ClipSpec, VectorShares
 
 TOLERANCE_SECONDS = 6e-4
-"""How late a frame may come and still count as shown: containers round their times."""
+"""How much later than the scheduled time a frame may begin and still be shown: containers round timestamps."""
 
 ROUNDING_SECONDS = 1e-6
 """How much two sums of the same times may differ."""
@@ -118,7 +118,7 @@ class Resampler:
                 yield last
             last = resampled
         if last is not None:
-            # the last frame tells of losses after it
+            # losses after the last frame are reported with it
             yield replace(last, damaged=last.damaged or self._damaged)
 
     def _resample(self, frames: Iterable[FrameWithMotion]) -> Iterator[ResampledFrame]:

@@ -119,7 +119,7 @@ class Clip:
     damaged: bool = False
     """Some frames of this clip could not be decoded, or the end of the file is missing."""
     frames: np.ndarray | None = field(default=None, repr=False)
-    """uint8 [num_frames, H, W, 3] RGB if frames were asked for; frames[0] is the keyframe's picture."""
+    """uint8 [num_frames, H, W, 3] RGB if frames were requested; frames[0] is the keyframe's picture."""
 
     def __repr__(self) -> str:
         height, width = self.keyframe.shape[:2]

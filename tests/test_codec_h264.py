@@ -187,6 +187,13 @@ def test_mmco_1_removes_a_short_term_reference():
     assert stream.frame("P", 4).lists[0] == (4, 3, 1)
 
 
+def test_mmco_1_does_not_remove_a_long_term_reference():
+    stream = HeaderStream()
+    stream.idr(long_term_idr=True)
+    stream.frame("P", 1, marking=((1, 0),))  # frame number 0
+    assert stream.frame("P", 2).lists[0] == (2, 1)
+
+
 def test_an_empty_marking_removes_nothing():
     stream = HeaderStream(num_reference_frames=2)
     stream.idr()
@@ -227,6 +234,13 @@ def test_mmco_6_and_2_and_4():
     assert stream.frame("P", 5, reference=False).lists[0] == (7, 5, 1)
 
 
+def test_mmco_6_replaces_the_long_term_reference_of_the_same_index():
+    stream = HeaderStream()
+    stream.idr(long_term_idr=True)
+    stream.frame("P", 1, marking=((6, 0),))
+    assert stream.frame("P", 2).lists[0] == (2,)
+
+
 def test_long_term_references_come_last_in_lists_of_b_frames():
     stream = HeaderStream(poc_type=0)
     stream.idr(long_term_idr=True)
@@ -244,6 +258,18 @@ def test_mmco_5_begins_anew():
     assert headers.lists[0] == (3,)
     assert not headers.follows_loss
     assert stream.frame("B", 2, 4, reference=False).lists == ((3, 4), (4, 3))
+
+
+def test_mmco_5_resets_the_high_part_of_the_order_count():
+    stream = HeaderStream(poc_type=0)
+    stream.idr()
+    for number in (1, 2, 3):
+        stream.frame("P", number, 6 * number)
+    stream.frame("P", 4, 22, marking=((5,),))  # order count 0 from here on
+    stream.frame("P", 1, 4)
+    stream.frame("P", 2, 2)
+    # all references are shown later
+    assert stream.frame("B", 3, -2, reference=False).lists == ((5, 7, 6), (7, 5, 6))
 
 
 @pytest.mark.parametrize("poc_type", [1, 2])

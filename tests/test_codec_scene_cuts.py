@@ -90,15 +90,15 @@ def test_clips_are_split_at_cuts(two_scenes):
 
 
 def test_split_clips_are_encoded_and_decoded(two_scenes, tiny_model, tmp_path):
-    place = tmp_path / "two.vtok"
+    path = tmp_path / "two.vtok"
     model = ["--model", str(tiny_model)]
-    assert main(["encode", str(two_scenes), "-o", str(place), "--split-at-cuts", *model]) == 0
-    tokens = VideoTokens.load(place)
+    assert main(["encode", str(two_scenes), "-o", str(path), "--split-at-cuts", *model]) == 0
+    tokens = VideoTokens.load(path)
     assert tokens.num_frames.tolist() == [CUT, 13]
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
     assert len(list(tokenizer.decode(tokens, DecodeConfig(size=(64, 40))))) == 30
     out = str(tmp_path / "out.mp4")
-    assert main(["decode", str(place), "-o", out, "--compare", str(two_scenes), "--size", "64x40", *model]) == 0
+    assert main(["decode", str(path), "-o", out, "--compare", str(two_scenes), "--size", "64x40", *model]) == 0
 
 
 def test_decoding_does_not_use_the_next_scene(two_scenes, tiny_model):
