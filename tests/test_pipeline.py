@@ -1,16 +1,20 @@
-"""VideoTokenizer: the same tokens however it is run, frames that stream, and refusals that name both sides."""
+"""VideoTokenizer: the same ids however it is run, one set of weights, streamed frames, errors that name both sides."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from codec import MediaError, iter_clips
 from videotok import ModelError, TokensError, VideoTokenizer
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.image_utils import display_size
+from videotok.models import choose_device
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +74,12 @@ def test_other_frame_rates(tokenizer, clip_mp4):
 
 
 def test_progress_counts_seconds_of_video(tokenizer, clip_mp4):
-    told = []
-    tokenizer.encode(clip_mp4, EncodeConfig(batch_size=1), progress=lambda *state: told.append(state))
-    assert told == [(2.0, 3.0), (3.0, 3.0)]
+    calls = []
+    tokenizer.encode(clip_mp4, EncodeConfig(batch_size=1), progress=lambda *state: calls.append(state))
+    assert calls == [(2.0, 3.0), (3.0, 3.0)]
 
 
-def test_levels_are_a_choice(tokenizer, clip_mp4, tokens):
+def test_number_of_motion_quantizers(tokenizer, clip_mp4, tokens):
     assert tokenizer.encode(clip_mp4, EncodeConfig(motion_quantizers=3)).num_motion_quantizers == 3
     coarse = tokenizer.encode(clip_mp4, EncodeConfig(motion_quantizers=1))
     np.testing.assert_array_equal(coarse.motion_ids, tokens.motion_ids[:, :1])
@@ -92,22 +96,22 @@ def test_frames_have_shape_number_and_seed(tokenizer, tokens):
 
 
 def test_frames_stream(tokenizer, tokens, clip_mp4):
-    """The first frame comes before the last keyframe was asked for."""
-    twelve = replace_clips(tokens, 6)
+    """The first frame comes before the last keyframe is asked for."""
+    six = repeat_first_clip(tokens, 6)
     picture = next(iter_clips(clip_mp4)).keyframe
-    asked = []
+    requested = []
 
     def keyframes():
         for index in range(6):
-            asked.append(index)
+            requested.append(index)
             yield picture
 
-    next(tokenizer.decode(twelve, DecodeConfig(size=(64, 48), num_inference_steps=1), keyframes=keyframes()))
-    assert len(asked) <= 3
+    next(tokenizer.decode(six, DecodeConfig(size=(64, 48), num_inference_steps=1), keyframes=keyframes()))
+    assert len(requested) <= 3
 
 
-def replace_clips(tokens, clips):
-    """The first clip of `tokens`, several times."""
+def repeat_first_clip(tokens, clips):
+    """Return tokens with the first clip several times."""
     counts = [tokens.visual_counts[0]] * clips
     return replace(
         tokens,
@@ -172,7 +176,7 @@ def test_no_such_model(model, message, tmp_path, monkeypatch):
         VideoTokenizer.from_pretrained(model)
 
 
-def test_half_a_bundle_serves_what_it_can(tmp_path, tiny_model, tokens, clip_mp4):
+def test_a_bundle_with_one_model_does_what_it_can(tmp_path, tiny_model, tokens, clip_mp4):
     (tmp_path / "motion").symlink_to(tiny_model / "motion")
     part = VideoTokenizer.from_pretrained(tmp_path)
     assert part.reconstruct_motion(next(iter_clips(clip_mp4)).motion, 1).shape == (1, 24, 20, 36, 2)
@@ -196,3 +200,130 @@ def test_damaged_weights(tmp_path, tiny_model, clip_mp4):
 )
 def test_display_size_keeps_shape_and_area(source, shown):
     assert display_size(*source) == shown
+
+
+IDS = ("visual_ids", "keep_mask", "skip_mask", "motion_ids", "global_motion_ids")
+
+
+def assert_same_ids(a, b):
+    for name in IDS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_one_set_of_weights_is_cast_and_cast_back(tiny_model, tokens, clip_mp4):
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    keyframes, motion, before = tokenizer.keyframes, tokenizer.motion, weights(tokenizer.keyframes)
+    with tokenizer.encoding():
+        assert (tokenizer.keyframes, tokenizer.motion) == (keyframes, motion)
+        assert (keyframes.dtype, motion.dtype) == (torch.float64, torch.float64)
+        with tokenizer.decoding():
+            assert keyframes.dtype == torch.float32
+        assert keyframes.dtype == torch.float64
+    assert (keyframes.dtype, motion.dtype) == (torch.float32, torch.float32)
+    assert_same_ids(tokenizer.encode(clip_mp4), tokens)
+    for name, value in weights(keyframes).items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_ids_do_not_depend_on_the_dtype(tiny_model, tokens, clip_mp4, dtype):
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model, dtype=dtype)
+    tokenizer.reconstruct_motion(next(iter_clips(clip_mp4)).motion, 1)
+    assert tokenizer.keyframes.dtype == dtype
+    assert_same_ids(tokenizer.encode(clip_mp4), tokens)
+    assert tokenizer.keyframes.dtype == dtype
+    frames = list(tokenizer.decode(tokens, DecodeConfig(size=(64, 48), num_inference_steps=1)))
+    assert_same_ids(tokenizer.encode(clip_mp4), tokens)
+    assert len(frames) == 36
+    tokenizer.to(dtype=torch.float32)
+    assert tokenizer.dtype == tokenizer.keyframes.dtype == torch.float32
+    assert_same_ids(tokenizer.encode(clip_mp4), tokens)
+
+
+def test_weights_stored_in_float64_are_not_rounded(tiny_model, tmp_path, clip_mp4):
+    shutil.copytree(tiny_model, tmp_path / "double")
+    path = tmp_path / "double" / "keyframes" / "diffusion_pytorch_model.safetensors"
+    stored = {name: value.double() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    stored["to_code.weight"] += 1e-10  # lost in float32
+    save_file(stored, path)
+    tokenizer = VideoTokenizer.from_pretrained(tmp_path / "double")
+    tokenizer.reconstruct_keyframe(next(iter_clips(clip_mp4)).keyframe, (64, 48))
+    with tokenizer.encoding():
+        assert torch.equal(tokenizer.keyframes.state_dict()["to_code.weight"], stored["to_code.weight"])
+    assert tokenizer.keyframes.dtype == torch.float32
+
+
+def test_threads_may_encode_and_decode_at_once(tokenizer, tokens, clip_mp4):
+    config = DecodeConfig(size=(64, 48), num_inference_steps=1)
+    expected = list(tokenizer.decode(tokens, config))
+    with ThreadPoolExecutor(4) as pool:
+        encoded = [pool.submit(tokenizer.encode, clip_mp4, EncodeConfig(batch_size=1)) for _ in range(2)]
+        decoded = [pool.submit(lambda: list(tokenizer.decode(tokens, config))) for _ in range(2)]
+    for job in encoded:
+        assert_same_ids(job.result(), tokens)
+    for job in decoded:
+        np.testing.assert_array_equal(job.result(), expected)
+
+
+def test_the_config_is_recorded_without_what_cannot_change_ids(tokenizer, clip_mp4):
+    config = EncodeConfig(batch_size=2, isolate=True, max_clips=1, motion_quantizers=1)
+    assert tokenizer.encode(clip_mp4, config).config == EncodeConfig(max_clips=1, motion_quantizers=1)
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("cuda:99", "warp drive", "meta"):
+        with pytest.raises(ModelError, match=f"no device {name}.*choose auto"):
+            choose_device(name)
+
+
+def test_repr_names_models_sizes_device_and_dtype(tokenizer, tiny_model):
+    text = repr(tokenizer)
+    assert text.startswith(f"VideoTokenizer('{tiny_model.name}', keyframes=KeyframeTokenizer(0.")
+    assert text.endswith("M), device=cpu, dtype=float32)")
+
+
+def test_saved_weights_load_and_are_the_same(tokenizer, tokens, clip_mp4, tmp_path, tiny_model):
+    tokenizer.save_pretrained(tmp_path / "copy")
+    again = VideoTokenizer.from_pretrained(tmp_path / "copy")
+    again.bundle.check(tokens)
+    assert_same_ids(again.encode(clip_mp4), tokens)
+    with pytest.raises(ModelError, match="is where these weights come from"):
+        again.save_pretrained(tmp_path / "copy")
+
+
+class LocalHub:
+    """Takes the place of `huggingface_hub.HfApi`: keeps what is uploaded in a folder."""
+
+    def __init__(self, folder):
+        self.folder, self.repos = folder, []
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        self.repos.append((repo_id, private, exist_ok))
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        shutil.copytree(folder_path, self.folder / repo_id)
+        return f"https://hub.test/{repo_id}/commit/1"
+
+
+def test_push_to_hub(tokenizer, tmp_path, monkeypatch, tokens):
+    hub = LocalHub(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    assert tokenizer.push_to_hub("someone/tiny", private=True) == "https://hub.test/someone/tiny/commit/1"
+    assert hub.repos == [("someone/tiny", True, True)]
+    VideoTokenizer.from_pretrained(tmp_path / "someone" / "tiny").bundle.check(tokens)
+    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+        tokenizer.push_to_hub("no id")
+
+
+def test_a_refused_upload_is_one_line(tokenizer, tmp_path, monkeypatch):
+    hub = LocalHub(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr(hub, "create_repo", lambda *_, **__: (_ for _ in ()).throw(OSError("401 Unauthorized\nmore")))
+    with pytest.raises(ModelError, match=r"cannot upload to someone/tiny: 401 Unauthorized; check"):
+        tokenizer.push_to_hub("someone/tiny")

@@ -179,7 +179,7 @@ class Bundle:
             return load_keyframes(folder, dtype)
 
     def load_detokenizer(self, dtype: "torch.dtype") -> "VideoDetokenizer | LatentVideoDetokenizer":
-        """The video detokenizer; one that works on latents with its autoencoder and scheduler.
+        """Load the video detokenizer; one that works on latents with its autoencoder and scheduler.
 
         Raises:
             ModelError: it is missing, damaged, or of another class.

@@ -46,6 +46,11 @@ def choose_device(name: str | torch.device) -> torch.device:
     raise ModelError(f"no device {name} on this machine; choose auto or {' or '.join(available)}")
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return a dtype, or float32 for one of fewer bits."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class TokenizerModels:
     """The models of a bundle, each loaded when it is first needed.
 
@@ -72,6 +77,7 @@ class TokenizerModels:
         self._device = choose_device(device)
         self._dtype = dtype or torch.float32
         self._loaded: dict[str, Any] = {}
+        self._has_double_weights: dict[str, bool] = {}
         self._is_encoding = False
         self._lock = threading.RLock()
 
@@ -96,8 +102,7 @@ class TokenizerModels:
             if dtype is not None and dtype != self._dtype:
                 # weights may not survive two casts in a row
                 self._dtype, self._loaded = dtype, {}
-            for part, model in self._loaded.items():
-                self._place(part, model)
+            self._place_all()
         return self
 
     @property
@@ -210,12 +215,12 @@ class TokenizerModels:
     def _mode(self, *, is_encoding: bool) -> Iterator[None]:
         with self._lock:
             before, self._is_encoding = self._is_encoding, is_encoding
+            self._place_all()
             try:
                 yield
             finally:
                 self._is_encoding = before
-                for part, model in self._loaded.items():
-                    self._place(part, model)
+                self._place_all()
 
     def _model(self, part: str, load: Callable[[torch.dtype], Any]) -> Any:
         """Return a loaded model in the precision of the moment."""
@@ -223,20 +228,38 @@ class TokenizerModels:
             is_copy = self._is_encoding and part != "detokenizer" and not self._shares_weights(part)
             name = part + FOR_ENCODING if is_copy else part
             if name not in self._loaded:
-                is_encoding = self._is_encoding and part != "detokenizer"
-                self._loaded[name] = load(ENCODING_DTYPE if is_encoding else self._dtype)
+                dtype = ENCODING_DTYPE if self._is_for_encoding(name) else self._decoding_dtype(part)
+                self._loaded[name] = load(dtype)
             self._place(name, self._loaded[name])
             return self._loaded[name]
 
+    def _is_for_encoding(self, name: str) -> bool:
+        """Whether a loaded model is to decide ids at the moment."""
+        if name.endswith(FOR_ENCODING):
+            return True
+        return self._is_encoding and name != "detokenizer" and self._shares_weights(name)
+
+    def _decoding_dtype(self, part: str) -> torch.dtype:
+        # a displacement across the picture needs more digits than 16 bits have
+        return at_least_float32(self._dtype) if part == "motion" else self._dtype
+
     def _shares_weights(self, part: str) -> bool:
-        """Whether a cast to the caller's dtype and back is exact, so that one copy serves both."""
-        return self._dtype in (torch.float32, torch.float64) and not self.bundle.has_double_weights(part)
+        """Whether a cast to the dtype of decoding and back is exact, so that one copy serves both."""
+        dtype = self._decoding_dtype(part)
+        if part not in self._has_double_weights:
+            self._has_double_weights[part] = self.bundle.has_double_weights(part)
+        return at_least_float32(dtype) == dtype and not self._has_double_weights[part]
+
+    def _place_all(self) -> None:
+        for name, model in self._loaded.items():
+            self._place(name, model)
 
     def _place(self, name: str, model: Any) -> None:
         """Cast and move a model, in place, to what it is needed for at the moment."""
-        part = name.removesuffix(FOR_ENCODING)
-        device, dtype = self._device, self._dtype
-        if part != name or (self._is_encoding and part != "detokenizer" and self._shares_weights(part)):
+        device, part = self._device, name.removesuffix(FOR_ENCODING)
+        if not self._is_for_encoding(name):
+            dtype = self._decoding_dtype(part)
+        else:
             dtype = model.encoding_dtype if part == "keyframes" else ENCODING_DTYPE
             # Apple's GPUs have no float64
             device = torch.device("cpu") if device.type == "mps" and dtype == torch.float64 else device

@@ -24,7 +24,7 @@ from videotok.keyframe_prediction import (
     decode_predicted_keyframe,
     predict_keyframe,
 )
-from videotok.models import TokenizerModels
+from videotok.models import TokenizerModels, at_least_float32
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 
 Progress = Callable[[float, float | None], None]
@@ -263,7 +263,9 @@ class VideoTokenizer(TokenizerModels):
         kept = torch.from_numpy(tokens.keep_mask[clip]).to(model.device)
         skipped = torch.from_numpy(tokens.skip_mask[clip]).to(model.device)
         if previous is None or not skipped.any():
-            return model.decode([ids], kept[None])
+            decoded = model.decode([ids], kept[None])
+            # later keyframes are warped from this one: positions in the picture need more digits than 16 bits have
+            return decoded.to(at_least_float32(decoded.dtype))
         return decode_predicted_keyframe(model, ids, kept, skipped, predict_keyframe(*previous, vectors))
 
     def _inputs_from_images(
