@@ -146,3 +146,14 @@ def test_options_and_weights_under_older_names_load(tmp_path):
     assert not report["missing_keys"] + report["unexpected_keys"]
     assert loaded.config["residual_scale"] == 0.7
     assert torch.allclose(loaded.reconstruct(keyframe, vectors), model.reconstruct(keyframe, vectors), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_only_the_network_rounds(dtype):
+    (keyframe, vectors), (next_keyframe, next_vectors) = random_clip(0), random_clip(1)
+    inputs = {"next_keyframe": next_keyframe, "next_vectors": next_vectors}
+    expected = trained_detokenizer().reconstruct(keyframe, vectors, **inputs)
+    frames = trained_detokenizer().to(dtype).reconstruct(keyframe, vectors, **inputs)
+    assert frames.dtype == torch.float32
+    assert torch.equal(frames[:, 0], keyframe)
+    assert (frames - expected).abs().mean() < 0.01

@@ -183,7 +183,7 @@ class VideoDetokenizer(VideotokModel):
             generator: of the noise; made from `seed` where not given.
 
         Returns:
-            [B, T, 3, H, W] in [-1, 1], in the model's dtype; frame 0 is the keyframe itself.
+            [B, T, 3, H, W] in [-1, 1], float32 (float64 of a float64 model); frame 0 is the keyframe itself.
 
         Raises:
             ValueError: tensors that do not fit together; less than one step; a `noise_rate` out of range.
@@ -256,8 +256,9 @@ class VideoDetokenizer(VideotokModel):
             (make_conditions(candidates, patch), average_pool(residual_std.log() / 2 + 1, patch)), dim=2
         )
         level = sigma.view(-1, 1, 1, 1, 1)
-        sample = torch.cat((noisy / (level.square() + 1).sqrt(), conditions), dim=2)
-        motion = average_pool(candidates.maps[:, :, DISPLACEMENT], patch)
+        sample = torch.cat((noisy / (level.square() + 1).sqrt(), conditions), dim=2).to(self.dtype)
+        conditions = conditions.to(self.dtype)
+        motion = average_pool(candidates.maps[:, :, DISPLACEMENT], patch).to(self.dtype)
         features = self.motion_encoder(motion).flatten(1, 2)
         outputs = self.unet(sample, sigma.log() / 4, features, self._added_ids(motion)).sample.float()
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
@@ -297,7 +298,8 @@ class VideoDetokenizer(VideotokModel):
         return torch.stack((torch.full_like(amount, self.config["fps"]), amount, torch.zeros_like(amount)), dim=1)
 
     def _to_own(self, values: Tensor) -> Tensor:
-        return values.to(device=self.device, dtype=self.dtype)
+        # half precision has too few digits for positions in a frame: only the network runs in it
+        return values.to(device=self.device, dtype=torch.promote_types(self.dtype, torch.float32))
 
 
 def num_condition_channels(patch: int) -> int:

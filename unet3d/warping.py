@@ -211,7 +211,7 @@ def coverage(path: Tensor) -> Tensor:
         x, y = (corner + shift).unbind(-1)
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
         share = (1 - (positions - corner - shift).abs()).prod(-1) * inside
-        index = (y.clamp(0, h - 1) * w + x.clamp(0, w - 1)).long()
+        index = y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()
         reached.scatter_add_(1, index.flatten(1), share.flatten(1))
     return reached.clamp(0, 1).view(count, h, w, 1)
 
