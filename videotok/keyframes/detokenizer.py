@@ -159,7 +159,10 @@ class UpsamplerStage(nn.Module):
 
     def upsample(self, x: Tensor) -> Tensor:
         """Return [B, width, 2h, 2w] of [B, in_width, h, w]."""
-        return F.pixel_shuffle(self.expand(x), 2).contiguous(memory_format=torch.channels_last)
+        doubled = F.pixel_shuffle(self.expand(x), 2)
+        # channels-last convolutions take half the time in float32 on a CPU, and 1.7 times as long in float64
+        layout = torch.contiguous_format if x.dtype == torch.float64 else torch.channels_last
+        return doubled.contiguous(memory_format=layout)
 
 
 class ResidualBlock(nn.Module):

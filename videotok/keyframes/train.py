@@ -328,7 +328,7 @@ def log_error(errors: Tensor) -> Tensor:
 
 def lpips_distance(lpips: LPIPS, decoded: Tensor, images: Tensor) -> Tensor:
     """Return the mean LPIPS distance [] of images [B, 3, S, S]."""
-    return lpips(decoded.clamp(-LPIPS_RANGE, LPIPS_RANGE), images).mean()
+    return lpips.to(images.device)(decoded.clamp(-LPIPS_RANGE, LPIPS_RANGE), images).mean()
 
 
 def error_prediction_loss(predicted: Tensor, errors: Tensor) -> Tensor:
@@ -360,7 +360,7 @@ def validate(model: KeyframeTokenizer, batches: Iterable[Batch], lpips: LPIPS | 
             decoded = model.decode(tokens.ids, tokens.keep_mask).float()
             values[name].append(image_psnr(decoded, images))
             if name == "psnr" and lpips is not None:
-                values["lpips"].append(lpips(decoded, images))
+                values["lpips"].append(lpips.to(images.device)(decoded, images))
             ids += tokens.ids if num_tokens == model.num_patches else []
         kept = model.scores(images) >= model.thresholds(keep_ratio)
         values["kept"].append(kept.double().mean(dim=1))
