@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import pytest
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from keyframe_sizes import SIZES
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from codec import ClipSpec, VideoWriter
 from videotok.cli.main import main
-from videotok.training.checkpoint import export_weights
-from videotok.training.dataset import Batches, Cache, Row, validation_batches
+from videotok.keyframes import KeyframeTokenizer
+from videotok.training.checkpoint import export_weights, load_best
+from videotok.training.dataset import SPLIT_VERSION, Batches, Cache, Row, validation_batches
 from videotok.training.prepare import prepare
 from videotok.training.trainer import Plan, train
 from videotok.virtual_camera import photograph
@@ -258,17 +261,38 @@ def test_a_discriminator_has_its_own_optimizer(cache, tmp_path):
 
 def test_export_writes_half_precision_and_the_record(cache, tmp_path):
     with pytest.raises(FileNotFoundError, match="has no weights yet"):
-        export_weights(Level, tmp_path, tmp_path / "weights")
-    run(cache, tmp_path / "run")
-    assert export_weights(Level, tmp_path / "run", tmp_path / "weights") > 0
+        load_best(Level, tmp_path)
+    record, _ = run(cache, tmp_path / "run")
+    assert export_weights(load_best(Level, tmp_path / "run"), record, tmp_path / "weights") > 0
     (file,) = (tmp_path / "weights").glob("*.safetensors")
     assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
-    assert (tmp_path / "weights" / "run.json").read_text() == (tmp_path / "run" / "run.json").read_text()
+    assert json.loads((tmp_path / "weights" / "run.json").read_text())["validation"] == record["validation"]
     assert str(tmp_path) not in (tmp_path / "weights" / "config.json").read_text()
+
+
+def test_keyframes_are_trained_and_exported_by_command(cache, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(SIZES))
+    command = ["train", "keyframes", str(cache.folder), "--out", str(tmp_path / "run"), "--workers", "0"]
+    command += ["--config", str(tmp_path / "config.json"), "--steps", "2", "--batch-size", "4"]
+    assert main(command) == 0, capsys.readouterr().err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["data"]["split_version"], record["data"]["held_back"]) == (SPLIT_VERSION, False)
+    assert record["plan"]["steps"] == 2
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "continue it with --resume" in capsys.readouterr().err
+    assert main([*command[:3], "--out", str(tmp_path / "other"), "--adversarial"]) == 2
+    assert "needs `lpips`" in capsys.readouterr().err
+    weights = tmp_path / "weights"
+    assert main(["train", "export", "keyframes", str(tmp_path / "run"), str(weights)]) == 0
+    assert KeyframeTokenizer.from_pretrained(weights).num_patches == KeyframeTokenizer(**SIZES).num_patches
+    assert main(["train", "export", "keyframes", str(tmp_path), str(weights)]) == 2
+    assert "has no weights yet" in capsys.readouterr().err
 
 
 TWO_PROCESSES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_training import LevelTask, PLAN, run
@@ -276,7 +300,9 @@ from videotok.training.dataset import Cache
 
 LevelTask.noise = 0.0
 _, task = run(Cache(sys.argv[1]), Path(sys.argv[2]))
-print(f"level {task.model.level.item()!r}")
+print(f"level {task.model.level.item()!r} ")
+_, task = run(Cache(sys.argv[1]), Path(sys.argv[2]) / "limited", plan=replace(PLAN, steps=10**9, max_seconds=1.0))
+print(f"steps {len(task.progress)}")
 """
 
 
@@ -301,12 +327,14 @@ def test_two_processes_train_one_model(cache, tmp_path, monkeypatch):
         command = [sys.executable, "-c", TWO_PROCESSES, cache.folder, tmp_path / "together", Path(__file__).parent]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
-    levels = []
+    levels, steps = [], []
     for process in processes:
         output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-        levels.append(float(output.split("level ")[1]))
+        levels.append(float(re.findall(r"level (\S+)", output)[0]))
+        steps.append(int(re.findall(r"steps (\d+)", output)[0]))
     assert levels[0] == levels[1]
+    assert steps[0] == steps[1] > 0, "a time limit ends all processes at the same step"
     # the mean of two halves' gradients is the gradient of the whole, but for rounding
     assert levels[0] == pytest.approx(alone.model.level.item(), rel=1e-4)
     record = json.loads((tmp_path / "together" / "run.json").read_text())

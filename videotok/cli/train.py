@@ -1,9 +1,10 @@
 """`videotok train`: from footage to a training cache, and from the cache to weights."""
 
 import inspect
+import json
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, parse_fps
+from videotok.cli.console import Refusal, invalid_options_refused, parse_fps
 
 if TYPE_CHECKING:
     from videotok.training.dataset import Cache, Read, Row
@@ -150,16 +151,51 @@ def synthesize(
 
 
 @train_command(steps=5_300, batch_size=8, learning_rate=2.5e-4, save_every=100)
-def keyframes(cache: CacheFolder, options: RunOptions) -> None:
+def keyframes(
+    cache: CacheFolder,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with options of KeyframeTokenizer, for a new model.", dir_okay=False)
+    ] = None,
+    lpips: Annotated[Path | None, typer.Option(help="LPIPS network (safetensors), which is not shipped.")] = None,
+    lpips_weight: Annotated[
+        float | None, typer.Option(min=0, help="Weight of LPIPS in the loss; by default 0.05, adversarial 0.2.")
+    ] = None,
+    adversarial: Annotated[
+        bool,
+        typer.Option(
+            "--adversarial", help="Train the detokenizer alone against a discriminator; needs --from, --lpips."
+        ),
+    ] = False,
+    adversarial_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the discriminator's verdict in the loss.")
+    ] = 0.5,
+    *,
+    options: RunOptions,
+) -> None:
     """Train the keyframe tokenizer and its detokenizer on photographs and keyframes."""
-    from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
+    from videotok.keyframes.tokenizer import KeyframeTokenizer
+    from videotok.keyframes.train import KeyframeAdversarialTraining, KeyframeTraining, TrainingOptions
+    from videotok.perceptual import LPIPS
     from videotok.training.dataset import Row
 
     data = _cache(cache)
     rows = data.photos("train") + data.clips("train")
     held_back = data.photos("validation") + data.clips("validation")
-    task = KeyframeTraining(_model(KeyframeTokenizer, options.start))
-    _train(task, rows, held_back, Row.picture, options, validation_items=64)
+    model = _model(KeyframeTokenizer, options.start, config)
+    default_weight = 0.2 if adversarial else 0.05
+    losses = TrainingOptions(
+        lpips=None if lpips is None else LPIPS.load(lpips),
+        lpips_weight=default_weight if lpips_weight is None else lpips_weight,
+    )
+    plan = options.plan()
+    if not adversarial:
+        _train(KeyframeTraining(model, losses), rows, held_back, Row.picture, options, plan, validation_items=64)
+        return
+    with invalid_options_refused():
+        task = KeyframeAdversarialTraining(model, losses, adversarial_weight=adversarial_weight)
+    plan = replace(plan, betas=(0.5, 0.99), discriminator_learning_rate=2 * plan.learning_rate)
+    # the discriminator trades PSNR for sharpness, so the highest PSNR would be the start
+    _train(task, rows, held_back, Row.picture, options, plan, criterion=None, validation_items=64)
 
 
 @train_command(steps=3_000, batch_size=16, learning_rate=1e-3, save_every=250)
@@ -170,7 +206,9 @@ def motion(cache: CacheFolder, options: RunOptions) -> None:
 
     data = _cache(cache)
     task = MotionTraining(_model(MotionTokenizer, options.start))
-    _train(task, data.clips("train"), data.clips("validation"), Row.motion, options, validation_items=128)
+    _train(
+        task, data.clips("train"), data.clips("validation"), Row.motion, options, options.plan(), validation_items=128
+    )
 
 
 @train_command(steps=5_000, batch_size=2, learning_rate=6e-4, save_every=100)
@@ -187,7 +225,7 @@ def detokenizer(
     data = _cache(cache)
     coded = CodedMotion(_model(MotionTokenizer, tokenizer))
     task = DetokenizerTraining(_model(VideoDetokenizer, options.start), code_motion=coded)
-    _train(task, data.clips("train"), data.clips("validation"), Row.clip, options, validation_items=24)
+    _train(task, data.clips("train"), data.clips("validation"), Row.clip, options, options.plan(), validation_items=24)
 
 
 @app.command()
@@ -195,18 +233,28 @@ def export(
     model: Annotated[Literal["keyframes", "motion", "detokenizer"], typer.Argument(help="Which model it is.")],
     run: Annotated[Path, typer.Argument(help="Folder of the run.", exists=True, file_okay=False)],
     folder: Annotated[Path, typer.Argument(help="Folder to write the weights to.")],
+    interpolate_with: Annotated[
+        Path | None, typer.Option(help="A second run; the weights are interpolated between both.", file_okay=False)
+    ] = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the second run's weights.")] = 0.5,
 ) -> None:
     """Write a run's best weights in half precision."""
     from motion_vq import MotionTokenizer
     from unet3d import VideoDetokenizer
+    from videotok.io_utils import read_json
     from videotok.keyframes import KeyframeTokenizer
-    from videotok.training.checkpoint import export_weights
+    from videotok.keyframes.train import interpolate_weights
+    from videotok.training.checkpoint import export_weights, load_best
 
     classes = {"keyframes": KeyframeTokenizer, "motion": MotionTokenizer, "detokenizer": VideoDetokenizer}
     try:
-        size = export_weights(classes[model], run, folder)
-    except FileNotFoundError as error:
+        weights, record = load_best(classes[model], run), read_json(run / "run.json")
+        if interpolate_with is not None:
+            interpolate_weights(weights, load_best(classes[model], interpolate_with), share)
+            record["interpolated_with"] = {"share": share, "run": read_json(interpolate_with / "run.json")}
+    except (FileNotFoundError, ValueError) as error:
         raise Refusal(str(error)) from error
+    size = export_weights(weights, record, folder)
     console.print(f"{folder}: {size / 1e6:.1f} MB")
 
 
@@ -219,10 +267,19 @@ def _cache(folder: Path) -> "Cache":
         raise Refusal(str(error)) from error
 
 
-def _model(model_class: Any, folder: Path | None) -> Any:
-    """Return a new model, or the one of a folder."""
+def _model(model_class: Any, folder: Path | None, config: Path | None = None) -> Any:
+    """Return the model of a folder, or a new one with the options of a JSON file.
+
+    Raises:
+        Refusal: the folder or the file cannot be loaded.
+    """
     if folder is None:
-        return model_class()
+        try:
+            return model_class(**({} if config is None else json.loads(config.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            raise Refusal(f"{config} does not hold options of {model_class.__name__}: {error}") from error
+    if config is not None:
+        raise Refusal("--config is for a new model; leave it out with --from")
     try:
         return model_class.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -230,7 +287,15 @@ def _model(model_class: Any, folder: Path | None) -> Any:
 
 
 def _train(
-    task: Any, rows: list["Row"], held_back: list["Row"], read: "Read", options: RunOptions, *, validation_items: int
+    task: Any,
+    rows: list["Row"],
+    held_back: list["Row"],
+    read: "Read",
+    options: RunOptions,
+    plan: "Plan",
+    *,
+    criterion: str | None = "psnr",
+    validation_items: int,
 ) -> None:
     """Train a task on rows of a cache, with a progress bar.
 
@@ -240,7 +305,6 @@ def _train(
     from videotok.training.dataset import SPLIT_VERSION, Batches, validation_batches
     from videotok.training.trainer import train
 
-    plan = options.plan()
     facts = {
         "items": len(rows),
         "validation_items": min(validation_items, len(held_back or rows)),
@@ -268,6 +332,7 @@ def _train(
                 options.out,
                 resume=options.resume,
                 workers=options.workers,
+                criterion=criterion,
                 facts=facts,
                 report=report,
             )
@@ -277,7 +342,8 @@ def _train(
             ) from error
         except (ValueError, FloatingPointError) as error:
             raise Refusal(str(error)) from error
-    console.print(f"{options.out / 'best'}: the weights with the highest validation PSNR")
+    kept = "the latest weights" if criterion is None else "the weights with the highest validation PSNR"
+    console.print(f"{options.out / 'best'}: {kept}")
 
 
 def _progress(unit: str) -> Progress:

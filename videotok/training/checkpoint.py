@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -20,6 +20,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from codec import atomic_path
+from videotok.io_utils import read_json, write_json
+
+Model = TypeVar("Model", bound=ModelMixin)
 
 COMPARED = ("plan", "parameters")
 """Entries of the record that must be equal for a run to continue from a checkpoint."""
@@ -102,26 +105,34 @@ def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def export_weights(model_class: type[ModelMixin], run: Path, folder: Path) -> int:
-    """Write the best weights of a run in float16, with run.json beside them; return the size of the weights in bytes.
+def load_best(model_class: type[Model], run: Path) -> Model:
+    """Return the model with the best weights of a run.
 
     Raises:
-        FileNotFoundError: `run` has no validated weights yet.
+        FileNotFoundError: `run` has no weights yet.
     """
     if not (run / "best" / "config.json").is_file():
         raise FileNotFoundError(f"{run} has no weights yet; they are written at the first validation of a training run")
-    model = model_class.from_pretrained(run / "best").half()
+    return model_class.from_pretrained(run / "best")
+
+
+def export_weights(model: ModelMixin, record: Mapping[str, Any], folder: Path) -> int:
+    """Write a model in float16, with the record of its training beside it; return the size of the weights in bytes.
+
+    Args:
+        model: changed to float16 in place.
+        record: run.json of its run.
+        folder: made if it does not exist.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.half().save_pretrained(folder)
     _remove_name_or_path(folder / "config.json")
-    with atomic_path(folder / "run.json") as temporary:
-        temporary.write_text((run / "run.json").read_text())
+    write_json(folder / "run.json", record)
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _remove_name_or_path(config: Path) -> None:
     """Remove the folder that diffusers recorded as the origin of the weights: it exists on this machine only."""
-    values = json.loads(config.read_text())
+    values = read_json(config)
     values.pop("_name_or_path", None)
-    with atomic_path(config) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_json(config, values)

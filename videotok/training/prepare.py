@@ -1,6 +1,5 @@
 """From a folder of videos and photographs to a training cache (see videotok.training.dataset)."""
 
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from codec import Clip, ClipSpec, MediaError, atomic_path, iter_clips
+from codec import Clip, ClipSpec, MediaError, iter_clips
 from videotok.footage import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from videotok.image_utils import encode_jpeg
+from videotok.io_utils import write_json
 from videotok.training.dataset import FORMAT, Shard, write_shard
 
 FRAME_SIZE = (256, 144)
@@ -86,8 +86,7 @@ def prepare(
             progress(done, len(files))
     facts = {"format": FORMAT, "folder": folder.name, "frames": spec.frames, "fps": str(spec.fps), "grid": spec.grid}
     facts |= {"clips": result.clips, "photos": result.photos, "refused": result.refused}
-    with atomic_path(cache / "cache.json") as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(cache / "cache.json", facts)
     return result
 
 

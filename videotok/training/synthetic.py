@@ -15,7 +15,7 @@ import numpy as np
 from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, atomic_path, iter_clips
 from videotok.footage import PHOTO_SUFFIXES, video_files
 from videotok.training.dataset import is_validation
-from videotok.virtual_camera import Layer, Pose, Scene, steady, wandering
+from videotok.virtual_camera import Layer, Pose, Scene, constant_speed, hand_held_path
 from videotok.virtual_camera import Path as CameraPath
 
 SIZE = (256, 144)
@@ -31,7 +31,7 @@ FOOTAGE_SHARE = 0.4
 FOREGROUND_PROBABILITIES = (0.4, 0.3, 0.2, 0.1)
 """Of 0, 1, 2 and 3 photographs cut out to an oval in front of the background."""
 SHAKE_STRENGTHS = (0.0, 0.2, 0.5, 1.0, 2.0)
-"""Of the hand-held camera; see `wandering`."""
+"""Of the hand-held camera; see `hand_held_path`."""
 
 Picture = Callable[[float], np.ndarray]
 """What a layer shows at a time in seconds, uint8 [H, W, 3] RGB."""
@@ -124,13 +124,13 @@ def random_camera(rng: np.random.Generator, offset: float = 0.1) -> CameraPath:
 
     It starts at most `offset` frame widths and heights from the centre.
     """
-    shake = wandering(int(rng.integers(1 << 30)), SHAKE_STRENGTHS[rng.integers(len(SHAKE_STRENGTHS))])
+    shake = hand_held_path(int(rng.integers(1 << 30)), SHAKE_STRENGTHS[rng.integers(len(SHAKE_STRENGTHS))])
     moves = rng.random() < 0.6
     angle, speed = rng.uniform(0, 2 * np.pi), moves * np.exp(rng.normal(-2.8, 0.8))
     pan = (float(speed * np.cos(angle)), float(speed * np.sin(angle)))
     zoom = float(np.exp(moves * (rng.random() < 0.4) * rng.normal(0, 0.08)))
     start = Pose(*rng.uniform(-offset, offset, 2), zoom=rng.uniform(1.0, 1.3), degrees=rng.uniform(-8, 8))
-    path = steady(pan, zoom, float(moves * (rng.random() < 0.3) * rng.normal(0, 4)), start)
+    path = constant_speed(pan, zoom, float(moves * (rng.random() < 0.3) * rng.normal(0, 4)), start)
 
     def camera(seconds: float) -> Pose:
         a, b = path(seconds), shake(seconds)

@@ -8,7 +8,6 @@ killed and resumed therefore ends exactly where an uninterrupted one would have 
 `accelerate launch` each process takes its share of every batch and gradients are averaged.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from accelerate.utils import broadcast, send_to_device
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from codec import atomic_path
+from videotok.io_utils import write_json
 from videotok.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 Figures = dict[str, float]
@@ -314,8 +313,7 @@ class _Run:
         """Write the checkpoint and, beside it, run.json; the first process only."""
         if self.accelerator.is_main_process:
             save_checkpoint(checkpoint, step, self.states, record)
-            with atomic_path(checkpoint.with_name("run.json")) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
+            write_json(checkpoint.with_name("run.json"), record)
 
     def _part(
         self,
