@@ -81,11 +81,11 @@ def test_one_missing_file(linked: Linked, tmp_path: Path, capsys: pytest.Capture
         if not file.startswith(f"{place}/"):
             shutil.rmtree(folder / place)
     assert main(["convert", str(folder), str(tmp_path / "bundle")]) == 0
-    missing = [line for line in capsys.readouterr().out.splitlines() if ": not there" in line]
-    named = f"{part}: not there, {file} missing"
+    missing = [line for line in capsys.readouterr().out.splitlines() if ": left out" in line]
+    named = f"{part}: left out, {file} missing"
     if file.endswith("diffusion_pytorch_model.bin"):  # there may be another kind
-        named = f"{part}: not there, {file.replace('diffusion_pytorch_model.bin', '*.safetensors or *.bin')} missing"
-    left_out = [f"{place}: not there, {place}/ missing" for place in ("language_model", "language_model_sft")]
+        named = f"{part}: left out, {file.replace('diffusion_pytorch_model.bin', '*.safetensors or *.bin')} missing"
+    left_out = [f"{place}: left out, {place}/ missing" for place in ("language_model", "language_model_sft")]
     assert [line for line in missing if line not in left_out] == [named]
 
 

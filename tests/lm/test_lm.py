@@ -157,6 +157,13 @@ def test_a_folder_of_format_1_still_loads(codebooks, tmp_path):
     path = tmp_path / "videotok.json"
     config = json.loads(path.read_text())
     config["video"]["motion_levels"] = config["video"].pop("motion_quantizers")
+    older = {
+        "motion_quantizers": "motion_levels",
+        "motion_ids_per_quantizer": "motion_places",
+        "global_motion_size": "camera_size",
+        "num_global_motion_ids": "camera_terms",
+    }
+    config["vocabulary"] = {older.get(name, name): value for name, value in config["vocabulary"].items()}
     path.write_text(json.dumps(config | {"format": 1}))
     older = {"linear_in": "first", "linear_out": "second", "std": "spread", "scale": "size"}
     weights = {
@@ -167,6 +174,7 @@ def test_a_folder_of_format_1_still_loads(codebooks, tmp_path):
     save_file(weights, tmp_path / "videotok.safetensors")
     again = VideoLanguageModel.from_pretrained(tmp_path)
     assert again.settings == model.settings
+    assert again.vocabulary == model.vocabulary
     for name, tensor in model.projections.state_dict().items():
         torch.testing.assert_close(again.projections.state_dict()[name], tensor, msg=name)
 

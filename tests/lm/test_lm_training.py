@@ -16,8 +16,9 @@ from videotok.lm.data import EncodedVideo, read_samples
 from videotok.lm.generation import answer
 from videotok.lm.loading import new_tiny_model
 from videotok.lm.model import VideoSettings
-from videotok.lm.packing import IGNORED, VideoInput, conversation_document, first_fit_rows, pack, video_document
+from videotok.lm.packing import IGNORED, VideoInput, conversation_document, pack, video_document
 from videotok.lm.train import Plan, train
+from videotok.packing import first_fit
 from videotok.vocabulary import Vocabulary
 
 
@@ -77,12 +78,12 @@ def test_rows_are_filled(model):
     documents = [
         video_document(model.tokenizer, VideoInput(torch.zeros(n, dtype=torch.long))) for n in (5, 9, 3, 8, 1, 6)
     ]
-    rows = list(first_fit_rows(documents, range(6), 12))
-    assert sorted(index for row in rows for index in row) == list(range(6))
-    assert all(sum(len(documents[index]) for index in row) <= 12 for row in rows)
+    rows = list(first_fit(documents, 12))
+    assert sorted(id(document) for row in rows for document in row) == sorted(map(id, documents))
+    assert all(sum(map(len, row)) <= 12 for row in rows)
     assert len(rows) == 4
     with pytest.raises(ValueError, match="document 1 has 11 tokens, a row has 10"):
-        list(first_fit_rows(documents, range(6), 10))
+        list(first_fit(documents, 10))
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_path):
@@ -192,5 +193,8 @@ def test_new_model_takes_the_sizes_of_its_tokenizer(tiny_model):
     assert model.vocabulary.motion_quantizers == 3
     assert model.vocabulary.visual_size == tokenizer.keyframes.codebook_size
     assert {kind: len(projection.mean) for kind, projection in model.projections.items()} == {"visual": 32, "motion": 8}
+    codebooks = Codebooks.from_tokenizer(tokenizer)
+    assert torch.equal(codebooks.visual, tokenizer.keyframes.codebook_vectors.float())
+    assert codebooks.motion.shape == (tokenizer.default_motion_quantizers, tokenizer.motion.codebook_size, 8)
     with pytest.raises(ValueError, match="`motion_quantizers`"):
         Codebooks.from_tokenizer(tokenizer, motion_quantizers=9)

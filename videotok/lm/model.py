@@ -302,7 +302,8 @@ class VideoLanguageModel(nn.Module):
             settings = VideoSettings(
                 **{RENAMED_SETTINGS.get(name, name): value for name, value in config["video"].items()}
             )
-            found = cls(model, tokenizer, Vocabulary.from_dict(config["vocabulary"]), prompt, settings, config["features"])
+            vocabulary = Vocabulary.from_dict(config["vocabulary"])
+            found = cls(model, tokenizer, vocabulary, prompt, settings, config["features"])
             if found.projections.state_dict():
                 found.projections.load_state_dict(_load_projections(folder / PROJECTIONS_NAME))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:

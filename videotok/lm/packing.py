@@ -1,6 +1,6 @@
-"""Documents of text and video as ids, and their packing into rows of a training batch."""
+"""Documents of text and video as ids, and rows of documents as a training batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,6 @@ from videotok.vocabulary import Span, Vocabulary
 
 IGNORED = -100
 """Label of a token that is not trained on."""
-MAX_OPEN_ROWS = 8
-"""Rows that `first_fit_rows` fills at a time."""
 
 
 @dataclass(frozen=True)
@@ -206,29 +204,3 @@ def pack(rows: Sequence[Sequence[Document]], vocabulary: Vocabulary, padding_id:
         for kind, parts in found.items()
     }
     return PackedBatch(ids, position_ids, document_index, labels, features)
-
-
-def first_fit_rows(documents: Sequence[Document], order: Sequence[int], length: int) -> Iterator[list[int]]:
-    """Yield rows of document numbers, none longer than `length` tokens; a document joins the first row it fits into.
-
-    When a document fits into none of `MAX_OPEN_ROWS` rows, the fullest row is yielded first.
-
-    Raises:
-        ValueError: a document is longer than a row.
-    """
-    rows: list[tuple[int, list[int]]] = []  # (tokens, documents) of open rows
-    for index in order:
-        size = len(documents[index])
-        if size > length:
-            raise ValueError(f"document {index} has {size} tokens, a row has {length}; cut it, or take longer rows")
-        fitting = next((number for number, (used, _) in enumerate(rows) if used + size <= length), None)
-        if fitting is None:
-            if len(rows) == MAX_OPEN_ROWS:
-                rows.sort(key=lambda row: -row[0])
-                yield rows.pop(0)[1]
-            rows.append((size, [index]))
-        else:
-            used, chosen = rows[fitting]
-            rows[fitting] = (used + size, [*chosen, index])
-    for _, row in sorted(rows, key=lambda row: -row[0]):
-        yield row

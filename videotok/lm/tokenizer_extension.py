@@ -52,13 +52,14 @@ class Codebooks:
             ValueError: more quantizers than the motion tokenizer has.
         """
         motion, keyframes = tokenizer.motion, tokenizer.keyframes
+        visual = keyframes.codebook_vectors
         count = motion.default_num_quantizers if motion_quantizers is None else motion_quantizers
         if not 0 <= count <= motion.num_quantizers:
             raise ValueError(
                 f"`motion_quantizers` (={count}) must be 0 to {motion.num_quantizers}, the motion tokenizer's number"
             )
         return cls(
-            visual=_visual_vectors(keyframes),
+            visual=None if visual is None else visual.detach().float(),
             motion=motion.codebook_vectors(count) if count else None,
             sizes={
                 "visual_size": keyframes.codebook_size,
@@ -116,16 +117,6 @@ def count_vectors(size: int, dim: int = 16) -> Tensor:
     frequencies = torch.logspace(0, math.log2(max(size / 8, 2)), dim // 2, base=2)
     angles = torch.linspace(-1, 1, size)[:, None] * frequencies * math.pi / 2
     return torch.cat([angles.sin(), angles.cos()], dim=1) / frequencies.sqrt().repeat(2)
-
-
-def _visual_vectors(keyframes: object) -> Tensor | None:
-    for path in (("words",), ("codebook", "words"), ("model", "quantize", "embedding", "weight")):
-        found: object = keyframes
-        for name in path:
-            found = getattr(found, name, None)
-        if isinstance(found, Tensor):
-            return found.detach().float()
-    return None
 
 
 def embedding_table(model: PreTrainedModel) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import IGNORED, Document, PackedBatch, first_fit_rows, pack
+from videotok.lm.packing import IGNORED, Document, PackedBatch, pack
 from videotok.lm.tokenizer_extension import embedding_table
+from videotok.packing import first_fit
 from videotok.training import trainer
 
 INITIALIZATION_DOCUMENTS = 256
@@ -93,19 +94,18 @@ class RowBatches:
 
     def once(self) -> Iterator[PackedBatch]:
         """Yield every document once, in order: for validation."""
-        rows = first_fit_rows(self._documents, range(len(self._documents)), self._plan.row_length)
+        rows = first_fit(self._documents, self._plan.row_length)
         while batch := list(itertools.islice(rows, self._plan.batch_size)):
             yield self._pack(batch)
 
-    def _rows(self) -> Iterator[list[int]]:
+    def _rows(self) -> Iterator[list[Document]]:
         # a batch may hold rows of two epochs
         for epoch in itertools.count():
             order = np.random.default_rng([self._plan.seed, epoch]).permutation(len(self._documents))
-            yield from first_fit_rows(self._documents, order.tolist(), self._plan.row_length)
+            yield from first_fit((self._documents[index] for index in order), self._plan.row_length)
 
-    def _pack(self, rows: list[list[int]]) -> PackedBatch:
-        documents = [[self._documents[index] for index in row] for row in rows]
-        return pack(documents, self._model.vocabulary, self._model.padding_id)
+    def _pack(self, rows: list[list[Document]]) -> PackedBatch:
+        return pack(rows, self._model.vocabulary, self._model.padding_id)
 
 
 def train(
