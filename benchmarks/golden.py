@@ -58,7 +58,7 @@ def main() -> int:
     entries: dict[str, Entry] = {}
     for name, entry in make_entries(footage(options.videos), options.ids_only):
         entries[name] = entry
-        print(name, entry, flush=True)
+        print(name, flush=True)
         if options.json:
             write_json(options.json, entries)
     if not options.against:

@@ -18,8 +18,8 @@ import argparse
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,12 @@ def main() -> None:
 
 
 def measure_video(
-    tokenizer: VideoTokenizer, video: Path, max_clips: int, codecs: list[str], lpips: LPIPS | None
+    tokenizer: VideoTokenizer,
+    video: Path,
+    max_clips: int,
+    codecs: Sequence[str],
+    lpips: LPIPS | None,
+    rates: Mapping[str, EncodeConfig] = RATES,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each setting of videotok and of the codecs.
 
@@ -105,9 +110,8 @@ def measure_video(
         MediaError: the video cannot be read.
     """
     source = None
-    for setting, config in RATES.items():
-        options = EncodeConfig.from_dict(config.to_dict() | {"max_clips": max_clips})
-        tokens = tokenizer.encode(video, options)
+    for setting, config in rates.items():
+        tokens = tokenizer.encode(video, replace(config, max_clips=max_clips))
         if source is None:
             clips = zip(source_clips(tokens, video, SIZE), tokens.num_frames, strict=True)
             source = np.concatenate([frames_of(clip)[:count] for clip, count in clips])

@@ -159,7 +159,7 @@ def main() -> None:
     tokenizer, results = VideoTokenizer.from_pretrained(), {}
     encoded: list[Any] = []
     takes_config = "config" in inspect.signature(tokenizer.encode).parameters
-    arguments = {"config": one_clip()} if takes_config else {"max_clips": 1}
+    arguments: dict[str, Any] = {"config": one_clip()} if takes_config else {"max_clips": 1}
     if options.warm:
         list(tokenizer.decode(tokenizer.encode(options.video, **arguments)))
     traces = {

@@ -1,12 +1,16 @@
 """Benchmarks: the entropy model, rate-distortion rows, checksums and traces."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from benchmarks.entropy import CHOICE_BITS, coded_bits, id_bits, mask_bits
-from videotok import VideoTokenizer
+from benchmarks.golden import compare
+from benchmarks.rate_distortion import CODECS, RATES, encode_with, measure_video
+from benchmarks.trace_files import find_cycles, trace
+from videotok import EncodeConfig, VideoTokenizer
 
 
 def test_ids_without_structure_take_the_width_of_their_codebook():
@@ -46,3 +50,55 @@ def test_every_stream_is_counted(tiny_model, clip_mp4):
     assert set(bits) == {"visual", "skip_mask", "keep_mask", "global_motion", "motion_1", "motion_2"}
     raw = len(tokens.visual_ids) * math.log2(tokens.codebooks["visual"])
     assert 0 < bits["visual"] <= raw + CHOICE_BITS
+
+
+def test_files_and_functions_are_traced(tmp_path):
+    """A caller in one file and a function in another, with a library in between, make one edge."""
+    package = tmp_path / "codec"
+    package.mkdir()
+    (package / "one.py").write_text("def first(function):\n    return list(map(function, [1, 2]))\n")
+    (package / "two.py").write_text("def second(value):\n    return value\n")
+    modules = {}
+    for name in ("one", "two"):
+        modules[name] = {}
+        exec(compile((package / f"{name}.py").read_text(), str(package / f"{name}.py"), "exec"), modules[name])
+    found = trace(tmp_path, lambda: modules["one"]["first"](modules["two"]["second"]))
+    assert {function.co_name for function in found.functions} == {"first", "second"}
+    assert found.edges == {(str(package / "one.py"), str(package / "two.py"))}
+
+
+def test_import_cycles_are_found():
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"f"}, "f": {"e"}}
+    assert sorted(find_cycles(imports)) == [["a", "b", "c"], ["e", "f"]]
+    assert find_cycles({"a": {"b"}, "b": set()}) == []
+
+
+def test_golden_values_are_compared():
+    entry = {"visual": "aa", "decoded": "bb", "decoded_mean": 100.0}
+    assert compare("x", entry, entry) == []
+    assert compare("x", entry | {"decoded": "cc", "decoded_mean": 100.01}, entry) == []  # other arithmetic
+    assert compare("x", entry | {"visual": "dd"}, entry) == ["x: visual is dd, was aa"]
+    assert len(compare("x", entry | {"decoded": "cc", "decoded_mean": 101.0}, entry)) == 2
+    assert compare("x", {"error": "MediaError"}, {"error": "MediaError"}) == []
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_codec_gives_back_as_many_frames(factor):
+    frames = np.zeros((5, 64, 96, 3), np.uint8)
+    frames[:, :, 48:] = 255
+    coded = encode_with(CODECS["x264"], 40, frames, Fraction(12), factor)
+    assert coded.frames.shape == frames.shape
+    assert 50 < coded.num_bytes < 2000
+    assert np.abs(coded.frames[:, :, :40].astype(int) - frames[:, :, :40]).mean() < 5
+
+
+def test_a_rate_distortion_row_is_of_its_tokens(tiny_model, clip_mp4):
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    rates = {"default": RATES["default"]}
+    (row,) = measure_video(tokenizer, clip_mp4, 1, [], None, rates)
+    tokens = tokenizer.encode(clip_mp4, EncodeConfig(max_clips=1))
+    assert row["tokens_per_second"] == tokens.tokens_per_second
+    assert row["kbit_per_second"] == pytest.approx(sum(tokens.bits_per_second().values()) / 1000)
+    streams = coded_bits(tokens, tokenizer.keyframes.grid)
+    assert row["coded_kbit_per_second"] == pytest.approx(sum(streams.values()) / 2 / 1000)
+    assert row["lpips"] is None
