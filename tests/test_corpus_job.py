@@ -1,4 +1,4 @@
-"""A corpus is done once and whole, however often and wherever its job is killed (without Ray: see test_corpus_ray)."""
+"""The job that encodes a corpus, killed at any point and continued (on Ray: test_corpus_ray)."""
 
 import errno
 import json
@@ -172,6 +172,26 @@ def test_another_fingerprint_is_refused(corpus, videos, tiny_model, other_model,
         encode(videos, place, other_model)
     with pytest.raises(CorpusError, match=r"config motion_quantizers = 2, now it is 1;"):
         encode(videos, place, tiny_model, config=EncodeConfig(predict_keyframes=False, motion_quantizers=1))
+    assert_same(place, corpus)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EncodeConfig(), "`predict_keyframes` = True: its clips are encoded independently"),
+        (EncodeConfig(predict_keyframes=False, max_clips=3), "`max_clips` = 3"),
+        (EncodeConfig(predict_keyframes=False, motion_quantizers=9), "`motion_quantizers` "),
+    ],
+)
+def test_options_that_a_corpus_does_not_support_are_refused(videos, tiny_model, tmp_path, config, message):
+    with pytest.raises(CorpusError, match=message):
+        encode(videos, tmp_path / "tokens", tiny_model, config=config)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_options_that_do_not_change_ids_do_not_change_the_fingerprint(corpus, videos, tiny_model, tmp_path):
+    place = copied(corpus, tmp_path / "tokens")
+    encode(videos, place, tiny_model, config=EncodeConfig(predict_keyframes=False, batch_size=1, isolate=True))
     assert_same(place, corpus)
 
 
