@@ -112,8 +112,8 @@ def write_language_model(folder: Path, *, embedded: bool = True) -> dict[str, Te
     shards = {"pytorch_model-00001-of-00002.bin": first | tokenizers, "pytorch_model-00002-of-00002.bin": rest}
     for name, shard in shards.items():
         save(folder / name, shard)
-    places = {key: name for name, shard in shards.items() for key in shard}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    weight_map = {key: name for name, shard in shards.items() for key in shard}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return weights
 
 

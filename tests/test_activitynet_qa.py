@@ -1,4 +1,4 @@
-"""benchmarks.activitynet_qa, the whole command: killed and gone on with, against an endpoint, with a judge"""
+"""benchmarks.activitynet_qa as a whole: killed and resumed, with an endpoint, with a judge."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def arguments(annotations, out, *more):
     return ["--annotations", str(annotations), "--out", str(out), *more]
 
 
-def test_killed_and_gone_on_with(annotations, tmp_path):
+def test_a_killed_run_is_resumed(annotations, tmp_path):
     command = [sys.executable, "-m", "benchmarks.activitynet_qa"]
     command += arguments(annotations, tmp_path / "out", "--answerer", "test_activitynet_qa:Parrot")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PARROT_SECONDS": "0.05"}
@@ -77,7 +77,7 @@ def test_killed_and_gone_on_with(annotations, tmp_path):
     assert results["unanswered"] == 0
 
 
-def test_a_run_is_not_mixed_with_another(tmp_path):
+def test_runs_are_not_mixed(tmp_path):
     with Journal(tmp_path / "a.jsonl", {"answerer": "one"}) as journal:
         journal.add("q", {"answer": "yes"})
         with pytest.raises(ValueError, match="already"):
@@ -92,19 +92,21 @@ def test_a_run_is_not_mixed_with_another(tmp_path):
 @pytest.fixture
 def endpoint():
     """An endpoint that fails once, then answers; it judges every second answer right."""
-    seen = []
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append(body)
+            requests.append(body)
             if self.path != "/v1/chat/completions" or body["model"] == "unknown":
                 return self._send(404, {})
-            if len(seen) == 1:
+            if len(requests) == 1:
                 return self._send(503, {})
             content = body["messages"][0]["content"]
             text = content if isinstance(content, str) else content[-1]["text"]
-            reply = "Q1." if not isinstance(content, str) else '{"pred": "yes", "score": 3}' if len(seen) % 2 else "hm"
+            reply = (
+                "Q1." if not isinstance(content, str) else '{"pred": "yes", "score": 3}' if len(requests) % 2 else "hm"
+            )
             self._send(200, {"choices": [{"message": {"content": reply}}], "asked": text})
 
         def _send(self, code, row):
@@ -120,14 +122,14 @@ def endpoint():
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    yield f"http://127.0.0.1:{server.server_port}/v1", requests
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_endpoint_and_judge(annotations, tmp_path, endpoint, clip_mp4, monkeypatch):
-    url, seen = endpoint
+    url, requests = endpoint
     monkeypatch.setattr(ChatEndpoint, "__init__", _impatient(ChatEndpoint.__init__))
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -141,11 +143,11 @@ def test_endpoint_and_judge(annotations, tmp_path, endpoint, clip_mp4, monkeypat
     assert results["exact"]["all"]["accuracy"] == 1 / 8
     assert results["judged"]["accuracy"]["all"]["accuracy"] > results["exact"]["all"]["accuracy"]
     assert results["judge"]["judge"] == "j"
-    frames = [part for part in seen[1]["messages"][0]["content"] if part["type"] == "image_url"]
+    frames = [part for part in requests[1]["messages"][0]["content"] if part["type"] == "image_url"]
     assert frames[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
-    count = len(seen)
+    count = len(requests)
     main(arguments(annotations, tmp_path / "out", *more, "--judge", url, "--judge-model", "j"))
-    assert len(seen) == count  # no question is asked twice, no answer judged twice
+    assert len(requests) == count  # no question is asked twice, no answer judged twice
 
 
 def _impatient(init):
@@ -162,8 +164,8 @@ def test_endpoint_that_refuses(endpoint):
 
 
 @pytest.mark.slow
-def test_the_clip_at_hand_goes_the_whole_way(tmp_path):
-    """ActivityNet's clip among the natural ones: ten questions of the val split, to a model that knows nothing."""
+def test_a_language_model_answers_about_a_real_video(tmp_path):
+    """Ten questions of the val split about the one ActivityNet video among the natural ones, to an untrained model."""
     shared = ROOT.parent / "shared/data"
     if not shared.is_dir():
         pytest.skip("needs the annotations of ActivityNet-QA and one of its videos")

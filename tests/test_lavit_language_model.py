@@ -71,17 +71,17 @@ def test_reads_keyframes_as_features_and_motion_as_ids(bundle: Path, clip_mp4: P
     assert loaded.note is None
     assert loaded.inputs == "features"
     model = loaded.model
-    store = TokenCache(tmp_path / "kept", loaded.tokenizer, model.settings, model.feature_kinds)
-    kept = store.get(clip_mp4)
-    assert kept.tokens.motion_source == "mpeg4"
-    video = model_input(model, kept)
+    cache = TokenCache(tmp_path / "encoded", loaded.tokenizer, model.settings, model.feature_kinds)
+    encoded = cache.get(clip_mp4)
+    assert encoded.tokens.motion_source == "mpeg4"
+    video = model_input(model, encoded)
     assert video is not None
     document = conversation_document(model.tokenizer, model.prompt, [Turn("user", "what is it")], video)
     batch = pack([[document]], model.vocabulary, model.padding_id)
     given = model.embed(batch.ids, batch.features)[0]
     table = model.model.get_input_embeddings().weight
     visual = (document.ids >= 32002) & (document.ids < 48386)
-    features = kept.features
+    features = encoded.features
     assert features is not None
     assert torch.equal(given[visual], torch.cat([row["visual"] for row in features]))
     assert torch.equal(given[~visual], table[document.ids[~visual]])
@@ -121,9 +121,9 @@ def test_a_file_of_tokens_has_no_features(bundle: Path, clip_mp4: Path, tmp_path
         clip_mp4, EncodeConfig(max_clips=1, predict_keyframes=False, motion_source="mpeg4")
     )
     tokens.save(tmp_path / "clip.vtok")
-    store = TokenCache(tmp_path / "kept", loaded.tokenizer, loaded.model.settings, loaded.model.feature_kinds)
+    cache = TokenCache(tmp_path / "encoded", loaded.tokenizer, loaded.model.settings, loaded.model.feature_kinds)
     with pytest.raises(TokensError, match="or read ids"):
-        store.get(tmp_path / "clip.vtok")
+        cache.get(tmp_path / "clip.vtok")
 
 
 def test_without_the_projection_there_are_ids_alone(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What `videotok lm train` reads of a corpus that the corpus' own job wrote."""
+"""Samples that `videotok lm train` reads from a corpus written by the corpus job."""
 
 import random
 from functools import cache

@@ -1,4 +1,4 @@
-"""benchmarks.motion_qa: scenes do what their answers say, and the whole of it on a tiny set"""
+"""benchmarks.motion_qa: scenes move as their answers say, and the whole benchmark on a tiny set."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def read(example: scenes.Example) -> LabeledVideo:
 
 
 @pytest.mark.parametrize("seed", [1, 4, 5])
-def test_a_pan_goes_where_its_answer_says(seed):
+def test_a_pan_has_the_motion_of_its_answer(seed):
     video = read(scenes.pan_example(np.random.default_rng(seed), COFFEE))
     axis, sign = SIGNS[video.answers[scenes.CAMERA]]
     vectors = np.median(video.vectors[0, 1:], axis=(1, 2)) * scenes.SIZE
@@ -43,7 +43,7 @@ def test_a_pan_goes_where_its_answer_says(seed):
     assert (speeds[-6:].mean() > speeds[:6].mean()) == (video.answers[scenes.SPEED] == "faster")
 
 
-def test_an_object_goes_the_other_way_of_its_layers_camera():
+def test_an_object_has_the_motion_of_its_answer():
     video = read(scenes.object_example(np.random.default_rng(3), COFFEE, CAT))
     moved = video.vectors[0, 1:, 4:16, 6:30, 0]
     fastest = moved[np.abs(moved) > np.abs(moved).max() / 2]
@@ -51,7 +51,7 @@ def test_an_object_goes_the_other_way_of_its_layers_camera():
     assert (np.median(fastest) > 0) == (video.answers[scenes.OBJECT] == "left")
 
 
-def test_mirrors_and_time_change_the_answers_and_the_vectors_alike():
+def test_augmentation_changes_answers_and_vectors_alike():
     video = read(scenes.pan_example(np.random.default_rng(1), COFFEE))
     axis, sign = SIGNS[video.answers[scenes.CAMERA]]
     for turned in (mirror(video, True, False), mirror(video, False, True), reverse_time(video)):
@@ -67,8 +67,8 @@ def test_mirrors_and_time_change_the_answers_and_the_vectors_alike():
     assert twice.answers == video.answers
 
 
-def test_a_picture_that_grows_or_shrinks_is_travel_and_one_that_slides_is_not():
-    def seen(path):
+def test_zoom_is_travel_and_a_pan_is_not():
+    def motion_of(path):
         frames = Scene([Layer(photograph("coffee"), path)], scenes.SIZE)
         with tempfile.TemporaryDirectory() as folder:
             with VideoWriter(Path(folder) / "a.mp4", Fraction(12), scenes.SIZE) as writer:
@@ -76,9 +76,9 @@ def test_a_picture_that_grows_or_shrinks_is_travel_and_one_that_slides_is_not():
                     writer.write(frames.frame(index / 12))
             return next(iter_clips(Path(folder) / "a.mp4", motion_source="native")).motion
 
-    assert footage.zoom_rate(seen(constant_speed(zoom=1.15))) > footage.MIN_ZOOM_RATE
-    assert footage.zoom_rate(seen(constant_speed(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
-    assert footage.zoom_rate(seen(constant_speed(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(motion_of(constant_speed(zoom=1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(motion_of(constant_speed(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
+    assert footage.zoom_rate(motion_of(constant_speed(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
 
 
 def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
@@ -101,9 +101,11 @@ def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
     assert not len(models.video_input("keyframes", found[0], model.vocabulary, with_keyframes=False).ids)
     bare = models.video_input("motion ids", found[0], model.vocabulary, with_keyframes=False).ids
     assert len(bare) == lengths[2] - lengths[1]
-    written = models.training_documents("motion ids", found[0], model, rng)
-    said = [str(model.tokenizer.decode(each.ids[each.is_target], skip_special_tokens=True)).strip() for each in written]
-    assert said == ["left", "faster"]
+    documents = models.training_documents("motion ids", found[0], model, rng)
+    answers = [
+        str(model.tokenizer.decode(each.ids[each.is_target], skip_special_tokens=True)).strip() for each in documents
+    ]
+    assert answers == ["left", "faster"]
 
 
 def test_shares_of_kinds_are_kept():
@@ -113,7 +115,7 @@ def test_shares_of_kinds_are_kept():
     )
 
 
-def test_the_whole_of_it(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
+def test_the_whole_benchmark(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
     monkeypatch.setattr(labeled_videos, "KIND_SHARES", {"pan": 0.3, "count": 0.7})
     monkeypatch.setattr(motion_qa, "TRAIN_VARIANTS", (0, 5))
     monkeypatch.setattr("benchmarks.motion_questions.encoded_videos.TOKENS_PER_KEYFRAME", 4)

@@ -1,4 +1,4 @@
-"""ActivityNet-QA: each rule of the scores, by hand"""
+"""ActivityNet-QA: each rule of the scores, computed by hand."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ EXAMPLE = (
 """Right answers and questions by type of the example that is published with the annotations' evaluation script."""
 
 
-def asked(*rows):
+def questions_of(*rows):
     return [Question(f"v_{i}", "x", "what", answer, kind) for i, (answer, kind) in enumerate(rows)]
 
 
@@ -42,18 +42,18 @@ def test_published_example():
 
 
 def test_exact_means_exact_and_missing_is_wrong():
-    questions = asked(("yes", 3), ("red", 4), ("two men", 8), ("left", 0))
+    questions = questions_of(("yes", 3), ("red", 4), ("two men", 8), ("left", 0))
     found = exact_match(questions, {"v_0": "yes", "v_1": "Red", "v_2": "two", "elsewhere": "left"})
     assert found["all"] == pytest.approx({"accuracy": 0.25, "low": 0.0, "high": 0.75, "questions": 4})
     assert found["free"]["accuracy"] == pytest.approx(1 / 3)
     assert "spatial" not in found
 
 
-def test_interval_holds_the_mean_and_narrows():
+def test_the_interval_contains_the_mean_and_narrows():
     few, many = ([i % 2 for i in range(n)] for n in (40, 4000))
     widths = []
     for rows in (few, many):
-        questions = asked(*(("yes" if row else "no", 3) for row in rows))
+        questions = questions_of(*(("yes" if row else "no", 3) for row in rows))
         found = exact_match(questions, {question.question_id: "yes" for question in questions})["all"]
         assert found["low"] < 0.5 < found["high"]
         widths.append(found["high"] - found["low"])
@@ -73,7 +73,7 @@ def test_wups():
     assert wups("", "dog", 0.0, similarity) == 0.0
 
 
-def test_meanings_are_those_of_nouns():
+def test_senses_are_those_of_nouns():
     similarity = wordnet_similarity()
     if similarity is None:
         pytest.skip("WordNet is not installed")
@@ -96,7 +96,7 @@ def test_verdicts(reply, found):
     assert parse_verdict(reply) == found
 
 
-def test_a_judge_that_cannot_be_read_is_asked_three_times_and_no_more():
+def test_an_unreadable_judge_is_asked_three_times():
     class Mumbling:
         asked = 0
 
@@ -109,7 +109,7 @@ def test_a_judge_that_cannot_be_read_is_asked_three_times_and_no_more():
     assert chat.asked == 3
 
 
-def test_tidy():
+def test_shorten_answer():
     assert shorten_answer(" A Dog. It runs.\nAnd more") == "a dog"
     assert shorten_answer("3.5 metres!") == "3.5 metres"
 
@@ -149,6 +149,6 @@ def test_answerers_by_name(tmp_path):
     assert make_answerer("test_activitynet_qa:Parrot", options).answer("what", None) == "what"
 
 
-def test_means_of_nothing_are_not_invented():
+def test_no_questions_have_no_mean():
     assert "all" not in exact_match([], {})
-    assert np.isfinite(exact_match(asked(("a", 8)), {})["all"]["high"])
+    assert np.isfinite(exact_match(questions_of(("a", 8)), {})["all"]["high"])

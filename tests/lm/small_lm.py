@@ -53,4 +53,5 @@ def make_model(codebooks, features=None, prompt=None, seed=0) -> VideoLanguageMo
     text = tiny_tokenizer()
     model = tiny_llama(len(text), width=32, layers=2, heads=2)
     vocabulary = extend(text, model, codebooks)
-    return VideoLanguageModel(model, text, vocabulary, prompt, VideoSettings("6", 2, None), features).eval()
+    settings = VideoSettings(motion_quantizers=2, max_clips=None)
+    return VideoLanguageModel(model, text, vocabulary, prompt, settings, features).eval()

@@ -1,4 +1,4 @@
-"""videotok.lm: ids and features in a language model, saved and asked."""
+"""videotok.lm: ids and features in a language model, saving, loading, answering."""
 
 import json
 
@@ -19,7 +19,7 @@ from videotok.lm.tokenizer_extension import signed_amount_vectors
 from videotok.vocabulary import Vocabulary
 
 
-def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
+def test_new_embeddings_are_projected_codebooks(codebooks):
     text, model = tiny_tokenizer(), tiny_llama(259, width=32, layers=1, heads=2)
     old = model.get_input_embeddings().weight.detach().clone()
     vocabulary = extend(text, model, codebooks)
@@ -27,8 +27,8 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
     assert len(table) == vocabulary.size == len(text)
     torch.testing.assert_close(table[:259], old)
     visual = table[vocabulary.visual.start : vocabulary.visual.stop]
-    words = codebooks.visual
-    expected = torch.cdist(words, words).flatten()
+    vectors = codebooks.visual
+    expected = torch.cdist(vectors, vectors).flatten()
     found = torch.cdist(visual / old.std(0), visual / old.std(0)).flatten()
     assert np.corrcoef(expected, found)[0, 1] > 0.999
     assert visual.std() == pytest.approx(float(old.std()), rel=0.2)
@@ -41,14 +41,14 @@ def test_new_embeddings_are_the_codebooks_seen_through_a_projection(codebooks):
         extend(text, model, codebooks)
 
 
-def test_an_amount_lies_on_a_line():
-    words = signed_amount_vectors(256)
-    still = words[127]  # the middle of 255 values, which the camera's code uses
+def test_signed_amounts_are_linear():
+    vectors = signed_amount_vectors(256)
+    still = vectors[127]  # the middle of 255 values, which global motion ids use
     assert still[1] == 0
-    torch.testing.assert_close(words[127 + 40][1], -words[127 - 40][1])
-    steps = words[1:255, 1] - words[:254, 1]
+    torch.testing.assert_close(vectors[127 + 40][1], -vectors[127 - 40][1])
+    steps = vectors[1:255, 1] - vectors[:254, 1]
     torch.testing.assert_close(steps, steps[:1].expand_as(steps))
-    assert torch.cdist(words[:255], words[:255]).fill_diagonal_(1.0).min() > 0.01  # no two ids are the same
+    assert torch.cdist(vectors[:255], vectors[:255]).fill_diagonal_(1.0).min() > 0.01  # no two ids are the same
 
 
 def test_an_untied_head_and_spare_rows(codebooks):
@@ -63,13 +63,13 @@ def test_an_untied_head_and_spare_rows(codebooks):
     assert head[vocabulary.motion.start].norm() > 0
 
 
-def test_text_never_becomes_a_mark(model):
+def test_text_never_becomes_a_special_token(model):
     document = conversation_document(model.tokenizer, model.prompt, [Turn("user", "[IMG] <visual 3> </s> ok")])
     assert document.ids[1:].max() < model.vocabulary.text_size
     assert model.tokenizer.eos_token_id not in document.ids[1:]
 
 
-def test_only_answers_are_learned(model, tokens):
+def test_only_answers_are_targets(model, tokens):
     video = VideoInput.from_tokens(model.vocabulary, tokens)
     document = conversation_document(model.tokenizer, model.prompt, TURNS, video)
     learned = model.tokenizer.decode(document.ids[document.is_target])
@@ -80,7 +80,7 @@ def test_only_answers_are_learned(model, tokens):
     assert video_document(model.tokenizer, video, "a dog").is_target[1:].all()
 
 
-def test_a_video_named_in_the_text_stands_there(model, tokens):
+def test_a_marked_video_goes_to_its_mark(model, tokens):
     video = VideoInput.from_tokens(model.vocabulary, tokens, [0], keyframes_only=True)
     document = conversation_document(model.tokenizer, Prompt(), [Turn("user", "before <video> after")], video)
     place = int((document.ids == model.vocabulary.image_begin).nonzero()[0])
@@ -106,26 +106,26 @@ def _changing(tokenizer):
     return tokenizer
 
 
-def test_features_stand_in_for_their_ids(codebooks, tokens):
+def test_features_replace_the_embeddings_of_their_ids(codebooks, tokens):
     model = make_model(codebooks, features={"motion": 4})
     values = [{"motion": torch.randn(135, 4)} for _ in range(2)]
     turn = [Turn("user", "what")]
-    seen = conversation_document(
+    document = conversation_document(
         model.tokenizer, model.prompt, turn, VideoInput.from_tokens(model.vocabulary, tokens, features=values)
     )
-    batch = pack([[seen]], model.vocabulary, 0)
+    batch = pack([[document]], model.vocabulary, 0)
     embedded = model.embed(batch.ids, batch.features)[0]
-    first = (seen.ids >= model.vocabulary.motion.start) & (seen.ids < model.vocabulary.motion.start + 32)
+    first = (document.ids >= model.vocabulary.motion.start) & (document.ids < model.vocabulary.motion.start + 32)
     expected = model.projections["motion"](torch.cat([row["motion"] for row in values]))
     torch.testing.assert_close(embedded[first], expected)
-    torch.testing.assert_close(embedded[~first], model.model.get_input_embeddings()(seen.ids[~first]))
+    torch.testing.assert_close(embedded[~first], model.model.get_input_embeddings()(document.ids[~first]))
     with pytest.raises(ValueError, match="134 motion features for 135"):
         VideoInput.from_tokens(model.vocabulary, tokens, [0], features=[{"motion": torch.zeros(134, 4)}])
     with pytest.raises(TokensError, match="no motion features"):
         make_model(codebooks).embed(batch.ids, batch.features)
 
 
-def test_clips_are_spread_evenly():
+def test_evenly_spaced():
     assert evenly_spaced(3, 8) == [0, 1, 2]
     assert evenly_spaced(100, 4) == [0, 33, 66, 99]
     assert evenly_spaced(5, None) == [0, 1, 2, 3, 4]
@@ -199,7 +199,7 @@ def test_answers_are_streamed(model, tokens):
     parts = []
     found = answer(model, "what", EncodedVideo(tokens), max_new_tokens=12, on_text=parts.append)
     assert "".join(parts).strip() == found
-    drawn = [answer(model, "what", None, max_new_tokens=12, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    sampled = [answer(model, "what", None, max_new_tokens=12, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
+    assert sampled[0] == sampled[1] != sampled[2]
     with pytest.raises(TokensError, match="was trained on those of cccc"):
         model.settings.__class__(models={"motion": "c" * 64}).check(tokens)

@@ -1,4 +1,4 @@
-"""videotok.lm: rows packed, a model trained, resumed, and what cannot be learned from."""
+"""videotok.lm: packing, training, resuming, and data that is refused."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from videotok.vocabulary import Vocabulary
 
 
 @torch.no_grad()
-def test_packing_changes_nothing(codebooks, tokens):
+def test_packing_does_not_change_the_loss(codebooks, tokens):
     model = make_model(codebooks, features={"visual": 6, "motion": 4})
     generator = torch.Generator().manual_seed(1)
     features = [
@@ -50,18 +50,18 @@ def test_packing_changes_nothing(codebooks, tokens):
 
 
 @torch.no_grad()
-def test_the_head_works_where_it_is_asked_and_the_loss_is_that_of_all_logits(codebooks, tokens):
+def test_the_head_runs_at_targets_only_with_the_loss_of_all_logits(codebooks, tokens):
     model = make_model(codebooks)
     video = VideoInput.from_tokens(model.vocabulary, tokens, [0])
     rows = [[Turn("user", "q" * n), Turn("assistant", "a" * n)] for n in (1, 4)]
     batch = pack(
         [[conversation_document(model.tokenizer, model.prompt, row, video)] for row in rows], model.vocabulary, 0
     )
-    seen = []
-    watch = model.model.get_output_embeddings().register_forward_hook(lambda head, given, logits: seen.append(logits))
+    outputs = []
+    hook = model.model.get_output_embeddings().register_forward_hook(lambda head, given, logits: outputs.append(logits))
     loss = model(batch)
-    watch.remove()
-    assert seen[0].shape[:2] == (1, int((batch.labels[:, 1:] != IGNORED).sum()))
+    hook.remove()
+    assert outputs[0].shape[:2] == (1, int((batch.labels[:, 1:] != IGNORED).sum()))
     logits = model.model(
         inputs_embeds=model.embed(batch.ids, batch.features),
         attention_mask=batch.attention_mask(),
@@ -86,17 +86,18 @@ def test_rows_are_filled(model):
         list(first_fit(documents, 10))
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_path):
-    def lessons(model):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(codebooks, tokens, tmp_path):
+    def documents(model):
         video = VideoInput.from_tokens(model.vocabulary, tokens, [0], keyframes_only=True)
         rows = [[Turn("user", f"q{i}"), Turn("assistant", f"a{i}")] for i in range(5)]
         return [conversation_document(model.tokenizer, model.prompt, row, video) for row in rows]
 
     plan = Plan(6, 2, row_length=120, warmup_steps=1, save_every=3)
     whole = make_model(codebooks)
-    record = train(whole, lessons(whole), lessons(whole)[:1], plan, tmp_path / "whole")
+    record = train(whole, documents(whole), documents(whole)[:1], plan, tmp_path / "whole")
     assert record["validation"][-1]["step"] == 6
-    broken = make_model(codebooks)
+    assert 0 < record["validation"][-1]["cross_entropy"] < record["validation"][0]["cross_entropy"]
+    killed = make_model(codebooks)
 
     class Killed(Exception):
         pass
@@ -106,27 +107,29 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(codebooks, tokens, tmp_pa
             raise Killed
 
     with pytest.raises(Killed):
-        train(broken, lessons(broken), [], plan, tmp_path / "broken", report=kill)
+        train(killed, documents(killed), [], plan, tmp_path / "killed", report=kill)
     with pytest.raises(FileExistsError, match="already holds a run"):
-        train(broken, lessons(broken), [], plan, tmp_path / "broken")
+        train(killed, documents(killed), [], plan, tmp_path / "killed")
     resumed = make_model(codebooks, seed=7)
-    train(resumed, lessons(resumed), [], plan, tmp_path / "broken", resume=True)
+    train(resumed, documents(resumed), [], plan, tmp_path / "killed", resume=True)
     for name, parameter in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
     other = replace(plan, batch_size=3)
     with pytest.raises(ValueError, match="made with plan"):
-        train(make_model(codebooks), lessons(resumed), [], other, tmp_path / "broken", resume=True)
+        train(make_model(codebooks), documents(resumed), [], other, tmp_path / "killed", resume=True)
 
 
-def test_it_learns_what_it_sees(codebooks, tokens):
-    """Two videos, one question: the answer is in the video alone."""
+def test_training_learns_from_the_video(codebooks, tokens):
+    """Two videos, one question: only the video tells the answer."""
     model = make_model(codebooks)
     turns = [[Turn("user", "which"), Turn("assistant", name)] for name in ("one", "two")]
     videos = [VideoInput.from_tokens(model.vocabulary, tokens, [clip]) for clip in range(2)]
-    lessons = [conversation_document(model.tokenizer, model.prompt, *pair) for pair in zip(turns, videos, strict=True)]
+    documents = [
+        conversation_document(model.tokenizer, model.prompt, *pair) for pair in zip(turns, videos, strict=True)
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(50):
-        loss = model(pack([lessons], model.vocabulary, 0))
+        loss = model(pack([documents], model.vocabulary, 0))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -149,13 +152,13 @@ def _only(tokens, clip):
         ("{}", ":1 has turns"),
     ],
 )
-def test_lines_that_are_refused(tmp_path, line, message):
+def test_refused_lines(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text(line + "\n")
     with pytest.raises(TokensError, match=message):
         list(read_samples([tmp_path / "a.jsonl"]))
 
 
-def test_places_that_are_refused(tmp_path):
+def test_refused_paths(tmp_path):
     with pytest.raises(TokensError, match=r"no corpus\.json"):
         list(read_samples([tmp_path]))
     with pytest.raises(TokensError, match="cannot train on"):
@@ -164,7 +167,7 @@ def test_places_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("inputs", ["ids", "features"])
 def test_commands(tmp_path, clip_mp4, tiny_model, other_model, capsys, inputs):
-    """Train on a clip and a conversation, ask, and be told what does not fit."""
+    """Train on a clip and a conversation, ask, and get errors for what does not fit."""
     shutil.copy(clip_mp4, tmp_path / "clip.mp4")
     lines = [{"video": "clip.mp4", "question": "what", "answer": "a cat"}, {"video": "clip.mp4", "caption": "coffee"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -185,7 +188,7 @@ def test_commands(tmp_path, clip_mp4, tiny_model, other_model, capsys, inputs):
     assert "take longer rows" in capsys.readouterr().err
 
 
-def test_new_model_takes_the_sizes_of_its_tokenizer(tiny_model):
+def test_a_new_model_has_the_sizes_of_its_video_tokenizer(tiny_model):
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
