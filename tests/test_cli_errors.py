@@ -1,4 +1,4 @@
-"""Bad input: one line on stderr that says what is wrong, exit code 2 (130 for Ctrl-C), nothing half-written."""
+"""Bad input: one line on stderr, exit code 2 (130 for Ctrl-C), and nothing half-written."""
 
 import json
 import shutil
@@ -8,11 +8,14 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from codec import VideoWriter
 from videotok.cli.main import main
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def encoded(folder, capfd):
 
 
 def refusal(command: str, capfd, code: int = 2) -> str:
-    """The one line that `videotok COMMAND` says on stderr; nothing is left of what it would have written."""
+    """Run `videotok COMMAND` and return its one line on stderr; check that it leaves no file behind."""
     from pathlib import Path
 
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
@@ -68,7 +71,9 @@ def write_sound(folder):
 
 def write_beginning(folder):
     data = (folder / "clip.mp4").read_bytes()
-    (folder / "bad.mp4").write_bytes(data[: len(data) // 3])  # faststart: the header is whole, the pictures are not
+    (folder / "bad.mp4").write_bytes(
+        data[: len(data) // 3]
+    )  # the header comes first and is complete, the pictures are not
 
 
 def write_one_frame(folder):
@@ -77,7 +82,7 @@ def write_one_frame(folder):
 
 
 @pytest.mark.parametrize(
-    ("write", "says"),
+    ("write", "message"),
     [
         (write_missing, "no such file"),
         (write_empty, "empty"),
@@ -88,15 +93,15 @@ def write_one_frame(folder):
         (write_one_frame, "single frame"),
     ],
 )
-def test_bad_videos(folder, capfd, write, says):
+def test_bad_videos(folder, capfd, write, message):
     write(folder)
     line = refusal("encode bad.mp4 -o out.vtok --model model", capfd)
-    assert says in line
+    assert message in line
     assert "bad.mp4" in line
 
 
 def test_encrypted_video(folder, capfd):
-    """Samples that are not what their header says: every frame fails to decode."""
+    """The samples are noise: every frame fails to decode."""
     data = bytearray((folder / "clip.mp4").read_bytes())
     start = data.index(b"mdat") + 4
     noise = np.random.default_rng(0).integers(0, 256, len(data) - start, np.uint8)
@@ -142,7 +147,7 @@ def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ("--fps zero", "'zero'"),
         ("--fps 0", "between 1/3600 and 1000"),
@@ -153,15 +158,18 @@ def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
         ("--start -1", "--start"),
         ("--start 100", "clip.mp4"),
         ("--duration 0", "above 0"),
+        ("--device tpu", "tpu"),
+        pytest.param("--device cuda", "no device cuda on this machine", marks=NO_CUDA),
+        ("--patch-selection sample", "cannot sample patches"),
         ("--no-such-option", "--no-such-option"),
     ],
 )
-def test_bad_requests(folder, capfd, options, says):
-    assert says in refusal(f"encode clip.mp4 --model model {options}", capfd)
+def test_bad_requests(folder, capfd, options, message):
+    assert message in refusal(f"encode clip.mp4 --model model {options}", capfd)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ("--size large", "WIDTHxHEIGHT"),
         ("--size 63x48", "even"),
@@ -170,11 +178,13 @@ def test_bad_requests(folder, capfd, options, says):
         ("--compare missing.mp4", "no such file"),
         ("--keyframes-from missing.mp4", "no such file"),
         ("-o out.nothing", "out.nothing"),
+        ("--dtype int8", "int8"),
+        pytest.param("--device cuda", "no device cuda on this machine", marks=NO_CUDA),
     ],
 )
-def test_bad_decoding_requests(encoded, capfd, options, says):
+def test_bad_decoding_requests(encoded, capfd, options, message):
     output = "" if "-o" in options else "-o out.mp4 --size 64x48 --steps 1"
-    assert says in refusal(f"decode clip.vtok --model model {output} {options}", capfd)
+    assert message in refusal(f"decode clip.vtok --model model {output} {options}", capfd)
 
 
 def test_unknown_command_and_missing_argument(folder, capfd):

@@ -1,4 +1,4 @@
-"""The commands, called in the process, from video to tokens to video."""
+"""The commands, called in this process: from video to tokens to video."""
 
 import json
 import re
@@ -28,17 +28,17 @@ def encoded(folder, tiny_model):
     return folder
 
 
-def test_encode_says_what_it_made(folder, tiny_model, capsys):
+def test_encode_prints_a_summary(folder, tiny_model, capsys):
     assert main(["encode", "clip.mp4", "--no-predict-keyframes", "--model", str(tiny_model)]) == 0
     tokens = VideoTokens.load("clip.vtok")
     counts = tokens.visual_counts
-    said = capsys.readouterr().out
-    assert said.startswith(
+    output = capsys.readouterr().out
+    assert output.startswith(
         f"clip.vtok: 2 clips, {len(tokens.visual_ids)} visual tokens "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} per keyframe), "
         f"{2 * tokens.motion_tokens_per_clip} motion tokens, {tokens.tokens_per_second:.0f} tokens/s of video, "
     )
-    assert re.search(r"[\d.]+ s taken, [\d.]+ times real time\n$", said)
+    assert re.search(r"[\d.]+ s taken, [\d.]+ times real time\n$", output)
 
 
 def test_encode_options(folder, tiny_model):
@@ -56,21 +56,21 @@ def test_motion_of_a_reencoding(folder, tiny_model):
     assert VideoTokens.load("clip.vtok").motion_source == "reencode"
 
 
-def test_doctor_looks_at_everything(capsys):
+def test_doctor_checks_everything(capsys):
     assert main(["doctor"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("FFmpeg libraries", "FFmpeg program", "vectors exported", "threads", "backends", "torch"):
-        assert f"ok  {name}" in said
+        assert f"ok  {name}" in output
 
 
-def test_doctor_says_what_to_do(monkeypatch, capsys):
+def test_doctor_advises(monkeypatch, capsys):
     monkeypatch.setattr(
         "codec.diagnostics.run_diagnostics", lambda: [Check("vectors", False, "none", "install av again")]
     )
     assert main(["doctor"]) == 2
-    said = capsys.readouterr()
-    assert "BAD vectors" in said.out
-    assert "install av again" in said.err
+    printed = capsys.readouterr()
+    assert "BAD vectors" in printed.out
+    assert "install av again" in printed.err
 
 
 def test_decode_writes_a_playable_video(encoded, tiny_model, capsys):
@@ -90,18 +90,18 @@ def test_decode_writes_a_playable_video(encoded, tiny_model, capsys):
 def test_compare_prints_figures_of_each_method(encoded, tiny_model, capsys):
     command = "decode clip.vtok -o out.mp4 --compare clip.mp4 --keyframes-from clip.mp4 --steps 1 --size 80x48"
     assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
-    said = capsys.readouterr().out
-    figures = [float(value) for value in re.findall(r"│ +(\d+\.\d+) │ +0\.\d+ │ +[\dn]", said)]
+    output = capsys.readouterr().out
+    figures = [float(value) for value in re.findall(r"│ +(\d+\.\d+) │ +0\.\d+ │ +[\dn]", output)]
     assert len(figures) == 4
     assert 10 < figures[0] < 40
     for name in ("keyframe repeated", "warp along", "bidirectional warp", "detokenized", "keyframes from the source"):
-        assert name in said
+        assert name in output
     info = probe("out-compare.mp4")
     assert (info.width, info.height) == (240, 48)
     assert info.duration_seconds == pytest.approx(3.0)
 
 
-def test_seed_and_levels_when_decoding(encoded, tiny_model):
+def test_seed_and_quantizers_when_decoding(encoded, tiny_model):
     for name, options in {"a": "", "same": "--seed 0", "seed": "--seed 1", "coarse": "--motion-quantizers 0"}.items():
         command = f"decode clip.vtok -o {name}.mp4 --steps 2 --size 64x48 {options}"
         assert main([*shlex.split(command), "--model", str(tiny_model)]) == 0
@@ -118,9 +118,9 @@ def pictures(path):
 def test_info_for_people_and_programs(encoded, capsys):
     capsys.readouterr()
     assert main(["info", "clip.vtok"]) == 0
-    said = capsys.readouterr().out
-    assert "h264, 160x96, 24 fps, 3.00 s" in said
-    assert "native" in said
+    output = capsys.readouterr().out
+    assert "h264, 160x96, 24 fps, 3.00 s" in output
+    assert "native" in output
     assert main(["info", "clip.vtok", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     tokens = VideoTokens.load("clip.vtok")
@@ -159,3 +159,14 @@ def test_a_noise_rate_that_does_nothing_is_refused(clip_mp4, tiny_model, tmp_pat
     assert "does nothing with --forward" in capfd.readouterr().err
     assert not (tmp_path / "out.mp4").exists()
     assert main(request) == 0
+
+
+def test_device_and_dtype(encoded, tiny_model):
+    model = ["--model", str(tiny_model), "--device", "cpu"]
+    assert main(["encode", "clip.mp4", "-o", "again.vtok", *model]) == 0
+    assert (encoded / "again.vtok").read_bytes() == (encoded / "clip.vtok").read_bytes()
+    command = "decode clip.vtok --steps 1 --size 64x48"
+    for dtype in ("float32", "bfloat16"):
+        assert main([*shlex.split(command), "-o", f"{dtype}.mp4", "--dtype", dtype, *model]) == 0
+    difference = np.abs(pictures("float32.mp4").astype(int) - pictures("bfloat16.mp4"))
+    assert 0 < difference.mean() < 8

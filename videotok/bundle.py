@@ -259,11 +259,11 @@ class Bundle:
     def check(self, tokens: VideoTokens) -> None:
         """Raise TokensError unless these tokens were made with the weights of this bundle."""
         for part in TOKENIZERS:
-            made, here = tokens.models[part], self.identity(part)
-            if made.sha256 != here.sha256:
+            used, own = tokens.models[part], self.identity(part)
+            if used.sha256 != own.sha256:
                 raise TokensError(
-                    f"tokens of {tokens.source.file} were made with {part} weights {made.sha256[:12]} ({made.name}), "
-                    f"the model at hand has {here.sha256[:12]} ({here.name}); "
+                    f"tokens of {tokens.source.file} were made with {part} weights {used.sha256[:12]} ({used.name}), "
+                    f"the model at hand has {own.sha256[:12]} ({own.name}); "
                     "use the right model, or encode the video again"
                 )
 
@@ -423,8 +423,8 @@ class PublishedBundle(Bundle):
 
         folder = self._checkpoint("detokenizer", "detokenizer/vae", "detokenizer/scheduler").folder
         denoiser = self.load("detokenizer", LatentDenoiser, dtype)
-        places = (folder / HF_FOLDERS["detokenizer/vae"], folder / HF_FOLDERS["detokenizer/scheduler"])
-        return load_latent_detokenizer(denoiser, *places, dtype)
+        folders = (folder / HF_FOLDERS["detokenizer/vae"], folder / HF_FOLDERS["detokenizer/scheduler"])
+        return load_latent_detokenizer(denoiser, *folders, dtype)
 
     def identity(self, part: str) -> ModelIdentity:
         """Return the name and sha256 of the published files, which conversion keeps; see `Bundle.identity`."""

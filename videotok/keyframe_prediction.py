@@ -193,8 +193,9 @@ class PredictiveKeyframeEncoder:
         self.predicts = predict and tokenizer.drops_patches and tokenizer.codes_have_positions
         self._keep_ratio = keep_ratio
         self._options = {"refinement_steps": refinement_steps, "generator": generator}
-        has_rate = tokens_per_keyframe is not None and tokenizer.drops_patches
-        self._rate = RateController(tokens_per_keyframe) if has_rate else None
+        self._rate = None
+        if tokens_per_keyframe is not None and tokenizer.drops_patches:
+            self._rate = RateController(tokens_per_keyframe)
         self._waiting: list[_Keyframe] = []
         self._chain_length = 0
         self._previous: tuple[Tensor, Tensor] | None = None

@@ -110,21 +110,11 @@ class VideoTokenizer(TokenizerModels):
         quantizers = self.default_motion_quantizers if config.motion_quantizers is None else config.motion_quantizers
         info = probe_isolated(path) if config.isolate else probe(path)
         expected = expected_seconds(info, spec, config.start_seconds, config.duration_seconds, config.max_clips)
-        read = iter_clips_isolated if config.isolate else iter_clips
-        clips = read(
-            path,
-            spec,
-            motion_source=config.motion_source,
-            start_seconds=config.start_seconds,
-            duration_seconds=config.duration_seconds,
-            max_clips=config.max_clips,
-            split_at_cuts=config.split_at_cuts,
-        )
         self.check(config)
         with self.encoding():
             encoder = self._keyframe_encoder(config)
         accumulator, seconds = TokenAccumulator(), 0.0
-        for batch in _batched(clips, config.batch_size):
+        for batch in _batched(_read_clips(path, spec, config), config.batch_size):
             with self.encoding():
                 motion = self.encode_motion([clip.motion for clip in batch], quantizers)
                 accumulator.add_motion(batch, motion)
@@ -381,6 +371,19 @@ class TokenAccumulator:
             start_seconds=config.start_seconds,
             config=config.recorded(),
         )
+
+
+def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig) -> Iterator[Clip]:
+    read = iter_clips_isolated if config.isolate else iter_clips
+    return read(
+        path,
+        spec,
+        motion_source=config.motion_source,
+        start_seconds=config.start_seconds,
+        duration_seconds=config.duration_seconds,
+        max_clips=config.max_clips,
+        split_at_cuts=config.split_at_cuts,
+    )
 
 
 def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:

@@ -154,11 +154,8 @@ class VideoTokens:
             raise ValueError("`skip_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
         if len(self.pictures) not in (0, clips):
             raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one per clip (={clips})")
-        for name, ids in (
-            ("visual", self.visual_ids),
-            ("motion", self.motion_ids),
-            ("global_motion", self.global_motion_ids),
-        ):
+        for name in CODEBOOKS:
+            ids = getattr(self, f"{name}_ids")
             if ids.size and not 0 <= ids.min() <= ids.max() < self.codebooks[name]:
                 raise ValueError(
                     f"`{name}_ids` run from {ids.min()} to {ids.max()}, "
@@ -290,11 +287,7 @@ class VideoTokens:
             "tokens": self.num_tokens,
             "tokens_per_second": self.tokens_per_second,
             "visual_tokens": len(self.visual_ids),
-            "visual_tokens_per_keyframe": {
-                "min": int(counts.min()),
-                "mean": float(counts.mean()),
-                "max": int(counts.max()),
-            },
+            "visual_tokens_per_keyframe": dict(min=int(counts.min()), mean=float(counts.mean()), max=int(counts.max())),
             "patches_per_keyframe": self.keep_mask.shape[1],
             "skipped_patches_per_keyframe": float(self.skip_mask.sum(axis=1).mean()),
             "independent_clips": int(self.independent.sum()),
@@ -479,7 +472,7 @@ def _unpack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoToken
         damaged=arrays["damaged"].astype(bool),
         start_seconds=header["start_seconds"],
         # a record: options of later versions are left out
-        config=config and EncodeConfig.from_dict({name: config[name] for name in config if name in options}),
+        config=None if config is None else EncodeConfig.from_dict({n: config[n] for n in config if n in options}),
         **(_unpack_since_2(header, arrays) if header["format"] >= 2 else {}),
     )
 

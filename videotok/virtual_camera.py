@@ -1,8 +1,8 @@
 """Photographs moved by a virtual camera: footage whose motion is known exactly.
 
 A layer is a photograph on a plane of its own, continued beyond its borders by reflection. A camera path gives the pose
-of the camera over that plane at any time. Because a path is a function of time, a scene has a frame at every instant, at
-any frame rate and any timestamps, and the motion between any two instants is a closed formula.
+of the camera over that plane at any time. Because a path is a function of time, a scene has a frame at every instant,
+whatever the frame rate, and the motion between any two instants is a closed formula.
 """
 
 import math

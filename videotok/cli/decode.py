@@ -100,10 +100,10 @@ def decode(
 ) -> None:
     """Turn tokens back into a video."""
     # not clip.mp4: that is what the source of clip.vtok is called
-    place = output or file.with_name(f"{file.stem}-decoded.mp4")
-    comparison = place.with_name(f"{place.stem}-compare.mp4")
-    for path in (place, comparison) if compare else (place,):
-        refuse_unwritable(path, force, file, compare, keyframes_from)
+    path = output or file.with_name(f"{file.stem}-decoded.mp4")
+    comparison = path.with_name(f"{path.stem}-compare.mp4")
+    for target in (path, comparison) if compare else (path,):
+        refuse_unwritable(target, force, file, compare, keyframes_from)
     with invalid_options_refused():
         config = DecodeConfig(
             size=parse_size(size) if size else None,
@@ -142,7 +142,7 @@ def decode(
     figures: dict[str, list[Figures]] = {method: [] for method in METHOD_TITLES}
     with ExitStack() as stack:
         options = QUALITY | REPRODUCIBLE
-        writer = stack.enter_context(VideoWriter(place, tokens.spec.fps, (width, height), options=options))
+        writer = stack.enter_context(VideoWriter(path, tokens.spec.fps, (width, height), options=options))
         if compare:
             panel_size = (NUM_PANELS * width, height)
             panels = stack.enter_context(VideoWriter(comparison, tokens.spec.fps, panel_size, options=options))
@@ -153,7 +153,7 @@ def decode(
             writer.write(frame)
     seconds = time.monotonic() - began
     print(
-        f"{place}: {writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, "
+        f"{path}: {writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, "
         f"{tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken"
     )
     if compare:

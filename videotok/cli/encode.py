@@ -102,8 +102,8 @@ def encode(
             split_at_cuts=split_at_cuts,
             isolate=isolate,
         )
-    place = output or video.with_suffix(".vtok")
-    refuse_unwritable(place, force, video)
+    path = output or video.with_suffix(".vtok")
+    refuse_unwritable(path, force, video)
 
     from codec import probe, probe_isolated
     from videotok.bundle import Bundle
@@ -125,17 +125,17 @@ def encode(
             bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
 
         tokens = tokenizer.encode(video, config, progress=show)
-    tokens.save(place)
-    print(summary_line(place, tokens, time.monotonic() - began))
+    tokens.save(path)
+    print(summary_line(path, tokens, time.monotonic() - began))
 
 
-def summary_line(place: Path, tokens: "VideoTokens", seconds: float) -> str:
+def summary_line(path: Path, tokens: "VideoTokens", seconds: float) -> str:
     """Return one line on what was encoded, and how fast."""
     counts = tokens.visual_counts
     damaged = f" ({tokens.damaged.sum()} of them damaged)" if tokens.damaged.any() else ""
     skipped = f", {tokens.skip_mask.mean():.0%} of patches predicted" if tokens.skip_mask.any() else ""
     return (
-        f"{place}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
+        f"{path}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} per keyframe{skipped}), "
         f"{tokens.num_clips * tokens.motion_tokens_per_clip} motion tokens, "
         f"{tokens.tokens_per_second:.0f} tokens/s of video, "
