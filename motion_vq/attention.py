@@ -1,6 +1,5 @@
 """Transformer layers that every model here shares: attention, feed-forward, transformer block, space-time block."""
 
-from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
@@ -125,7 +124,7 @@ def zero_module(module: ModuleT) -> ModuleT:
     return module
 
 
-def split_fused_attention(state_dict: "OrderedDict[str, Any]") -> None:
+def split_fused_attention(state_dict: dict[str, Any]) -> None:
     """Turn attention weights stored as one `qkv` layer into those of `Attention`, in place.
 
     The fused layer has the biases `q_bias` and `v_bias` and none for keys, which the softmax would ignore: it becomes

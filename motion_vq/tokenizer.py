@@ -1,7 +1,6 @@
 """MotionTokenizer: the motion of a clip to discrete ids and back."""
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -87,28 +86,6 @@ class MotionTokenizer(VideotokModel):
     A field is [B, num_steps, *grid, 2] in fractions of the frame. One token stands for a patch times all strides.
     Everything is computed in the model's own dtype; in float64 the ids do not depend on threads or batch. Nothing is
     sampled.
-
-    Args:
-        num_steps, grid: size of the fields, in steps and (rows, columns).
-        patch: steps, rows and columns that the first layer takes together; (1, 1, 1), as published: single cells.
-        encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `networks.Encoder`.
-        decoder_widths, decoder_depths, decoder_strides: stages of the decoder.
-        num_heads: attention heads; must divide the width of every stage that has blocks.
-        code_dim, codebook_size: of each codebook.
-        num_quantizers: quantizers trained. `default_num_quantizers`: used by `encode` where the caller gives no number.
-        num_stages: codebooks; with more than `num_quantizers`, patches that are hard to code get more ids than others,
-            see `ResidualQuantizer`.
-        normalized_codebook: latents and codes on the unit sphere, as published.
-        global_motion_terms, global_motion_codebook_size: see `GlobalMotionCodec`; (0, 0, 0): no such ids.
-        unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y; negative
-            for weights that were trained on vectors of the opposite sign.
-        companded: the networks see the signed logarithm of vectors in units, not vectors in units.
-        linear_path: a linear encoder and decoder of patches in parallel with the networks.
-        valid_channel: the encoder also sees which cells have a vector.
-        keyframe_step: the motion into the keyframe is coded too. The published weights do not know it: there it is 0.
-
-    Raises:
-        ValueError: strides that do not fit together or do not divide a field.
     """
 
     renamed_options: ClassVar = {
@@ -127,6 +104,7 @@ class MotionTokenizer(VideotokModel):
     @register_to_config
     def __init__(
         self,
+        *,
         num_steps: int = 24,
         grid: tuple[int, int] = (20, 36),
         patch: Stride = (8, 4, 4),
@@ -151,6 +129,31 @@ class MotionTokenizer(VideotokModel):
         valid_channel: bool = True,
         keyframe_step: bool = True,
     ) -> None:
+        """Build the model.
+
+        Args:
+            num_steps, grid: size of the fields, in steps and (rows, columns).
+            patch: steps, rows and columns that the first layer takes together; (1, 1, 1), as published: single cells.
+            encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `networks.Encoder`.
+            decoder_widths, decoder_depths, decoder_strides: stages of the decoder, see `networks.Decoder`.
+            num_heads: attention heads; must divide the width of every stage that has blocks.
+            code_dim, codebook_size: of each codebook.
+            num_quantizers: quantizers trained.
+            default_num_quantizers: used by `encode` where the caller gives no number.
+            num_stages: codebooks; with more than `num_quantizers`, patches that are hard to code get more ids than
+                others, see `ResidualQuantizer`.
+            normalized_codebook: latents and codes on the unit sphere, as published.
+            global_motion_terms, global_motion_codebook_size: see `GlobalMotionCodec`; (0, 0, 0): no such ids.
+            unit_pixels: the vector, in pixels of a 256x144 picture, that the networks see as about 1, in x and y;
+                negative for weights that were trained on vectors of the opposite sign.
+            companded: the networks see the signed logarithm of vectors in units, not vectors in units.
+            linear_path: a linear encoder and decoder of patches in parallel with the networks.
+            valid_channel: the encoder also sees which cells have a vector.
+            keyframe_step: the motion into the keyframe is coded too; the published weights do not know it.
+
+        Raises:
+            ValueError: strides that do not fit together or do not divide a field.
+        """
         super().__init__()
         self.grid = (grid[0], grid[1])
         self.patch = (patch[0], patch[1], patch[2])
@@ -162,18 +165,14 @@ class MotionTokenizer(VideotokModel):
         channels = cells * (3 if valid_channel else 2)
         self.encoder = Encoder(channels, size, encoder_widths, encoder_depths, encoder_strides, num_heads)
         self.encode_task_layer = tanh_head(encoder_widths[-1], code_dim)
+        tokens, normalized = math.prod(self.code_grid), normalized_codebook
         self.quantize = ResidualQuantizer(
-            code_dim,
-            codebook_size,
-            self.tokens_per_quantizer,
-            num_quantizers,
-            num_stages,
-            normalized=normalized_codebook,
+            code_dim, codebook_size, tokens, num_quantizers, num_stages, normalized=normalized
         )
         self.decoder = Decoder(code_dim, self.code_grid, decoder_widths, decoder_depths, decoder_strides, num_heads)
         self.decode_task_layer = tanh_head(decoder_widths[-1], 2 * cells)
         if linear_path:
-            if math.prod(self.code_grid) != math.prod(size):
+            if self.code_grid != size:
                 raise ValueError(f"`linear_path` needs one patch per token: no strides beside `patch` (={self.patch})")
             self.linear_in = nn.Linear(2 * cells, code_dim, bias=False)
             self.linear_out = nn.Linear(code_dim, 2 * cells, bias=False)
@@ -299,7 +298,7 @@ class MotionTokenizer(VideotokModel):
         values = to_pixels(vectors) / vectors.new_tensor(self.config["unit_pixels"])
         return compand(values, 1.0) if self.config["companded"] else values
 
-    def upgrade_weights(self, state_dict: "OrderedDict[str, Any]") -> None:
+    def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
         """Convert weights whose attention was fused and whose codebooks had a leading dimension of 1."""
         split_fused_attention(state_dict)
         for name, value in state_dict.items():

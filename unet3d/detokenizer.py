@@ -1,6 +1,5 @@
 """VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
-from collections import OrderedDict
 from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, ClassVar
@@ -288,7 +287,7 @@ class VideoDetokenizer(VideotokModel):
         nearest = differences.abs().mean(3).amin(2)
         return 1.5 * local_mean(nearest, self.config["patch_size"], cells=3) + self.config["residual_std_floor"]
 
-    def upgrade_weights(self, state_dict: "OrderedDict[str, Any]") -> None:
+    def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
         """Convert weights whose motion encoder had fused attention."""
         split_fused_attention(state_dict)
 

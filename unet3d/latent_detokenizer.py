@@ -1,7 +1,6 @@
 """LatentVideoDetokenizer: a keyframe and motion to frames through an autoencoder's latents, as in Video-LaVIT."""
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -98,7 +97,7 @@ class LatentDenoiser(VideotokModel):
             motion_grid, motion_layers, motion_width, motion_heads, attention_width, every_step=True
         )
 
-    def upgrade_weights(self, state_dict: "OrderedDict[str, Any]") -> None:
+    def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
         """Convert weights whose motion encoder had fused attention."""
         split_fused_attention(state_dict)
 

@@ -5,36 +5,17 @@ Networks with random weights need tens of thousands of images to get where princ
 them takes each patch's leading components to a unit vector, to a code, and back to pixels.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from motion_vq.attention import zero_module
+from motion_vq.train import PrincipalComponents, principal_components
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.keyframes.vit import patchify
 
 COMPONENT_NORM = 0.2
 """Root mean square norm of the principal components in a code vector, beside a constant component of 1: how far apart
 codes lie on the unit sphere."""
-
-
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """Principal components of patches with V values."""
-
-    mean: Tensor
-    """[V]"""
-    directions: Tensor
-    """[count, V], orthonormal, the largest component first."""
-    scales: Tensor
-    """[count]: root mean square of the patches along each direction."""
-
-    @property
-    def feature_scales(self) -> Tensor:
-        """[count]: what components are divided by in the features, half-way to equal size, so that fine detail counts
-        beside brightness."""
-        return (self.scales * self.scales[0]).sqrt()
 
 
 @torch.no_grad()
@@ -53,23 +34,16 @@ def initialize_linear(model: KeyframeTokenizer, images: Tensor) -> None:
     model.codebook.initialize(torch.cat(vectors))
 
 
-def principal_components(patches: Tensor, count: int) -> PrincipalComponents:
-    """Return the `count` leading principal components of patches [n, V]."""
-    mean = patches.mean(dim=0)
-    centred = (patches - mean).double()
-    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -count:].flip(1).T
-    scales = (centred @ directions.T).square().mean(dim=0).sqrt()
-    return PrincipalComponents(mean, directions.to(patches.dtype), scales.to(patches.dtype))
-
-
 def _write_encoder(model: KeyframeTokenizer, components: PrincipalComponents) -> None:
     count, embed, to_code = len(components.directions), model.vit.patches, model.to_code
     model.vit.positions[:, :count] = 0
     zero_module(embed)
-    embed.weight[:count] = components.directions / components.feature_scales[:, None]
+    embed.weight[:count] = components.directions / _feature_scales(components)[:, None]
     embed.bias[:count] = -(embed.weight[:count] @ components.mean)
     zero_module(to_code)
-    to_code.weight[:count, :count] = torch.diag(components.feature_scales) * (COMPONENT_NORM / components.scales.norm())
+    to_code.weight[:count, :count] = torch.diag(_feature_scales(components)) * (
+        COMPONENT_NORM / components.scales.norm()
+    )
     to_code.bias[-1] = 1.0
 
 
@@ -79,8 +53,16 @@ def _write_detokenizer(model: KeyframeTokenizer, components: PrincipalComponents
     zero_module(detokenizer.code_embedding)
     # scaling to unit length has shortened the components by this factor, on average
     shrink = (1 + COMPONENT_NORM**2) ** -0.5
-    gains = components.scales.norm() / (COMPONENT_NORM * shrink * components.feature_scales)
+    gains = components.scales.norm() / (COMPONENT_NORM * shrink * _feature_scales(components))
     detokenizer.code_embedding.weight[:count, :count] = torch.diag(gains)
     nn.init.zeros_(detokenizer.pixel_head.weight)
-    detokenizer.pixel_head.weight[:, :count] = components.directions.T * components.feature_scales
+    detokenizer.pixel_head.weight[:, :count] = components.directions.T * _feature_scales(components)
     detokenizer.pixel_head.bias.copy_(components.mean)
+
+
+def _feature_scales(components: PrincipalComponents) -> Tensor:
+    """Return what components are divided by in the features, [count].
+
+    Half-way to equal size, so that fine detail counts beside brightness.
+    """
+    return (components.scales * components.scales[0]).sqrt()
