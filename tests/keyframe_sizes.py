@@ -1,6 +1,8 @@
 """Sizes of a keyframe tokenizer small enough for tests: 64 patches of 8 x 8 pixels, 128 codes."""
 
-SIZES = dict(
+from typing import Any
+
+SIZES: dict[str, Any] = dict(
     image_size=64,
     patch_size=8,
     width=32,
@@ -18,5 +20,5 @@ SIZES = dict(
     seam_width=8,
 )
 
-UPSAMPLER = dict(upsampler_widths=(16, 8), upsampler_blocks=(1, 1))
+UPSAMPLER: dict[str, Any] = dict(upsampler_widths=(16, 8), upsampler_blocks=(1, 1))
 """The same with a convolutional upsampler: 8 -> 16 -> 32 -> 64 pixels."""

@@ -2,6 +2,7 @@
 
 import json
 from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, Key
 
 def vqmodel(**sizes) -> VQModel:
     torch.manual_seed(0)
-    given = dict(
+    given: dict[str, Any] = dict(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 8),
@@ -74,13 +75,14 @@ def test_capabilities_are_what_encode_takes(tiny_model, folder):
         images = torch.rand(1, 3, tokenizer.image_size, tokenizer.image_size) * 2 - 1
         some = torch.ones(1, tokenizer.num_patches, dtype=torch.bool)
         some[0, 0] = False
-        for capability, options in (
+        cases: list[tuple[bool, dict[str, Any]]] = [
             (tokenizer.drops_patches, {"keep_mask": some}),
             (tokenizer.drops_patches, {"num_tokens": 1}),
             (tokenizer.chooses_rate, {"keep_ratio": 0.5}),
             (tokenizer.refines_codes, {"refinement_steps": 1}),
             (tokenizer.samples_patches, {"generator": torch.Generator()}),
-        ):
+        ]
+        for capability, options in cases:
             if capability:
                 tokenizer.encode(images, **options)
             else:
@@ -116,7 +118,8 @@ def test_vqmodel_round_trip_equals_the_model_itself(pixel_range):
 def test_vqmodel_refuses_to_drop_cells():
     tokenizer = VQModelTokenizer(vqmodel(), 24)
     images, mask = torch.zeros(1, 3, 24, 24), torch.zeros(1, 36, dtype=torch.bool)
-    for rule in ({"keep_ratio": 0.5}, {"num_tokens": 35}, {"keep_mask": mask}):
+    rules: list[dict[str, Any]] = [{"keep_ratio": 0.5}, {"num_tokens": 35}, {"keep_mask": mask}]
+    for rule in rules:
         with pytest.raises(ValueError, match="36 cells"):
             tokenizer.encode(images, **rule)
     with pytest.raises(ValueError, match="all True"):
@@ -169,17 +172,21 @@ def test_tokens_of_another_image_size_are_refused(bundle, folder, tiny_model, cl
 class Gray(KeyframeTokenizerProtocol):
     """The least that another package has to implement: one code, one patch."""
 
-    image_size, grid, codebook_size, drops_patches = 8, (1, 1), 1, False
-    device, dtype = torch.device("cpu"), torch.float32
+    image_size = property(lambda self: 8)
+    grid = property(lambda self: (1, 1))
+    codebook_size = property(lambda self: 1)
+    drops_patches = property(lambda self: False)
+    device = property(lambda self: torch.device("cpu"))
+    dtype = property(lambda self: self._dtype)
 
     def __init__(self, folder, dtype):
-        self.dtype = dtype
+        self._dtype = dtype
 
     def scores(self, images):
         return torch.zeros(len(images), 1)
 
     def to(self, *, device=None, dtype=None):
-        self.dtype = dtype or self.dtype
+        self._dtype = dtype or self._dtype
         return self
 
     def encode(self, images, **options):

@@ -45,3 +45,11 @@ def test_thresholds_follow_the_quantiles_of_the_scores():
         assert (torch.randn(100_000) - 5 >= thresholds(keep_ratio)).double().mean().item() == pytest.approx(
             keep_ratio, abs=0.02
         )
+
+
+def test_fitted_thresholds_are_exact_on_their_scores():
+    scores = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) * 3 - 5
+    thresholds = KeepThresholds()
+    thresholds.fit(scores)
+    for keep_ratio in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert (scores >= thresholds(keep_ratio)).double().mean().item() == pytest.approx(keep_ratio, abs=0.01)

@@ -179,3 +179,10 @@ class KeepThresholds(nn.Module):
         above = (scores.flatten() > self.values[:, None]).to(self.values.dtype).mean(dim=1)
         moved = self.values + step_size * (above - self.shares.to(self.values.dtype))
         self.values.copy_(moved.sort(descending=True).values)
+
+    @torch.no_grad()
+    def fit(self, scores: Tensor) -> None:
+        """Set the thresholds to the exact quantiles of `scores` (any shape), those of many images after training."""
+        ordered = scores.flatten().sort(descending=True).values
+        positions = (self.shares * (len(ordered) - 1)).round().long()
+        self.values.copy_(ordered[positions])
