@@ -1,6 +1,7 @@
 """Training of the keyframe tokenizer on a tiny model: linear initialization, losses, both phases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from videotok.keyframes.train import (
     sample_keep_mask,
 )
 from videotok.perceptual import LPIPS
+from videotok.training.trainer import Plan, train
 
 
 def pictures(count: int) -> list[dict[str, np.ndarray]]:
@@ -168,6 +170,45 @@ def test_adversarial_training_changes_pixels_and_no_ids(lpips: LPIPS):
     assert any(not torch.equal(a, b) for a, b in zip(discriminator, task.discriminator.parameters(), strict=True))
     again = task.model.double().encode(images).ids
     assert all(torch.equal(a, b) for a, b in zip(ids, again, strict=True))
+
+
+class SameBatch:
+    """The same batch at every step."""
+
+    def __init__(self, batch: dict[str, Tensor]) -> None:
+        self.batch = batch
+
+    def from_step(self, step: int, workers: int, process: int = 0, num_processes: int = 1) -> Iterator[dict]:
+        del step, workers, process, num_processes
+        while True:
+            yield self.batch
+
+
+def test_both_phases_run_in_the_trainer(lpips: LPIPS, tmp_path):
+    """The second run starts from the weights of the first one; the discriminator stays out of the weights."""
+    torch.manual_seed(0)
+    first = KeyframeTraining(KeyframeTokenizer(**SIZES, **UPSAMPLER), TrainingOptions(lpips=lpips))
+    batch = batch_of(first)
+    plan = Plan(steps=2, batch_size=8, learning_rate=1e-3, warmup_steps=1, save_every=2)
+    record = train(first, SameBatch(batch), [batch], plan, tmp_path / "first")
+    assert record["validation"][0]["psnr"] > 10
+    model = KeyframeTokenizer.from_pretrained(tmp_path / "first" / "best")
+    second = KeyframeAdversarialTraining(model, TrainingOptions(lpips=lpips, lpips_weight=0.2))
+    figures: list[dict[str, float]] = []
+    train(
+        second,
+        SameBatch(batch),
+        [batch],
+        replace(plan, betas=(0.5, 0.99)),
+        tmp_path / "second",
+        criterion=None,
+        report=lambda step, found: figures.append(found),
+    )
+    assert {"adversarial", "discriminator_loss"} <= set(figures[0])
+    sharp = KeyframeTokenizer.from_pretrained(tmp_path / "second" / "best")
+    assert torch.equal(sharp.to_code.weight, model.to_code.weight)
+    faithful = KeyframeTokenizer.from_pretrained(tmp_path / "first" / "best")
+    assert not torch.equal(sharp.detokenizer.pixel_head.weight, faithful.detokenizer.pixel_head.weight)
 
 
 def test_adversarial_training_needs_lpips_and_a_trained_model(task: KeyframeTraining, lpips: LPIPS):
