@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from motion_vq.attention import split_fused_attention
 from motion_vq.model_base import VideotokModel
@@ -168,7 +168,7 @@ class LatentVideoDetokenizer:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Cast or move denoiser and autoencoder in place; see `torch.nn.Module.to`."""
         self.denoiser.to(*args, **kwargs)
-        self.vae.to(*args, **kwargs)
+        nn.Module.to(self.vae, *args, **kwargs)  # the one of diffusers warns at every cast
         return self
 
     @property
