@@ -26,8 +26,8 @@ test:   ## The tests: CPU, offline, a few minutes
 bench:  ## The ladder of reconstruction on VIDEOS
 	$(PYTHON) -m benchmarks.reconstruction $(VIDEOS) --json results/reconstruction.json
 
-readme: ## Bring the README's tree up to date
-	$(PYTHON) tests/house.py
+tree:   ## Renew the list of files in docs/architecture.md
+	$(PYTHON) docs/tree.py
 
 train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
 	if [ -d $(PHOTOS) ]; then \
@@ -43,4 +43,4 @@ train:  ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle
 		$(VENV)/bin/videotok train export $$model $(RUNS)/$$model $(RUNS)/bundle/$$model || exit; \
 	done
 
-.PHONY: help setup check test bench readme train
+.PHONY: help setup check test bench tree train
