@@ -6,7 +6,7 @@ import torch
 from motion_fields import TINY, moving_fields
 
 from motion_vq import MotionTokenizer
-from unet3d.train import _faded
+from unet3d.train import TrainingClip, fade_clip
 from videotok.training.dataset import CodedMotion
 
 
@@ -30,9 +30,10 @@ def test_every_number_of_quantizers_is_drawn(monkeypatch):
 
 def test_brightness_changes_evenly_from_the_keyframe_on():
     frames = torch.full((1, 8, 3, 4, 4), 0.1)
-    faded, following = _faded(frames, (frames[:, 0], torch.zeros(1)), np.random.default_rng(3))
-    assert following is not None
-    brightness = torch.cat((faded, following[0][:, None]), dim=1)[0, :, 0, 0, 0]
+    clip = TrainingClip(frames, torch.zeros(1), torch.zeros(1), frames[:, 0], torch.zeros(1))
+    faded = fade_clip(clip, np.random.default_rng(3))
+    assert faded.next_keyframe is not None
+    brightness = torch.cat((faded.frames, faded.next_keyframe[:, None]), dim=1)[0, :, 0, 0, 0]
     assert brightness[0] == pytest.approx(0.1)
     assert abs(brightness[-1] - 0.1) > 0.01
     assert torch.allclose(brightness.diff(), brightness.diff().mean().expand(8), atol=1e-6)
