@@ -4,7 +4,7 @@ The code length is the ideal one, the sum of -log2 of the probability that a mod
 models count what came before in the same video and know nothing else:
 
     ids     order 0: each stream counts its own ids. The shortest counts of several strengths of the prior and of plain
-            ids of fixed width; a few bits of a stream tell which.
+            ids of fixed width; the choice costs a few bits of each stream.
     masks   binary, in the context of the patches to the left and above, and of the same patch in the clip before.
 """
 
@@ -18,7 +18,7 @@ from videotok import VideoTokens
 PRIORS = (1.0, 1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 1024)
 """Counts that every id begins with, tried in turn."""
 CHOICE_BITS = math.log2(len(PRIORS) + 1)
-"""What it takes to tell which prior, or fixed width, was chosen."""
+"""Bits of the choice between the priors and fixed width."""
 
 
 def coded_bits(tokens: VideoTokens, grid: tuple[int, int]) -> dict[str, float]:
@@ -35,7 +35,7 @@ def coded_bits(tokens: VideoTokens, grid: tuple[int, int]) -> dict[str, float]:
     streams = {
         "visual": id_bits(tokens.visual_ids, sizes["visual"]),
         "skip_mask": mask_bits(tokens.skip_mask, grid),
-        # a skipped patch is never kept: only the others are told
+        # a skipped patch is never kept: only the others are coded
         "keep_mask": mask_bits(tokens.keep_mask, grid, known=tokens.skip_mask),
         "global_motion": id_bits(tokens.global_motion_ids.ravel(), sizes["global_motion"]),
     }

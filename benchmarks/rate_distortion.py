@@ -66,7 +66,7 @@ CODECS = {
     "x265": Codec("libx265", ("-preset", "veryslow", "-x265-params", "info=0:log-level=error"), (51, 45, 40)),
     "libaom": Codec("libaom-av1", ("-cpu-used", "3", "-lag-in-frames", "35"), (63, 55, 48)),
 }
-HALVED = {"": 1, ", half size and rate": 2}
+HALVED = {"": 1, ", half": 2}
 """Name of a reduction -> factor of width, height and frame rate."""
 CURVES = {"psnr": "PSNR in dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS"}
 COLOURS = {"videotok": "detokenized", "videotok, coded": "tokens", "x264": "warp", "x265": "bidirectional"}
@@ -250,7 +250,8 @@ def write_curves(rows: list[dict[str, Any]], folder: Path) -> None:
         ]
         if curves:
             with atomic_path(folder / f"{name}.svg") as temporary:
-                temporary.write_text(str(chart(curves, f"{title} over kbit/s", f"kbit/s ({title})", standalone=True)))
+                label = f"{title} over kbit/s"
+                temporary.write_text(str(chart(curves, label, label, standalone=True)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
 """`videotok eval`: rate and quality of a user's own videos, as a page."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from videotok.cli.console import Refusal, progress_bar, refuse_unwritable
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from videotok.evaluation import EvaluationConfig
+    from videotok.perceptual import LPIPS
+    from videotok.pipeline import VideoTokenizer
+    from videotok.report.quality import VideoResult
 
 
 def evaluate(
@@ -34,14 +43,13 @@ def evaluate(
         if written is not None:
             refuse_unwritable(written, force, *videos)
 
-    from codec import MediaError
     from videotok.config import DecodeConfig, EncodeConfig
     from videotok.evaluation import SIZE, EvaluationConfig
     from videotok.footage import video_files
     from videotok.io_utils import write_json
     from videotok.perceptual import LPIPS
     from videotok.pipeline import VideoTokenizer
-    from videotok.report.quality import VideoResult, evaluate_video, rows, write_quality_page
+    from videotok.report.quality import rows, write_quality_page
 
     began, files = time.monotonic(), video_files(videos)
     network = LPIPS.load(lpips) if lpips else None
@@ -54,28 +62,8 @@ def evaluate(
         encode=EncodeConfig(max_clips=max_clips),
         decode=DecodeConfig(size=SIZE, num_inference_steps=steps),
     )
-    results: list[VideoResult] = []
-    left_out: list[str] = []
-    with progress_bar() as bar:
-        for number, path in enumerate(files, 1):
-            task = bar.add_task(f"{number}/{len(files)} {path.name}", total=None, of="?")
-            try:
-                results.append(
-                    evaluate_video(
-                        tokenizer,
-                        path,
-                        config,
-                        num_examples=examples,
-                        lpips=network,
-                        progress=lambda seconds, task=task: bar.advance(task, seconds),
-                    )
-                )
-            except MediaError as error:
-                left_out.append(str(error))
-                bar.console.print(f"left out: {error}")
-            bar.remove_task(task)
-    if not results:
-        raise Refusal(f"none of {len(files)} files could be measured; the first: {left_out[0]}")
+    evaluated = _evaluate_files(tokenizer, files, config, examples, network)
+    results, left_out = evaluated.results, evaluated.left_out
     if json_file is not None:
         write_json(json_file, list(rows(results)))
     write_quality_page(out, results, config, left_out=left_out, model=model or "shipped with videotok")
@@ -83,6 +71,45 @@ def evaluate(
     print(f"{out}: {len(results)} videos, {clips} clips, {time.monotonic() - began:.0f} s taken")
     if left_out:
         print(f"{len(left_out)} files left out; the page says why")
+
+
+@dataclass
+class Evaluated:
+    """What came of the files: figures, or the reason why there are none."""
+
+    results: "list[VideoResult]" = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def _evaluate_files(
+    tokenizer: "VideoTokenizer", files: list[Path], config: "EvaluationConfig", examples: int, lpips: "LPIPS | None"
+) -> Evaluated:
+    """Evaluate files one after another, with a progress bar.
+
+    Raises:
+        Refusal: none of them could be measured.
+    """
+    from codec import MediaError
+    from videotok.report.quality import evaluate_video
+
+    found = Evaluated()
+    with progress_bar() as bar:
+        for number, path in enumerate(files, 1):
+            task = bar.add_task(f"{number}/{len(files)} {path.name}", total=None, of="?")
+
+            def advance(seconds: float, task: "TaskID" = task) -> None:
+                bar.advance(task, seconds)
+
+            try:
+                result = evaluate_video(tokenizer, path, config, num_examples=examples, lpips=lpips, progress=advance)
+                found.results.append(result)
+            except MediaError as error:
+                found.left_out.append(str(error))
+                bar.console.print(f"left out: {error}")
+            bar.remove_task(task)
+    if not found.results:
+        raise Refusal(f"none of {len(files)} files could be measured; the first: {found.left_out[0]}")
+    return found
 
 
 def _numbers(text: str) -> tuple[int, ...]:
