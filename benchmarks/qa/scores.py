@@ -100,7 +100,7 @@ def wordnet_similarity() -> Similarity | None:
     None where WordNet is not installed (`pip install nltk`, `python -m nltk.downloader wordnet`).
     """
     try:
-        from nltk.corpus import wordnet
+        from nltk.corpus import wordnet  # pyright: ignore[reportMissingImports]
 
         wordnet.synsets("word")
     except (ImportError, LookupError, OSError):  # OSError: some of WordNet's files are missing

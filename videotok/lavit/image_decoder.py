@@ -124,8 +124,9 @@ class ImageDecoder:
 
     def to(self, device: torch.device) -> Self:
         """Move all models in place."""
-        for model in (self.condition, self.unet, self.vae):
-            model.to(device)
+        self.condition.to(device)
+        self.unet.to(device)  # pyright: ignore[reportArgumentType]
+        self.vae.to(device)  # pyright: ignore[reportArgumentType]
         return self
 
     @torch.no_grad()

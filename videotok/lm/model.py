@@ -299,11 +299,10 @@ class VideoLanguageModel(nn.Module):
             if config["format"] not in (1, FORMAT):
                 raise ModelError(f"{path} has format {config['format']}, this videotok reads 1 to {FORMAT}; update it")
             prompt = ChatTemplate() if config["prompt"] is None else Prompt(**config["prompt"])
-            settings = VideoSettings(
-                **{RENAMED_SETTINGS.get(name, name): value for name, value in config["video"].items()}
-            )
+            settings: dict[str, Any] = config["video"]
+            settings = {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
             vocabulary = Vocabulary.from_dict(config["vocabulary"])
-            found = cls(model, tokenizer, vocabulary, prompt, settings, config["features"])
+            found = cls(model, tokenizer, vocabulary, prompt, VideoSettings(**settings), config["features"])
             if found.projections.state_dict():
                 found.projections.load_state_dict(_load_projections(folder / PROJECTIONS_NAME))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:

@@ -119,9 +119,9 @@ def count_vectors(size: int, dim: int = 16) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1) / frequencies.sqrt().repeat(2)
 
 
-def embedding_table(model: PreTrainedModel) -> Tensor:
+def embedding_table(model: PreTrainedModel) -> nn.Parameter:
     """Return the input embeddings of a language model, [ids, width]."""
-    return cast(nn.Embedding, model.get_input_embeddings()).weight
+    return cast(nn.Parameter, cast(nn.Embedding, model.get_input_embeddings()).weight)
 
 
 def extend(
@@ -170,7 +170,7 @@ def _initialize_rows(
     if old_rows < vocabulary.size:
         # transformers' own initialization is not needed: all new rows are written below
         model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    tables = [embedding_table(model)]
+    tables: list[Tensor] = [embedding_table(model)]
     head = getattr(model.get_output_embeddings(), "weight", None)  # models without a head return None
     if isinstance(head, Tensor) and head.data_ptr() != tables[0].data_ptr():
         tables.append(head)
