@@ -18,8 +18,8 @@ from markupsafe import Markup
 from codec import REPRODUCIBLE, VideoWriter, atomic_path
 
 VIDEO_OPTIONS = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
-CHART_WIDTH, CHART_HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 160, 14, 40
+CHART_WIDTH, CHART_HEIGHT = 580, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 176, 14, 40
 """Margins of a chart; the names of the curves stand in the right one."""
 NAME_HEIGHT = 14
 """Pixels between the names of two curves, at least."""
