@@ -1,5 +1,6 @@
 """videotok.lm: packing, training, resuming, and data that is refused."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -17,7 +18,7 @@ from videotok.lm.generation import answer
 from videotok.lm.loading import new_tiny_model
 from videotok.lm.model import VideoSettings
 from videotok.lm.packing import IGNORED, VideoInput, conversation_document, pack, video_document
-from videotok.lm.train import Plan, train
+from videotok.lm.train import Plan, RowBatches, train
 from videotok.packing import first_fit
 from videotok.vocabulary import Vocabulary
 
@@ -117,6 +118,18 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(codebooks, tokens, tmp_pat
     other = replace(plan, batch_size=3)
     with pytest.raises(ValueError, match="made with plan"):
         train(make_model(codebooks), documents(resumed), [], other, tmp_path / "killed", resume=True)
+
+
+def test_processes_share_the_rows_of_a_step(model):
+    documents = [
+        video_document(model.tokenizer, VideoInput(torch.full((4,), number), {}), "") for number in range(3, 11)
+    ]
+    batches = RowBatches(documents, model, Plan(9, 4, row_length=6))
+    whole = next(batches.from_step(3))
+    shares = [next(batches.from_step(3, process=process, num_processes=2)) for process in range(2)]
+    assert len(whole.ids) == 4
+    assert torch.equal(torch.cat([share.ids for share in shares]), torch.cat([whole.ids[0::2], whole.ids[1::2]]))
+    assert torch.equal(next(itertools.islice(batches.from_step(0), 3, None)).ids, whole.ids)
 
 
 def test_training_learns_from_the_video(codebooks, tokens):
