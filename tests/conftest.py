@@ -1,4 +1,4 @@
-"""What the tests of videotok share: a clip of known motion, and tiny models that know nothing."""
+"""Shared by the tests of videotok: a clip of known motion, and tiny models with random weights."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def clip_mp4(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of three tiny networks with random weights: for plumbing, not for pictures."""
+    """A bundle of three tiny networks with random weights."""
     return make_bundle(tmp_path_factory.mktemp("tiny"), seed=0)
 
 
@@ -82,7 +82,7 @@ def make_bundle(folder: Path, seed: int) -> Path:
         motion_heads=2,
     )
     for name, model in (("keyframes", keyframes), ("motion", motion), ("detokenizer", detokenizer)):
-        for parameter in model.parameters():  # some start at zero, and would hide what goes through them
+        for parameter in model.parameters():  # some are initialized with zeros, which would hide errors
             parameter.data += 0.05 * torch.randn_like(parameter)
         model.half().save_pretrained(folder / name)
     return folder

@@ -243,7 +243,9 @@ class VideoTokenizer(TokenizerModels):
                 previous = square, vectors
                 if shown is not tokens:
                     vectors = self.decode_motion(motion_tokens_of(shown, clip))
-            yield DetokenizerInput(_resize_square(square, size), vectors, int(tokens.num_frames[clip]), square)
+            yield DetokenizerInput(
+                _resize_square(square, size).to(vectors), vectors, int(tokens.num_frames[clip]), square
+            )
 
     def _decode_keyframe(
         self, tokens: VideoTokens, clip: int, previous: tuple[Tensor, Tensor] | None, vectors: Tensor
@@ -266,7 +268,8 @@ class VideoTokenizer(TokenizerModels):
             if image is None:
                 raise TokensError(f"there are {clip} keyframes for {tokens.num_clips} clips of {tokens.source.file}")
             vectors = self.decode_motion(motion_tokens_of(tokens, clip))
-            yield DetokenizerInput(to_tensor(resize(image, size)), vectors, int(tokens.num_frames[clip]), None)
+            keyframe = to_tensor(resize(image, size)).to(vectors)
+            yield DetokenizerInput(keyframe, vectors, int(tokens.num_frames[clip]), None)
 
     def reconstruct_keyframe(self, keyframe: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Encode and decode one keyframe by itself.
@@ -282,7 +285,7 @@ class VideoTokenizer(TokenizerModels):
             model = self.keyframes
             tokens = model.encode(to_square_tensor(keyframe, model.image_size).to(model.device))
         with self.decoding():
-            return _resize_square(self.keyframes.decode(tokens.ids, tokens.keep_mask), size)
+            return _resize_square(self.keyframes.decode(tokens.ids, tokens.keep_mask), size).to(self.device)
 
     def reconstruct_motion(self, motion: MotionField, num_quantizers: int) -> Tensor:
         """Encode and decode one motion field: [1, T, h, w, 2]."""
@@ -294,7 +297,7 @@ class DetokenizerInput:
     """What the video detokenizer makes the frames of a clip from."""
 
     keyframe: Tensor
-    """float32 [1, 3, H, W] in [-1, 1], at the size of the frames."""
+    """[1, 3, H, W] in [-1, 1], at the size of the frames, in the dtype and on the device of `vectors`."""
     vectors: Tensor
     """[1, T, h, w, 2], fractions of the frame."""
     num_frames: int
