@@ -90,7 +90,9 @@ def _offload_by_diffusers(model: LatentVideoDetokenizer, folder: Path) -> None:
     )
 
 
-def _step_case(dtype: str, offload: Callable[[LatentVideoDetokenizer, Path], None] | None = None) -> Callable[[Path], None]:
+def _step_case(
+    dtype: str, offload: Callable[[LatentVideoDetokenizer, Path], None] | None = None
+) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
         model = load(folder, dtype)
         with tempfile.TemporaryDirectory(dir=folder) as offload_folder:
