@@ -3,12 +3,15 @@
     python -m benchmarks.golden VIDEOS… --json OUT
     python -m benchmarks.golden VIDEOS… --against OTHER     (exit code 1 where anything differs)
 
-Every video is read, encoded and decoded with the shipped weights in the default configuration, two clips of it; the
-first three also in the configurations of `VARIANTS`. Files after `--ids-only` are encoded, not decoded.
-benchmarks/golden.json holds the checksums from before the code was rearranged (November 2026):
+Two clips of every video are read, encoded in the default configuration and decoded, with the shipped weights or those
+of `--model`; the first three videos are also encoded in the configurations of `VARIANTS`, and files after `--ids-only`
+in the default one alone.
+benchmarks/golden.json holds the checksums from before the code was rearranged (November 2026), with the weights that
+were shipped then:
 
     python -m benchmarks.golden NATURAL --ids-only EDGE/* --against benchmarks/golden.json
 
+The sha256 of the weights is recorded too; values that depend on a model whose weights differ are not compared.
 Ids must be equal on every machine. Checksums of decoded frames depend on the machine's float32 arithmetic: where they
 differ, the mean value of the frames is compared instead.
 """
@@ -16,7 +19,7 @@ differ, the mean value of the frames is compared instead.
 import argparse
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import torch
 from benchmarks.footage import footage
 from codec import MediaError, iter_clips
 from videotok import TokensError, VideoTokenizer
+from videotok.bundle import PARTS
 from videotok.config import EncodeConfig
 from videotok.io_utils import read_json, write_json
 
@@ -44,6 +48,14 @@ FIELD_CLIPS = 3
 MEAN_TOLERANCE = 0.05
 """Difference of the mean of decoded frames, in steps of 1/255, that other arithmetic may make."""
 
+DECODED = ("decoded", "decoded_mean")
+DEPENDS_ON = {
+    "keyframes": ("visual", "keep", "skip", "num_tokens", *DECODED),
+    "motion": ("motion", "global_motion", "visual", "keep", "skip", "num_tokens", *DECODED),
+    "detokenizer": DECODED,
+}
+"""Model -> values that its weights decide; patches are skipped by what the decoded motion predicts."""
+
 Entry = dict[str, Any]
 
 
@@ -53,10 +65,12 @@ def main() -> int:
     parser.add_argument("--ids-only", nargs="*", type=Path, default=[], help="files that are encoded but not decoded")
     parser.add_argument("--json", type=Path, help="write the checksums to this file")
     parser.add_argument("--against", type=Path, help="compare with the checksums of this file")
+    parser.add_argument("--model", help="folder or hub id of other weights than the shipped ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    entries: dict[str, Entry] = {}
-    for name, entry in make_entries(footage(options.videos), options.ids_only):
+    tokenizer = VideoTokenizer.from_pretrained(options.model)
+    entries: dict[str, Entry] = {"weights": {part: tokenizer.bundle.identity(part).sha256 for part in PARTS}}
+    for name, entry in make_entries(tokenizer, footage(options.videos), options.ids_only):
         entries[name] = entry
         print(name, flush=True)
         if options.json:
@@ -65,15 +79,19 @@ def main() -> int:
         return 0
     other = read_json(options.against)
     shared = sorted(set(entries) & set(other))
-    differences = [line for name in shared for line in compare(name, entries[name], other[name])]
+    shared.remove("weights")
+    changed = {part for part in PARTS if entries["weights"][part] != other["weights"][part]}
+    left_out = {value for part in changed for value in DEPENDS_ON[part]}
+    differences = [line for name in shared for line in compare(name, entries[name], other[name], left_out)]
     print("\n".join(differences))
-    print(f"{len(shared)} of {len(other)} entries compared, {len(differences)} values differ")
+    if changed:
+        print(f"other weights of {', '.join(sorted(changed))}: not compared are {', '.join(sorted(left_out))}")
+    print(f"{len(shared)} of {len(other) - 1} entries compared, {len(differences)} values differ")
     return int(bool(differences))
 
 
-def make_entries(videos: list[Path], ids_only: list[Path]) -> Iterator[tuple[str, Entry]]:
+def make_entries(tokenizer: VideoTokenizer, videos: list[Path], ids_only: list[Path]) -> Iterator[tuple[str, Entry]]:
     """Yield the name and the checksums of each entry: `<configuration>/<file>`."""
-    tokenizer = VideoTokenizer.from_pretrained()
     for video in videos:
         yield f"default/{video.name}", _safely(encode_and_decode, tokenizer, video, DEFAULT, True)
         yield f"fields/{video.name}", _safely(read_fields, video)
@@ -139,10 +157,10 @@ def checksum(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def compare(name: str, entry: Entry, other: Entry) -> list[str]:
-    """Return a line for each value of an entry that differs from the other's."""
+def compare(name: str, entry: Entry, other: Entry, left_out: Collection[str] = ()) -> list[str]:
+    """Return a line for each value of an entry that differs from the other's, except for those left out."""
     close = math.isclose(entry.get("decoded_mean", 0), other.get("decoded_mean", 0), abs_tol=MEAN_TOLERANCE)
-    tolerated = {"decoded", "decoded_mean"} if close else set()
+    tolerated = {*left_out, *(DECODED if close else ())}
     return [
         f"{name}: {key} is {entry.get(key)}, was {other.get(key)}"
         for key in sorted(set(entry) | set(other))

@@ -79,6 +79,7 @@ def test_golden_values_are_compared():
     assert compare("x", entry | {"decoded": "cc", "decoded_mean": 100.01}, entry) == []  # other arithmetic
     assert compare("x", entry | {"visual": "dd"}, entry) == ["x: visual is dd, was aa"]
     assert len(compare("x", entry | {"decoded": "cc", "decoded_mean": 101.0}, entry)) == 2
+    assert compare("x", entry | {"visual": "dd"}, entry, {"visual"}) == []  # other weights
     assert compare("x", {"error": "MediaError"}, {"error": "MediaError"}) == []
 
 
