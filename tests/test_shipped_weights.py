@@ -15,7 +15,7 @@ from videotok.evaluation import SIZE, exact_keyframes, reconstruct
 from videotok.metrics import mean_figures
 from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
-LARGEST = {"keyframes": 12e6, "motion": 3e6, "detokenizer": 12e6}
+MAX_PARAMETERS = {"keyframes": 22e6, "motion": 3e6, "detokenizer": 12e6}
 """Parameters."""
 VIDEO_SIZE, FPS = (320, 180), 24
 PAN = (0.15, -0.06)
@@ -52,13 +52,13 @@ def test_weights_are_small_in_half_precision_and_described(part):
                 tensor = file.get_slice(name)
                 assert tensor.get_dtype() in ("F16", "BF16", "I64", "I32", "BOOL"), name
                 parameters += int(np.prod(tensor.get_shape()))
-    assert 0 < parameters <= LARGEST[part]
+    assert 0 < parameters <= MAX_PARAMETERS[part]
     assert (SHIPPED / part / "README.md").read_text().startswith("# ")
     assert json.loads((SHIPPED / part / "config.json").read_text())["_class_name"]
 
 
-def test_all_weights_together_are_below_50_megabytes():
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 50e6
+def test_all_weights_together_are_below_90_megabytes():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= 90e6
 
 
 @pytest.mark.parametrize(("threads", "batch_size"), [(1, 1), (2, 2)])
