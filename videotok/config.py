@@ -3,15 +3,23 @@
 Python, the command line, the corpus job, training and evaluation all take these.
 """
 
-import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
+from numbers import Rational, Real
 from typing import Any, Literal, Self, get_args
 
 MotionSourceChoice = Literal["auto", "native", "reencode", "mpeg4"]
 KeyframeStorage = Literal["tokens", "jpeg"]
 KeyframeSource = Literal["auto", "tokens", "jpeg"]
 PatchSelection = Literal["threshold", "sample"]
+
+MAX_INTEGER = 2**53
+"""Largest whole number of an option: JSON readers hold it exactly."""
+RATE_TEXT = re.compile(r"[0-9]{1,9}/[0-9]{1,9}|[0-9]{0,9}\.?[0-9]{0,9}(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
+"""Frame rates that are parsed. The digits are limited because Fraction("1e99999999") takes hours and all memory."""
+MIN_RATE, MAX_RATE = Fraction(1, 3600), Fraction(1000)
+"""Limits of a frame rate, in frames a second."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,34 @@ class _Config:
 
     def _check_choice(self, name: str, choices: Any) -> None:
         value, allowed = getattr(self, name), get_args(choices)
-        if value not in allowed:
-            raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"`{name}` (={shorten(value)}) must be one of {', '.join(allowed)}")
 
-    def _check_integer(self, name: str, low: int, high: float = math.inf, *, optional: bool = False) -> None:
+    def _check_flag(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` (={shorten(value)}) must be True or False")
+
+    def _check_integer(self, name: str, low: int, high: int = MAX_INTEGER, *, optional: bool = False) -> None:
         value = getattr(self, name)
         if optional and value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            limits = f"at least {low}" if math.isinf(high) else f"from {low} to {high:.0f}"
-            raise ValueError(f"`{name}` (={value!r}) must be a whole number {limits}")
+            limits = f"at least {low}" if high == MAX_INTEGER else f"from {low} to {high}"
+            if isinstance(value, int) and value > high == MAX_INTEGER:
+                limits = f"of at most {high}"
+            raise ValueError(f"`{name}` (={shorten(value)}) must be a whole number {limits}")
+
+    def _check_number(self, name: str, low: float, high: float = MAX_INTEGER, *, above: bool = False) -> None:
+        """Refuse what is not a number from `low` to `high`; `low` itself too with `above`."""
+        value = getattr(self, name)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high or (above and value == low):
+            lowest = f"above {low:g}" if above else f"{low:g} or more"
+            limits = f"{lowest}, and finite" if high == MAX_INTEGER else f"{lowest} and at most {high:g}"
+            raise ValueError(f"`{name}` (={shorten(value)}) must be {limits}")
+        if not isinstance(value, int):
+            object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,8 @@ class EncodeConfig(_Config):
     """Seconds of video to encode. None: to the end."""
     max_clips: int | None = None
     """Clips to encode at most. None: all."""
+    stream: int | None = None
+    """Number of the video stream in the file, counted from 0 over all of its streams. None: its default one."""
     split_at_cuts: bool = False
     """Begin a new clip at every scene cut; the clip before it is short."""
     isolate: bool = False
@@ -100,9 +128,9 @@ class EncodeConfig(_Config):
         return replace(self, isolate=EncodeConfig.isolate, batch_size=EncodeConfig.batch_size)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fps", _rate(self.fps))
-        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"`keep_ratio` (={self.keep_ratio}) must be above 0 and at most 1")
+        object.__setattr__(self, "fps", parse_rate(self.fps))
+        if self.keep_ratio is not None:
+            self._check_number("keep_ratio", 0, 1, above=True)
         if self.keep_ratio is not None and self.tokens_per_keyframe is not None:
             raise ValueError("`keep_ratio` and `tokens_per_keyframe` both set the rate; give one of them")
         self._check_choice("keyframe_storage", KeyframeStorage)
@@ -112,12 +140,15 @@ class EncodeConfig(_Config):
         self._check_integer("jpeg_quality", 1, 100)
         self._check_integer("refinement_steps", 0, optional=True)
         self._check_integer("motion_quantizers", 0, optional=True)
-        self._check_integer("max_clips", 1, 2**53, optional=True)
+        self._check_integer("max_clips", 1, optional=True)
         self._check_integer("batch_size", 1)
-        if not 0 <= self.start_seconds < math.inf:
-            raise ValueError(f"`start_seconds` (={self.start_seconds}) must be 0 or more, and finite")
-        if self.duration_seconds is not None and not 0 < self.duration_seconds < math.inf:
-            raise ValueError(f"`duration_seconds` (={self.duration_seconds}) must be above 0, and finite")
+        self._check_integer("seed", -MAX_INTEGER)
+        self._check_integer("stream", 0, 65535, optional=True)
+        for name in ("predict_keyframes", "split_at_cuts", "isolate"):
+            self._check_flag(name)
+        self._check_number("start_seconds", 0)
+        if self.duration_seconds is not None:
+            self._check_number("duration_seconds", 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -146,26 +177,57 @@ class DecodeConfig(_Config):
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            for side in self.size:
-                if isinstance(side, bool) or not isinstance(side, int) or not 16 <= side <= 4096:
-                    raise ValueError(f"`size` (={self.size}) must be (width, height), whole numbers from 16 to 4096")
+            sides = self.size if isinstance(self.size, tuple | list) and len(self.size) == 2 else (0, 0)
+            if any(isinstance(side, bool) or not isinstance(side, int) or not 16 <= side <= 4096 for side in sides):
+                raise ValueError(
+                    f"`size` (={shorten(self.size)}) must be (width, height), whole numbers from 16 to 4096"
+                )
+            object.__setattr__(self, "size", tuple(self.size))
         self._check_choice("keyframe_source", KeyframeSource)
         self._check_integer("motion_quantizers", 0, optional=True)
         self._check_integer("num_inference_steps", 1, optional=True)
-        if not 0 < self.noise_rate <= 1:
-            raise ValueError(f"`noise_rate` (={self.noise_rate}) must be above 0 and at most 1")
+        self._check_integer("seed", -MAX_INTEGER)
+        self._check_flag("bidirectional")
+        self._check_number("noise_rate", 0, 1, above=True)
 
 
-def _rate(value: Any) -> Fraction:
+def parse_rate(value: Any) -> Fraction:
     """Return a frame rate as an exact fraction.
 
+    Args:
+        value: a number, or text such as `12`, `12.5` or `30000/1001`.
+
     Raises:
-        ValueError: not a number, or not above 0 and at most 1000.
+        ValueError: not a number, or not between 1/3600 and 1000 frames a second.
     """
     try:
-        rate = Fraction(value)
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"`fps` (={value!r}) must be a number such as 12 or 30000/1001") from error
-    if not Fraction(1, 3600) <= rate <= 1000:
-        raise ValueError(f"`fps` (={value}) must lie between 1/3600 and 1000 frames a second")
+        if isinstance(value, bool) or not isinstance(value, Real):
+            value = _checked_rate_text(str(value).strip())
+        rate = Fraction(value if isinstance(value, str | Rational) else float(value))
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        limits = "must be a number such as 12 or 30000/1001, from 1/3600 to 1000"
+        raise ValueError(f"`fps` (={shorten(value)}) {limits}") from error
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"`fps` (={shorten(value)}) must lie between 1/3600 and 1000 frames a second")
     return rate
+
+
+def _checked_rate_text(text: str) -> str:
+    """Return the text of a rate that can be parsed at once.
+
+    Raises:
+        ValueError: it is none, or has too many digits.
+    """
+    if not RATE_TEXT.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def shorten(value: Any, length: int = 60) -> str:
+    """Return a value as a message shows it: on one line, without control characters, cut after `length` characters."""
+    try:
+        text = ascii(value[: 2 * length]) if isinstance(value, str) else ascii(value)
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits
+        text = "a number of many digits"
+    text = " ".join(text[: 2 * length].split())
+    return text if len(text) <= length else text[:length] + "…"
