@@ -155,12 +155,16 @@ def test_contradictions_are_refused(name, value, message):
         replace(random_tokens(), **{name: value})
 
 
-def rewritten(path: Path, header: dict | None = None, **arrays: np.ndarray) -> Path:
-    """Change some entries of the header or some arrays of a file, with a hash that fits; return its path."""
+def rewritten(path: Path, header: dict | None = None, *, replace_header: bool = False, **arrays: np.ndarray) -> Path:
+    """Change some entries of the header, or all of it, or some arrays of a file, with a hash that fits.
+
+    Returns:
+        The path.
+    """
     with safe_open(path, framework="numpy") as file:
         old = json.loads(file.metadata()["videotok"])
         kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    new, arrays = old | (header or {}), kept | arrays
+    new, arrays = ({} if replace_header else old) | (header or {}), kept | arrays
     new["sha256"] = digest(new, arrays)
     save_file(arrays, path, {"videotok": json.dumps(new)})
     return path

@@ -9,6 +9,8 @@ from fractions import Fraction
 from numbers import Rational, Real
 from typing import Any, Literal, Self, get_args
 
+from videotok.text import shorten
+
 MotionSourceChoice = Literal["auto", "native", "reencode", "mpeg4"]
 KeyframeStorage = Literal["tokens", "jpeg"]
 KeyframeSource = Literal["auto", "tokens", "jpeg"]
@@ -221,13 +223,3 @@ def _checked_rate_text(text: str) -> str:
     if not RATE_TEXT.fullmatch(text):
         raise ValueError(text)
     return text
-
-
-def shorten(value: Any, length: int = 60) -> str:
-    """Return a value as a message shows it: on one line, without control characters, cut after `length` characters."""
-    try:
-        text = ascii(value[: 2 * length]) if isinstance(value, str) else ascii(value)
-    except ValueError:  # Python does not print whole numbers of more than 4300 digits
-        text = "a number of many digits"
-    text = " ".join(text[: 2 * length].split())
-    return text if len(text) <= length else text[:length] + "…"

@@ -10,11 +10,16 @@ from torch import Tensor
 
 DEFAULT_AREA = 256 * 144
 """Pixels of a decoded frame where the caller gives no size: the size that the shipped detokenizer was trained on."""
-MIN_SIDE = 32
+MIN_SIDE, MAX_SIDE = 32, 4096
+"""Limits of a side of a decoded frame in pixels."""
+MAX_JPEG_PIXELS = 2**28
+"""Pixels of the largest picture that the codec decodes."""
+JPEG_OTHER_FRAMES = frozenset({*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xD8, 0xD9, 0xDA})
+"""Markers of JPEG files that are not baseline: progressive, lossless, arithmetic; and of the end of the header."""
 
 
 def display_size(width: int, height: int, area: int = DEFAULT_AREA) -> tuple[int, int]:
-    """Return (width, height) of about `area` pixels in the shape of `width` x `height`, both even and at least 32."""
+    """Return (width, height) of about `area` pixels in the shape of `width` x `height`: both even, 32 to 4096."""
     scale = math.sqrt(area / (width * height))
     return _even(width * scale), _even(height * scale)
 
@@ -47,9 +52,31 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Return the image of a JPEG file as uint8 [H, W, 3] RGB; None where it cannot be decoded."""
+    """Return the image of a JPEG file as uint8 [H, W, 3] RGB; None where it cannot be decoded.
+
+    Only baseline JPEG files are decoded, which `encode_jpeg` writes, and only if they are long enough for their size: a
+    forged header of some bytes must not cost gigabytes.
+    """
+    size = jpeg_size(data)
+    # the shortest code of an empty block of 8 x 8 pixels has 2 bits
+    if size is None or size[0] * size[1] > min(MAX_JPEG_PIXELS, 8 * len(data) * 32):
+        return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a baseline JPEG file from its header; None where it is none."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in (0xC0, 0xC1):
+            height, width = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
+            return (width, height) if width and height else None
+        if marker in JPEG_OTHER_FRAMES or length < 2:
+            return None
+        position += 2 + length
+    return None
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
@@ -64,4 +91,4 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def _even(side: float) -> int:
-    return max(MIN_SIDE, 2 * round(side / 2))
+    return min(MAX_SIDE, max(MIN_SIDE, 2 * round(side / 2)))

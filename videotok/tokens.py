@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
 from videotok.config import EncodeConfig
-from videotok.errors import TokensError
+from videotok.text import printable, shorten
+from videotok.vtok_checks import MAX_SECONDS, check_arrays, check_header
+from videotok.vtok_file import FORMAT, HEADER, open_vtok
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,16 @@ class SourceFacts:
     @classmethod
     def of(cls, path: Path, info: MediaInfo) -> "SourceFacts":
         """Collect the facts of a file that was just probed."""
+        seconds = info.duration_seconds
         return cls(
-            file=path.name,
+            # a name that is not UTF-8 cannot be written to a .vtok file
+            file=os.fsencode(path.name).decode(errors="replace"),
             size_bytes=path.stat().st_size,
             codec=info.codec,
             width=info.width,
             height=info.height,
             rotation_degrees=info.rotation_degrees,
-            duration_seconds=info.duration_seconds,
+            duration_seconds=None if seconds is None or not 0 <= seconds <= MAX_SECONDS else seconds,
             average_fps=info.average_fps,
         )
 
@@ -255,7 +259,7 @@ class VideoTokens:
 
     def __repr__(self) -> str:
         return (
-            f"VideoTokens({self.source.file}, clips={self.num_clips}, visual={len(self.visual_ids)}, "
+            f"VideoTokens({printable(self.source.file)}, clips={self.num_clips}, visual={len(self.visual_ids)}, "
             f"motion={self.num_clips}x{self.motion_tokens_per_clip}, {self.duration_seconds:.2f} s)"
         )
 
@@ -312,10 +316,6 @@ def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | N
         raise ValueError(f"`{name}` must be {np.dtype(dtype)} [{wanted}], got {array.dtype} {list(array.shape)}")
 
 
-FORMAT = 3
-"""Raised whenever an older reader would misread a file."""
-HEADER = "videotok"
-"""Key of the JSON in the safetensors metadata. One key only: the order of several is not fixed."""
 ARRAYS = (
     "damaged",
     "global_motion_ids",
@@ -360,43 +360,38 @@ def write_vtok(tokens: VideoTokens, path: str | Path) -> None:
 
 
 def read_vtok(path: str | Path) -> VideoTokens:
-    """Read a .vtok file of any format so far, and check all of it.
+    """Read a .vtok file of any format so far, and check all of it: first its header, then its contents.
 
     Raises:
         TokensError: not a .vtok file, a newer format, or a damaged one.
     """
     path = Path(path)
-    header, arrays = _read(path)
-    version = header.get("format")
-    if version not in (1, 2, FORMAT):
-        raise TokensError(
-            f"{path} has format {version}, this videotok reads formats 1 to {FORMAT}; "
-            "update videotok, or encode the video again"
+    with open_vtok(path) as file:
+        header, stored = file.header, _names(file.version)
+        if sorted(file.arrays) != sorted(stored.values()):
+            raise ValueError(
+                f"it holds {shorten(sorted(file.arrays), 200)}, "
+                f"a .vtok file of format {file.version} {sorted(stored.values())}"
+            )
+        check_header(
+            header, [NAMES_BEFORE_3.get(name, name) if file.version < 3 else name for name in CODEBOOKS], TOKENIZERS
         )
-    wanted = _names(version)
-    if sorted(arrays) != sorted(wanted.values()):
-        raise TokensError(
-            f"{path} is damaged: it holds {sorted(arrays)}, a .vtok file of format {version} {sorted(wanted.values())}"
-        )
-    found, promised = digest(header, arrays), str(header.get("sha256"))
-    if found != promised:
-        raise TokensError(
-            f"{path} is damaged: its contents hash to {found[:12]}, its header says {promised[:12]}; "
-            "copy it again, or encode the video again"
-        )
-    try:
-        return _unpack(header, {name: arrays[stored] for name, stored in wanted.items()})
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise TokensError(f"{path} is damaged: {error}; copy it again, or encode the video again") from error
+        check_arrays({name: file.arrays[there] for name, there in stored.items()}, header["patches"])
+        arrays = {name: file.load(name) for name in file.arrays}
+        found, promised = digest(header, arrays), header["sha256"]
+        if found != promised:
+            raise ValueError(f"its contents hash to {found[:12]}, its header says {shorten(promised[:12])}")
+        return _unpack(header, {name: arrays[there] for name, there in stored.items()})
 
 
 def vtok_format(path: str | Path) -> int:
     """Return the format number of a .vtok file.
 
     Raises:
-        TokensError: not a .vtok file.
+        TokensError: not a .vtok file, or a newer format.
     """
-    return int(_read(Path(path))[0]["format"])
+    with open_vtok(Path(path)) as file:
+        return file.version
 
 
 def current_codebooks(codebooks: Mapping[str, int]) -> dict[str, int]:
@@ -409,26 +404,6 @@ def _names(version: int) -> dict[str, str]:
     """Return the arrays of a format: name today -> name in the file."""
     names = [name for name in ARRAYS if version > 1 or name not in SINCE_2]
     return {name: NAMES_BEFORE_3.get(name, name) if version < 3 else name for name in names}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if not path.is_file():
-        raise TokensError(f"cannot read {path}: no such file; `videotok encode` makes one")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            if text is None:
-                raise TokensError(f"{path} is a safetensors file, but not a .vtok: its header has no entry {HEADER!r}")
-            header = json.loads(text)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise TokensError(
-            f"{path} is not a .vtok file, or it is cut short or damaged ({reason}); encode the video again"
-        ) from error
-    if not isinstance(header, dict):
-        raise TokensError(f"{path} is damaged: its header is not a JSON object")
-    return header, arrays
 
 
 def _pack(tokens: VideoTokens) -> dict[str, np.ndarray]:

@@ -1,0 +1,227 @@
+"""Checks of a .vtok file: the type and range of every header field, the type and shape of every array.
+
+They read only the file's header, so that a forged file costs neither memory nor time. Contradictions between arrays,
+and values of ids, are checked by `VideoTokens`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from videotok.text import shorten
+
+Check = Callable[[str, Any], None]
+"""Takes the name and the value of a header field; raises ValueError."""
+
+MAX_CODEBOOK = 2**31 - 1
+"""Ids are int32."""
+MAX_SECONDS = 1e12
+MAX_SIDE = 2**18
+"""Pixels: 16384, the decoder's limit, widened by a pixel shape of up to 10."""
+MAX_PATCHES = 2**20
+MAX_DEPTH = 8
+"""Levels of lists and objects in a header."""
+MAX_HEADER = 2**20
+"""Characters of a header."""
+RATE_TEXT = re.compile(r"[0-9]{1,20}(/(?P<denominator>[0-9]{1,20}))?")
+"""An exact fraction, as `str(Fraction)` writes it."""
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """Type and shape of an array, as a safetensors file states them."""
+
+    dtype: str
+    """As safetensors names it, such as `U16`."""
+    shape: tuple[int, ...]
+
+
+def parse_header(text: str) -> dict[str, Any]:
+    """Return the JSON object of a header.
+
+    Raises:
+        ValueError: it is no JSON object, too long, or nested too deeply.
+    """
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"its header has {len(text)} characters; at most {MAX_HEADER} are allowed")
+    try:
+        header = json.loads(text)
+    except RecursionError:
+        header = None
+    if header is None or _is_deeper(header, MAX_DEPTH):
+        raise ValueError(f"its header is empty, or nested more than {MAX_DEPTH} levels deep")
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Return whether lists and objects are nested more than `depth` levels deep."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (depth == 0 or any(_is_deeper(entry, depth - 1) for entry in inner))
+
+
+def check_header(header: Mapping[str, Any], codebooks: Sequence[str], models: Sequence[str]) -> None:
+    """Check the fields of a header; fields of other names are not looked at.
+
+    Args:
+        header: from `parse_header`.
+        codebooks: names of the codebooks, as the file's format has them.
+        models: names of the models.
+
+    Raises:
+        ValueError: names the field, its value and what is allowed.
+    """
+    model = _object({"name": _text(1024), "sha256": _text(128)})
+    fields = {
+        "motion_source": _choice("native", "reencode", "mpeg4"),
+        "start_seconds": _number(0, MAX_SECONDS),
+        "patches": _integer(1, MAX_PATCHES),
+        "sha256": _text(64),
+        "spec": _object({"frames": _integer(2, 65536), "fps": _rate(1e-6, 1e6), "grid": _integers(2, 1, 4096)}),
+        "source": _object(SOURCE_FIELDS),
+        "codebooks": _object(dict.fromkeys(codebooks, _integer(1, MAX_CODEBOOK)), is_complete=True),
+        "models": _object(dict.fromkeys(models, model), is_complete=True),
+    }
+    if header["format"] >= 3:
+        fields["config"] = _optional(_object({}))
+    _object(fields)("header", header)
+
+
+def check_arrays(arrays: Mapping[str, StoredArray], patches: int) -> None:
+    """Check types and shapes of arrays under today's names against each other.
+
+    Args:
+        arrays: by name; formats before 2 have fewer of them.
+        patches: of a keyframe.
+
+    Raises:
+        ValueError: names the array, its type and shape, and what is allowed.
+    """
+    num_frames = arrays.get("num_frames")
+    clips = num_frames.shape[0] if num_frames and num_frames.shape else 0
+    mask = (clips, math.ceil(patches / 8))
+    ids = ("U16", "U32")
+    wanted: dict[str, tuple[tuple[str, ...], tuple[int | None, ...]]] = {
+        "damaged": (("U8",), (clips,)),
+        "global_motion_ids": (ids, (clips, None)),
+        "keep_mask": (("U8",), mask),
+        "motion_ids": (ids, (clips, None, None)),
+        "num_frames": (("U32",), (clips,)),
+        "picture_offsets": (("U64",), (None,)),
+        "pictures": (("U8",), (None,)),
+        "pts_seconds": (("F64",), (clips,)),
+        "skip_mask": (("U8",), mask),
+        "visual_ids": (ids, (None,)),
+        "visual_offsets": (("U32",), (clips + 1,)),
+    }
+    for name, array in arrays.items():
+        dtypes, shape = wanted[name]
+        if array.dtype not in dtypes or not _fits(array.shape, shape):
+            sides = ", ".join("any" if side is None else str(side) for side in shape)
+            raise ValueError(
+                f"`{name}` is {array.dtype} {shorten(list(array.shape))}, it must be {' or '.join(dtypes)} [{sides}]"
+            )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is the wanted one; a side that may be any is at most 2^31 (arrays of no bytes)."""
+    return len(shape) == len(wanted) and all(
+        side == want if want is not None else side < 2**31 for side, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _refuse(name: str, value: Any, allowed: str) -> None:
+    raise ValueError(f"`{name}` (={shorten(value)}) must be {allowed}")
+
+
+def _integer(low: int, high: int) -> Check:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            _refuse(name, value, f"a whole number from {low} to {high}")
+
+    return check
+
+
+def _integers(count: int, low: int, high: int) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list) or len(value) != count:
+            _refuse(name, value, f"a list of {count} whole numbers")
+        for entry in value:
+            _integer(low, high)(name, entry)
+
+    return check
+
+
+def _number(low: float, high: float) -> Check:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            _refuse(name, value, f"a number from {low:g} to {high:g}")
+
+    return check
+
+
+def _text(length: int) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str) or len(value) > length:
+            _refuse(name, value, f"text of at most {length} characters")
+
+    return check
+
+
+def _choice(*allowed: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str) or value not in allowed:
+            _refuse(name, value, ", ".join(allowed[:-1]) + f" or {allowed[-1]}")
+
+    return check
+
+
+def _rate(low: float, high: float) -> Check:
+    """Return a check of a rate in text; its digits are counted before it is parsed."""
+
+    def check(name: str, value: Any) -> None:
+        parts = RATE_TEXT.fullmatch(value) if isinstance(value, str) else None
+        if parts is None or not int(parts["denominator"] or 1) or not low <= Fraction(value) <= high:
+            _refuse(name, value, f"a rate in text from {low:g} to {high:g}, such as 12 or 30000/1001")
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    def check_unless_none(name: str, value: Any) -> None:
+        if value is not None:
+            check(name, value)
+
+    return check_unless_none
+
+
+def _object(fields: Mapping[str, Check], *, is_complete: bool = False) -> Check:
+    """Return a check of an object that has at least these fields; no others if they are complete."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            _refuse(name, value, "a JSON object")
+        found = set(value)
+        if not set(fields) <= found or (is_complete and found != set(fields)):
+            raise ValueError(f"`{name}` has {shorten(sorted(found), 200)}, it must have {', '.join(sorted(fields))}")
+        for entry, check_entry in fields.items():
+            check_entry(entry if name == "header" else f"{name}.{entry}", value[entry])
+
+    return check
+
+
+SOURCE_FIELDS: Mapping[str, Check] = {
+    "file": _text(4096),
+    "size_bytes": _integer(0, 2**63 - 1),
+    "codec": _text(128),
+    "width": _integer(1, MAX_SIDE),
+    "height": _integer(1, MAX_SIDE),
+    "rotation_degrees": _integer(-360, 360),
+    "duration_seconds": _optional(_number(0, MAX_SECONDS)),
+    "average_fps": _optional(_rate(1e-20, 1e20)),
+}
