@@ -1,6 +1,6 @@
 """Read a video as clips: keyframes, and motion fields from the stream's own motion vectors."""
 
-from codec.atomic_files import atomic_path
+from codec.atomic_files import atomic_path, check_writable
 from codec.clips import iter_clips
 from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
@@ -22,6 +22,7 @@ __all__ = [
     "VectorShares",
     "VideoWriter",
     "atomic_path",
+    "check_writable",
     "iter_clips",
     "iter_clips_isolated",
     "probe",

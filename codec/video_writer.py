@@ -28,7 +28,7 @@ class VideoWriter:
             writer.write(frame)  # uint8 [144, 256, 3] RGB
 
     Args:
-        path: the file to write; its suffix selects the container format.
+        path: the file to write; its suffix selects the container format, MP4 without one. See `atomic_path`.
         fps: frames per second; frame k is shown at k / fps unless `write` is given its time.
         size: (width, height) of the frames. With yuv420p an odd side is made even by repeating its last row or column:
             4:2:0 has no half chroma samples.
@@ -74,7 +74,8 @@ class VideoWriter:
             temporary = opening.enter_context(atomic_path(self.path))
             faststart = {"movflags": "+faststart"} if self.path.suffix.lower() in FASTSTART_SUFFIXES else {}
             try:
-                self._container = av.open(str(temporary), "w", container_options=faststart)
+                file_format = None if self.path.suffix else "mp4"
+                self._container = av.open(str(temporary), "w", format=file_format, container_options=faststart)
                 opening.callback(self._container.close)
                 stream = self._container.add_stream(self.codec, rate=self.fps, options=self.options)
                 self._stream = cast(av.VideoStream, stream)
