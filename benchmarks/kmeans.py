@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec import atomic_path
+from motion_vq.attention import fold, unfold
 from motion_vq.fields import compand, expand, to_fractions, to_pixels
-from motion_vq.networks import fold, unfold
 from motion_vq.vector_quantizer import k_means, nearest
 from videotok.training.dataset import Cache, Row
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motion_vq.attention import fold
 from motion_vq.fields import PIXELS, to_pixels
 from motion_vq.losses import path_loss, step_loss
-from motion_vq.networks import fold
 from motion_vq.tokenizer import MotionTokenizer
 
 Batch = dict[str, Tensor]

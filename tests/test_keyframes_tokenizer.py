@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videotok.keyframes import KeyframeTokenizer
-from videotok.keyframes.merger import pack
+from videotok.keyframes.vit import pack
 
 
 def randomized(model: KeyframeTokenizer) -> KeyframeTokenizer:

@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from motion_vq.attention import Attention, SpaceTimeBlock, TransformerBlock, split_fused_attention
+from motion_vq.attention import Attention, SpaceTimeBlock, TransformerBlock, fold, split_fused_attention, unfold
 from motion_vq.losses import psnr
-from motion_vq.networks import fold, unfold
 from motion_vq.train import principal_components
 from motion_vq.vector_quantizer import VectorQuantizer, codebook_usage, collapse_message, k_means, nearest
 

@@ -184,10 +184,12 @@ class Bundle:
         Raises:
             ModelError: it is missing, damaged, or of another class.
         """
-        from unet3d import LatentDenoiser, LatentVideoDetokenizer, VideoDetokenizer
+        config = read_json(self._part("detokenizer") / "config.json")
+        if not config.get("latent_channels"):
+            from unet3d import VideoDetokenizer
 
-        if not LatentVideoDetokenizer.is_saved_in(self._part("detokenizer")):
             return self.load("detokenizer", VideoDetokenizer, dtype)
+        from unet3d import LatentDenoiser
         from videotok.lavit.loading import load_latent_detokenizer
 
         denoiser = self.load("detokenizer", LatentDenoiser, dtype)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.motion_questions import labeled_videos
 from benchmarks.motion_questions.labeled_videos import LabeledVideo, augment
 from codec import ClipSpec, atomic_path
+from motion_vq.attention import fold
 from motion_vq.fields import compand, to_pixels
-from motion_vq.networks import fold
 from videotok.image_utils import to_square_tensor
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 

@@ -8,8 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from motion_vq.attention import TransformerBlock, zero_module
-from videotok.keyframes.merger import unpack
-from videotok.keyframes.vit import unpatchify
+from videotok.keyframes.vit import unpack, unpatchify
 
 GROUPS = 8
 """Groups of the upsampler's group norms."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from motion_vq.model_base import VideotokModel
 from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
-from videotok.keyframes.merger import Merger, pack
 from videotok.keyframes.protocol import (
     KeyframeTokenizerProtocol,
     KeyframeTokens,
@@ -21,7 +20,7 @@ from videotok.keyframes.protocol import (
 )
 from videotok.keyframes.refinement import refine_codes
 from videotok.keyframes.selector import KeepThresholds, Selector, keep_above, keep_best
-from videotok.keyframes.vit import VisionTransformer
+from videotok.keyframes.vit import Merger, VisionTransformer, pack
 
 
 class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
