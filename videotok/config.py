@@ -68,9 +68,8 @@ class _Config:
 
     def _check_number(self, name: str, low: float, high: float = MAX_INTEGER, *, above: bool = False) -> None:
         """Refuse what is not a number from `low` to `high`; `low` itself too with `above`."""
-        value = getattr(self, name)
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or (above and value == low):
+        value: Any = getattr(self, name)
+        if not _is_number(value) or not low <= value <= high or (above and value == low):
             lowest = f"above {low:g}" if above else f"{low:g} or more"
             limits = f"{lowest}, and finite" if high == MAX_INTEGER else f"{lowest} and at most {high:g}"
             raise ValueError(f"`{name}` (={shorten(value)}) must be {limits}")
@@ -194,7 +193,7 @@ class DecodeConfig(_Config):
 
 
 def parse_rate(value: Any) -> Fraction:
-    """Return a frame rate as an exact fraction.
+    """Return a frame rate as a fraction with a denominator of at most 100,000, as clips have.
 
     Args:
         value: a number, or text such as `12`, `12.5` or `30000/1001`.
@@ -203,15 +202,19 @@ def parse_rate(value: Any) -> Fraction:
         ValueError: not a number, or not between 1/3600 and 1000 frames a second.
     """
     try:
-        if isinstance(value, bool) or not isinstance(value, Real):
+        if not _is_number(value):
             value = _checked_rate_text(str(value).strip())
-        rate = Fraction(value if isinstance(value, str | Rational) else float(value))
+        rate = Fraction(value if isinstance(value, str | Rational) else float(value)).limit_denominator(100_000)
     except (ValueError, OverflowError, ZeroDivisionError) as error:
         limits = "must be a number such as 12 or 30000/1001, from 1/3600 to 1000"
         raise ValueError(f"`fps` (={shorten(value)}) {limits}") from error
     if not MIN_RATE <= rate <= MAX_RATE:
         raise ValueError(f"`fps` (={shorten(value)}) must lie between 1/3600 and 1000 frames a second")
     return rate
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _checked_rate_text(text: str) -> str:

@@ -1,12 +1,15 @@
 """Images between files and models: uint8 arrays and tensors, sizes, JPEG."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from codec import atomic_path
 
 DEFAULT_AREA = 256 * 144
 """Pixels of a decoded frame where the caller gives no size: the size that the shipped detokenizer was trained on."""
@@ -77,6 +80,17 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             return None
         position += 2 + length
     return None
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write an image uint8 [H, W, 3] RGB to a picture file, whole or not at all; the suffix selects the format.
+
+    Raises:
+        MediaError: the place cannot be written to.
+    """
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -130,7 +130,9 @@ class VideoTokenizer(TokenizerModels):
         known = None if config.split_at_cuts and config.max_clips else expected
         check_length(path, spec, sum(accumulator.num_frames), known)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
-        return accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
+        tokens = accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
+        # nothing moves in a picture
+        return tokens.first_quantizers(0) if tokens.is_picture else tokens
 
     def _keyframe_encoder(self, config: EncodeConfig) -> PredictiveKeyframeEncoder:
         is_sampled = config.patch_selection == "sample"
@@ -200,6 +202,7 @@ class VideoTokenizer(TokenizerModels):
         config = config or DecodeConfig()
         size = config.size or display_size(tokens.source.width, tokens.source.height)
         self.bundle.check(tokens)
+        self._check_motion(tokens)
         shown = tokens if config.motion_quantizers is None else tokens.first_quantizers(config.motion_quantizers)
         source = config.keyframe_source
         if keyframes is None and (tokens.pictures if source == "auto" else source == "jpeg"):
@@ -210,7 +213,7 @@ class VideoTokenizer(TokenizerModels):
             keyframes = _stored_keyframes(tokens)
         if keyframes is not None:
             return self._inputs_from_images(shown, size, iter(keyframes))
-        _check_patches(tokens, self.keyframes.num_patches)
+        _check_patches(tokens, self.keyframes.num_patches, self.keyframes.codebook_size)
         return self._inputs_from_ids(tokens, shown, size)
 
     def detokenize(
@@ -230,6 +233,25 @@ class VideoTokenizer(TokenizerModels):
             )
             for clip, frames in zip(shown, rebuilt, strict=True):
                 yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])
+
+    def _check_motion(self, tokens: VideoTokens) -> None:
+        """Refuse motion ids that these weights cannot have made, although the hashes in the file are theirs.
+
+        Raises:
+            TokensError: names both sides.
+        """
+        _, quantizers, per_quantizer = tokens.motion_ids.shape
+        spec, motion = self.spec(tokens.spec.fps), self.motion
+        sizes = [tokens.codebooks[name] for name in ("motion", "global_motion")]
+        found = (tokens.spec.frames, tokens.spec.grid, per_quantizer, tokens.global_motion_ids.shape[1], *sizes)
+        sizes = [motion.codebook_size, motion.global_motion_codebook_size]
+        wanted = (spec.frames, spec.grid, motion.tokens_per_quantizer, motion.num_global_motion_ids, *sizes)
+        if found != wanted or quantizers > motion.num_quantizers:
+            raise TokensError(
+                f"tokens of {tokens.source.file} have frames, grid, ids per quantizer, global motion ids, codebooks "
+                f"{found} of {quantizers} quantizers, this model {wanted} of {motion.num_quantizers}; "
+                "use the right model, or encode the video again"
+            )
 
     def _inputs_from_ids(
         self, tokens: VideoTokens, shown: VideoTokens, size: tuple[int, int]
@@ -428,13 +450,18 @@ def _resize_square(square: Tensor, size: tuple[int, int]) -> Tensor:
     return to_tensor(resize(to_uint8(square[:, None])[0], size))
 
 
-def _check_patches(tokens: VideoTokens, patches: int) -> None:
-    """Refuse tokens of images of another size; the image size of a VQModel is an option of its folder."""
+def _check_patches(tokens: VideoTokens, patches: int, codebook_size: int) -> None:
+    """Refuse tokens of images of another size, which is an option in the folder of a VQModel, or of another codebook."""
     found = tokens.keep_mask.shape[1]
     if found != patches:
         raise TokensError(
             f"keyframes of {tokens.source.file} have {found} patches, the model at hand has {patches}; "
             "give its videotok.json the `image_size` the tokens were made with, or encode the video again"
+        )
+    if tokens.codebooks["visual"] != codebook_size:
+        raise TokensError(
+            f"visual ids of {tokens.source.file} are of {tokens.codebooks['visual']} codes, the model at hand has "
+            f"{codebook_size}; use the right model, or encode the video again"
         )
 
 

@@ -1,6 +1,7 @@
 """Text that is safe to print: names of files and values of users may hold terminal escapes or line breaks."""
 
 import json
+import os
 from typing import Any
 
 
@@ -9,6 +10,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def utf8_name(name: str) -> str:
+    """Return the name of a file as text that can be stored; bytes that are not UTF-8 become replacement characters."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def shorten(value: Any, length: int = 60) -> str:

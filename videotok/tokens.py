@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -16,7 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
 from videotok.config import EncodeConfig
-from videotok.text import printable, shorten
+from videotok.text import printable, shorten, utf8_name
 from videotok.vtok_checks import MAX_SECONDS, check_arrays, check_header
 from videotok.vtok_file import FORMAT, HEADER, open_vtok
 
@@ -42,8 +41,7 @@ class SourceFacts:
         """Collect the facts of a file that was just probed."""
         seconds = info.duration_seconds
         return cls(
-            # a name that is not UTF-8 cannot be written to a .vtok file
-            file=os.fsencode(path.name).decode(errors="replace"),
+            file=utf8_name(path.name),
             size_bytes=path.stat().st_size,
             codec=info.codec,
             width=info.width,
@@ -170,6 +168,11 @@ class VideoTokens:
     def num_clips(self) -> int:
         """Number of clips."""
         return len(self.num_frames)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether this is a single picture: one keyframe, and nothing after it."""
+        return self.num_clips == 1 and int(self.num_frames[0]) == 1
 
     @property
     def num_motion_quantizers(self) -> int:

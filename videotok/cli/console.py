@@ -1,6 +1,6 @@
 """What the commands share: refusals, outputs and progress bars."""
 
-import tempfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -11,9 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from videotok.config import parse_rate
+from videotok.text import shorten
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."
 Dtype = Literal["float32", "float64", "float16", "bfloat16"]
+URL_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.IGNORECASE)
+"""A URL after it was taken for a path, which has no double slashes."""
 
 
 class Refusal(Exception):
@@ -36,46 +41,58 @@ def invalid_options_refused() -> Iterator[None]:
 def progress_bar() -> Progress:
     """Return a progress bar on stderr, counted in seconds of video; it shows nothing where stderr is no terminal."""
     console = Console(stderr=True)
+    # names of files may look like markup
+    described = TextColumn("{task.description}", markup=False)
     counted = TextColumn("{task.completed:.1f} / {task.fields[of]} s of video")
-    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (described, BarColumn(), counted, TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def refuse_unwritable(path: Path, force: bool, *inputs: Path | None) -> None:
+def refuse_unwritable(path: Path, force: bool, *inputs: str | Path | None) -> None:
     """Refuse an output before the work and not after it.
 
+    A device or FIFO needs no `force`: it is written to and not replaced.
+
     Raises:
-        Refusal: it is one of the `inputs`, it exists and `force` is not given, it is a folder, or its folder cannot be
-            written to.
+        Refusal: it is one of the `inputs`, it exists and `force` is not given, it is a folder, its name is too long, or
+            its folder cannot be written to.
     """
-    if any(path.exists() and source and source.exists() and path.samefile(source) for source in inputs):
-        raise Refusal(f"{path} is read by this command; name another output with -o")
-    if path.is_dir():
-        raise Refusal(f"{path} is a folder; name a file with -o")
-    if path.exists() and not force:
-        raise Refusal(f"{path} exists; give --force to replace it, or another name with -o")
+    from codec import MediaError, check_writable
+
+    if URL_PATH.match(str(path)) and not path.parent.exists():
+        raise Refusal(f"{path} is a URL; outputs are written to local files, name one with -o")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise Refusal(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+        check_writable(path)
+    except MediaError as error:
+        raise Refusal(f"{error} with -o") from error
+    if not path.is_file():
+        return
+    if any(_is_same_file(path, Path(source)) for source in inputs if source):
+        raise Refusal(f"{path} is read by this command; name another output with -o")
+    if not force:
+        raise Refusal(f"{path} exists; give --force to replace it, or another name with -o")
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # there is no such file
+        return False
 
 
 def parse_fps(text: str) -> Fraction:
     """Parse a frame rate such as `12`, `12.5` or `30000/1001`."""
     try:
-        fps = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise typer.BadParameter(f"{text!r} is not a number of frames a second, such as 12 or 30000/1001") from error
-    if fps <= 0:
-        raise typer.BadParameter(f"{text!r} must be above 0")
-    return fps
+        return parse_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """Parse a size such as `256x144`: width and height, both even and at least 32."""
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, such as 256x144")
+    if len(sides) != 2 or not all(side.isdecimal() and len(side) <= 6 for side in sides):
+        raise typer.BadParameter(f"{shorten(text)} is not WIDTHxHEIGHT, such as 256x144")
     width, height = map(int, sides)
     if width % 2 or height % 2 or min(width, height) < 32:
         raise typer.BadParameter(f"{text!r}: both sides must be even and at least 32")

@@ -21,6 +21,7 @@ from videotok.cli.console import (
     refuse_unwritable,
 )
 from videotok.config import DecodeConfig, KeyframeSource
+from videotok.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ METHOD_TITLES = {
     "bidirectional": "bidirectional warp, from the next keyframe too",
     "detokenized": "detokenized",
 }
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 NUM_PANELS = 3
 """Pictures side by side: the source, the bidirectional warp, the decoded frames."""
 
@@ -45,7 +47,10 @@ NUM_PANELS = 3
 def decode(
     file: Annotated[Path, typer.Argument(help="The .vtok file.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The video file to write; NAME-decoded.mp4 by default.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The video file to write; NAME-decoded.mp4, or .png for a picture, by default."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
     compare: Annotated[
@@ -99,11 +104,6 @@ def decode(
     dtype: Annotated[Dtype, typer.Option(help="Precision of the models.")] = "float32",
 ) -> None:
     """Turn tokens back into a video."""
-    # not clip.mp4: that is what the source of clip.vtok is called
-    path = output or file.with_name(f"{file.stem}-decoded.mp4")
-    comparison = path.with_name(f"{path.stem}-compare.mp4")
-    for target in (path, comparison) if compare else (path,):
-        refuse_unwritable(target, force, file, compare, keyframes_from)
     with invalid_options_refused():
         config = DecodeConfig(
             size=parse_size(size) if size else None,
@@ -119,7 +119,18 @@ def decode(
     from videotok.tokens import VideoTokens
 
     began = time.monotonic()
-    bundle, tokens = Bundle.find(model, keyframe_model), VideoTokens.load(file)
+    tokens = VideoTokens.load(file)
+    # not clip.mp4: that is what the source of clip.vtok is called
+    path = output or file.with_name(f"{file.stem}-decoded{'.png' if tokens.is_picture else '.mp4'}")
+    comparison = path.with_name(f"{path.stem}-compare.mp4") if compare else None
+    is_picture = path.suffix.lower() in PICTURE_SUFFIXES
+    if is_picture and (compare or not tokens.is_picture):
+        wanted = "--compare writes a video" if compare else f"{file} has {tokens.num_frames.sum()} frames"
+        raise Refusal(f"{path} is a picture, but {wanted}; name a video file such as out.mp4 with -o")
+    for target in (path, comparison):
+        if target:
+            refuse_unwritable(target, force, file, compare, keyframes_from)
+    bundle = Bundle.find(model, keyframe_model)
     bundle.check(tokens)
     if motion_quantizers is not None and motion_quantizers > tokens.num_motion_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: {file} has {tokens.num_motion_quantizers} quantizers")
@@ -128,7 +139,7 @@ def decode(
 
     from codec import REPRODUCIBLE, VideoWriter
     from videotok.evaluation import reconstruct, source_clips
-    from videotok.image_utils import display_size
+    from videotok.image_utils import display_size, to_uint8, write_picture
     from videotok.pipeline import VideoTokenizer
 
     tokenizer = VideoTokenizer(bundle, device=device, dtype=getattr(torch, dtype))
@@ -139,11 +150,16 @@ def decode(
         )
     width, height = config.size or display_size(tokens.source.width, tokens.source.height)
     given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
+    if is_picture:
+        shown = next(tokenizer.detokenizer_inputs(tokens, config, keyframes=given))
+        write_picture(path, to_uint8(shown.keyframe[:, None])[0])
+        print(printable(f"{path}: {width}x{height}, {time.monotonic() - began:.1f} s taken"))
+        return
     figures: dict[str, list[Figures]] = {method: [] for method in METHOD_TITLES}
     with ExitStack() as stack:
         options = QUALITY | REPRODUCIBLE
         writer = stack.enter_context(VideoWriter(path, tokens.spec.fps, (width, height), options=options))
-        if compare:
+        if compare and comparison:
             panel_size = (NUM_PANELS * width, height)
             panels = stack.enter_context(VideoWriter(comparison, tokens.spec.fps, panel_size, options=options))
             decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
@@ -152,13 +168,11 @@ def decode(
         for frame in _with_progress(decoded, tokens):
             writer.write(frame)
     seconds = time.monotonic() - began
-    print(
-        f"{path}: {writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, "
-        f"{tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken"
-    )
+    facts = f"{writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, {tokens.duration_seconds:.2f} s"
+    print(printable(f"{path}: {facts} of video, {seconds:.1f} s taken"))
     if compare:
         are_stored = tokens.pictures and keyframe_source != "tokens"
-        print(f"{comparison}: the source, its bidirectional warp and the result side by side")
+        print(printable(f"{comparison}: the source, its bidirectional warp and the result side by side"))
         print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
 
 

@@ -1,13 +1,15 @@
 """`videotok encode`: a video file to a .vtok file."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videotok.cli.console import DEVICE_HELP, Device, invalid_options_refused, progress_bar, refuse_unwritable
+from videotok.cli.console import DEVICE_HELP, Device, Refusal, invalid_options_refused, progress_bar, refuse_unwritable
 from videotok.config import EncodeConfig, KeyframeStorage, MotionSourceChoice, PatchSelection
+from videotok.text import printable, utf8_name
 
 if TYPE_CHECKING:
     from videotok.tokens import VideoTokens
@@ -16,7 +18,10 @@ DEFAULTS = EncodeConfig()
 
 
 def encode(
-    video: Annotated[Path, typer.Argument(help="Any video file that FFmpeg reads.")],
+    video: Annotated[
+        str,
+        typer.Argument(help="Any video file that FFmpeg reads, or a picture; - for standard input; or a URL."),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .vtok file to write; beside the video by default.")
     ] = None,
@@ -68,6 +73,9 @@ def encode(
     max_clips: Annotated[
         int | None, typer.Option(min=1, help="Clips to encode at most; all by default.")
     ] = DEFAULTS.max_clips,
+    stream: Annotated[
+        int | None, typer.Option(min=0, help="Number of the video stream in the file; its default one by default.")
+    ] = DEFAULTS.stream,
     split_at_cuts: Annotated[
         bool, typer.Option("--split-at-cuts", help="Begin a new clip at every scene cut.")
     ] = DEFAULTS.split_at_cuts,
@@ -99,34 +107,58 @@ def encode(
             start_seconds=start,
             duration_seconds=duration,
             max_clips=max_clips,
+            stream=stream,
             split_at_cuts=split_at_cuts,
             isolate=isolate,
         )
-    path = output or video.with_suffix(".vtok")
+    path = output or default_output(video)
     refuse_unwritable(path, force, video)
 
     from codec import probe, probe_isolated
     from videotok.bundle import Bundle
+    from videotok.inputs import local_file
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
-    # a file that is no video is refused at once, and not after torch is loaded
-    (probe_isolated if isolate else probe)(video)
+    with local_file(video) as file:
+        # a file that is no video is refused at once, and not after torch is loaded
+        (probe_isolated if isolate else probe)(file.path)
 
-    from videotok.pipeline import VideoTokenizer
+        from videotok.pipeline import VideoTokenizer
 
-    tokenizer = VideoTokenizer(bundle, device=device)
-    with invalid_options_refused():
-        tokenizer.check(config)
-    with progress_bar() as bar:
-        task = bar.add_task(video.name, total=None, of="?")
+        tokenizer = VideoTokenizer(bundle, device=device)
+        with invalid_options_refused():
+            tokenizer.check(config)
+        with progress_bar() as bar:
+            task = bar.add_task(printable(file.name), total=None, of="?")
 
-        def show(done: float, total: float | None) -> None:
-            bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
+            def show(done: float, total: float | None) -> None:
+                bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
 
-        tokens = tokenizer.encode(video, config, progress=show)
+            tokens = tokenizer.encode(file.path, config, progress=show)
+        tokens = replace(tokens, source=replace(tokens.source, file=utf8_name(file.name)))
     tokens.save(path)
-    print(summary_line(path, tokens, time.monotonic() - began))
+    print(printable(summary_line(path, tokens, time.monotonic() - began)))
+
+
+def default_output(video: str) -> Path:
+    """Return the .vtok file beside a video, or in the current folder for a URL.
+
+    Raises:
+        Refusal: the video has no name; or it is a folder.
+    """
+    from videotok.inputs import STANDARD_INPUT, is_url, url_name
+
+    if is_url(video):
+        return Path(url_name(video)).with_suffix(".vtok")
+    path = Path(video)
+    if path.is_dir():
+        raise Refusal(
+            f"{video or '.'} is a folder; name a video file, or encode the folder with `videotok corpus encode`"
+        )
+    if video == STANDARD_INPUT and not path.exists():
+        raise Refusal("standard input has no name; name the output with -o")
+    return path.with_suffix(".vtok")
 
 
 def summary_line(path: Path, tokens: "VideoTokens", seconds: float) -> str:

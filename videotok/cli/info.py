@@ -1,6 +1,5 @@
 """`videotok info`: what a .vtok file holds, or what a video's stream says of its motion."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,33 +7,41 @@ from typing import Annotated, Any
 import typer
 
 from codec import VectorShares, iter_clips, probe
+from videotok.text import printable, to_json
+
+WIDTH = 18
+"""Characters of the column of names."""
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A .vtok file, or a video.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .vtok file, or a video; - for standard input; or a URL.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
-    from videotok.footage import VIDEO_SUFFIXES
-
-    if file.suffix.lower() in VIDEO_SUFFIXES:
-        facts = video_facts(file)
-        _print(facts, video_lines(facts), as_json)
-        return
-
+    from videotok.inputs import local_file
     from videotok.tokens import VideoTokens, vtok_format
+    from videotok.vtok_file import is_vtok
 
-    tokens = VideoTokens.load(file)
-    facts = {"file": str(file), "format": vtok_format(file), "size_bytes": file.stat().st_size} | tokens.facts()
-    _print(facts, token_lines(facts), as_json)
+    with local_file(source) as file:
+        # what a file is called does not say what it is
+        if is_vtok(file.path) or file.path.suffix.lower() == ".vtok":
+            tokens = VideoTokens.load(file.path)
+            size = {"size_bytes": file.path.stat().st_size}
+            facts = {"file": source, "format": vtok_format(file.path)} | size | tokens.facts()
+            _print(facts, token_lines(facts), as_json)
+        else:
+            facts = video_facts(file.path) | {"file": source}
+            _print(facts, video_lines(facts), as_json)
 
 
 def _print(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(to_json(facts))
         return
     for name, value in lines:
-        print(f"{name:<18} {value}")
+        print(f"{name:<{WIDTH}} {printable(value)}")
 
 
 def video_facts(path: Path) -> dict[str, Any]:

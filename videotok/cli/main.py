@@ -1,8 +1,15 @@
 """The `videotok` command."""
 
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,8 +24,10 @@ from videotok.cli.eval import evaluate
 from videotok.cli.info import info
 from videotok.cli.inspect import inspect
 from videotok.cli.sample import sample
+from videotok.text import printable, shorten
 
-BAD_INPUT, INTERRUPTED = 2, 130
+OWN_FAULT, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+DEBUG = "--debug"
 
 app = typer.Typer(
     help="Video as a short sequence of discrete tokens, and back.",
@@ -49,8 +58,17 @@ def _options(
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Print the traceback of an error as well.")] = False,
 ) -> None:
-    del show_version
+    del show_version, debug  # `main` looks for --debug itself: it may stand anywhere
+
+
+class Terminated(BaseException):
+    """A signal that asks the process to end; raised where it is at work, so that its files are cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,26 +78,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process where None.
 
     Returns:
-        0; 2 where the request or a file is at fault, with one line on stderr that says how; 130 after Ctrl-C.
+        0; 2 where the request or a file is at fault, and 1 where videotok itself is, each with one line on stderr; 130
+        after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 where nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    is_debug = DEBUG in arguments
+    arguments = [argument for argument in arguments if argument != DEBUG] if len(arguments) > 1 else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        code = app(args=arguments, prog_name="videotok", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except Exception as error:
-        line = _user_error_line(error)
-        if line is None:
-            raise
-        print(f"videotok: {line}", file=sys.stderr)
-        return BAD_INPUT
+        with _signals_raised():
+            code = app(args=arguments, prog_name="videotok", standalone_mode=False)
+            sys.stdout.flush()
+    except BaseException as error:
+        if is_debug:
+            traceback.print_exc()
+        return _report(error)
     code = code if isinstance(code, int) else 0
-    if code == INTERRUPTED:
-        print("videotok: interrupted; no output is left half written", file=sys.stderr)
+    return _report(KeyboardInterrupt()) if code == INTERRUPTED else code
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Raise `Terminated` when a signal asks the process to end; not for one that is ignored, as under `nohup`."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+
+    def raise_terminated(number: int, frame: object) -> None:
+        del frame
+        signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice, and cleaning up takes a moment
+        raise Terminated(number)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, raise_terminated)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(error: BaseException) -> int:
+    """Print one line on what ended the command, and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # nobody reads the output: another write, when Python exits, would fail again
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else OWN_FAULT
+    if isinstance(error, KeyboardInterrupt | typer.Abort | Terminated):
+        word, code = (error, 128 + error.number) if isinstance(error, Terminated) else ("interrupted", INTERRUPTED)
+        print(f"videotok: {word}; no output is left half written", file=sys.stderr)
+        return code
+    line = _user_error_line(error)
+    code = OWN_FAULT if line is None else BAD_INPUT
+    if line is None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = (
+            f"a fault of videotok and not of your file: {type(error).__name__}: {shorten(str(error), 200)} "
+            f"({Path(where.filename).name}:{where.lineno}); please report it, with what the same command prints with "
+            f"{DEBUG}"
+        )
+    print(f"videotok: {printable(line)}", file=sys.stderr)
     return code
 
 
-def _user_error_line(error: Exception) -> str | None:
+def _user_error_line(error: BaseException) -> str | None:
     """Return one line for an error that the user can mend; None for one of videotok's own."""
     from codec import MediaError  # slow to import: only where it is needed
     from videotok.errors import CorpusError, ModelError, TokensError
@@ -88,6 +156,8 @@ def _user_error_line(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input or output'}: {error.strerror}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "there is not enough memory for this; take a smaller size or batch, or another device"
     if hasattr(error, "format_message"):  # Typer's usage errors; their class has no public name
         return f"{error.format_message()} See `videotok --help`."  # type: ignore[attr-defined]
     return None

@@ -1,0 +1,146 @@
+"""Videos that do not lie in a local file: standard input, FIFOs, URLs. They are copied to a temporary file first.
+
+FFmpeg reads only local files: a name is never taken for a protocol or a pattern if there is a file of that name.
+"""
+
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from codec import MediaError
+from videotok.text import one_line
+
+STANDARD_INPUT = "-"
+CHUNK_BYTES = 1 << 20
+MAX_SUFFIX = 16
+"""Characters of a suffix that a temporary copy has too."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that FFmpeg can open, and the name that people know it by."""
+
+    path: Path
+    name: str
+
+
+def is_url(source: str) -> bool:
+    """Return whether a text is a URL such as `https://…` and not the path of a file that exists."""
+    scheme, separator, _ = source.partition("://")
+    return bool(separator and scheme.isascii() and scheme[:1].isalpha()) and not _exists(source)
+
+
+def url_name(url: str) -> str:
+    """Return the file name in a URL, without what follows a question mark."""
+    return PurePosixPath(unquote(urlsplit(url).path)).name.replace("\0", "") or "video"
+
+
+@contextmanager
+def local_file(source: str) -> Iterator[LocalFile]:
+    """Yield a local file with the content of `source`; a copy is removed afterwards.
+
+    Args:
+        source: a path; `-` for standard input; or a URL that fsspec understands.
+
+    Raises:
+        MediaError: there is no such file, it cannot be read, or the packages for its protocol are missing.
+    """
+    if source == STANDARD_INPUT and not _exists(source):
+        if sys.stdin.isatty():
+            raise MediaError("cannot read standard input: it is a terminal; pipe a video into it, or name a file")
+        with _temporary(source, "") as path:
+            _copy_stream(sys.stdin.buffer, path, "standard input")
+            yield LocalFile(path, "stdin")
+    elif is_url(source):
+        name = url_name(source)
+        with _temporary(source, PurePosixPath(name).suffix) as path:
+            _download(source, path)
+            yield LocalFile(path, name)
+    elif _is_fifo(source):
+        with _temporary(source, "") as path, Path(source).open("rb") as stream:
+            _copy_stream(stream, path, source)
+            yield LocalFile(path, Path(source).name)
+    else:
+        check_readable(source)
+        yield LocalFile(Path(source), Path(source).name)
+
+
+def check_readable(path: str | Path) -> None:
+    """Check that a path names a regular file.
+
+    Raises:
+        MediaError: it does not; says what is there.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError as error:
+        raise MediaError(f"cannot read {path}: no such file; give the path of a video file") from error
+    except (OSError, ValueError) as error:
+        raise MediaError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise MediaError(f"cannot read {path or '.'}: it is a directory; give the path of a video file")
+    if not stat.S_ISREG(mode):
+        raise MediaError(f"cannot read {path}: it is a device or a socket, not a file; give the path of a video file")
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # the name is too long, or has a null character
+        return False
+
+
+def _is_fifo(source: str) -> bool:
+    return _exists(source) and stat.S_ISFIFO(Path(source).stat().st_mode)
+
+
+@contextmanager
+def _temporary(source: str, suffix: str) -> Iterator[Path]:
+    """Yield the path of an empty temporary file.
+
+    Raises:
+        MediaError: it cannot be created.
+    """
+    usable = suffix if len(suffix) <= MAX_SUFFIX and suffix.isascii() else ""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="videotok-", suffix=usable))
+        except OSError as error:
+            raise MediaError(f"cannot copy {source} to {tempfile.gettempdir()}: {error.strerror}") from error
+        yield Path(file.name)
+
+
+def _copy_stream(stream: BinaryIO, path: Path, name: str) -> None:
+    try:
+        with path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, CHUNK_BYTES)
+    except OSError as error:
+        raise MediaError(f"cannot copy {name} to {path.parent}: {error.strerror or error}") from error
+
+
+def _download(url: str, path: Path) -> None:
+    """Write the content of a URL to a file.
+
+    Raises:
+        MediaError: fsspec or a package that it needs is missing, or the content cannot be read.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MediaError(f"cannot read {url}: URLs need fsspec; pip install 'videotok[corpus]'") from error
+    try:
+        filesystem, place = url_to_fs(url)
+        filesystem.get_file(place, str(path))
+    except ImportError as error:
+        raise MediaError(f"cannot read {url}: {one_line(error)}") from error
+    except FileNotFoundError as error:
+        raise MediaError(f"cannot read {url}: there is no such file; check the address") from error
+    except Exception as error:  # of the many libraries behind fsspec, none of which share a base class
+        raise MediaError(f"cannot read {url}: {one_line(error)}; check the address and the network") from error
