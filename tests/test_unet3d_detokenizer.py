@@ -157,3 +157,21 @@ def test_in_half_precision_only_the_network_rounds(dtype):
     assert frames.dtype == torch.float32
     assert torch.equal(frames[:, 0], keyframe)
     assert (frames - expected).abs().mean() < 0.01
+
+
+def test_an_untrained_refiner_changes_nothing_and_a_trained_one_every_frame_but_the_keyframe():
+    plain = trained_detokenizer()
+    refined = trained_detokenizer(refiner_widths=(8, 16), refiner_blocks=(1, 1))
+    refined.load_state_dict(plain.state_dict(), strict=False)
+    keyframe, vectors = random_clip()
+    before = plain.reconstruct(keyframe, vectors)
+    assert torch.equal(refined.reconstruct(keyframe, vectors), before)
+    torch.nn.init.normal_(refined.refiner.write.weight, std=0.05)
+    after = refined.reconstruct(keyframe, vectors)
+    assert torch.equal(after[:, 0], keyframe)
+    assert ((after - before)[:, 1:].abs().amax((2, 3, 4)) > 1e-3).all()
+
+
+def test_refiner_sizes_must_agree():
+    with pytest.raises(ValueError, match="must give one number for each"):
+        tiny_detokenizer(refiner_widths=(8, 16), refiner_blocks=(1,))

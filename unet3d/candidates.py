@@ -201,6 +201,8 @@ def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0)
     def read(mode: str) -> Tensor:
         return torch.stack([sample_frames(keyframes[:, i], grids[:, :, i], mode) for i in (0, 1)], dim=2)
 
+    if bicubic_mix == 1:  # the same as mixing, without the bilinear read
+        return fill_outside(read("bicubic"), grids, keyframes)
     pictures = read("bilinear")
     if bicubic_mix:
         pictures = pictures.lerp(read("bicubic"), bicubic_mix)

@@ -1,6 +1,6 @@
 """VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from unet3d.candidates import (
     shift_warps,
 )
 from unet3d.diffusion import MotionEncoder, build_unet, noise_level, sample_euler
+from unet3d.refiner import Refiner
 from unet3d.warping import warp_from_previous
 
 COMPARED_PIXELS = 2
@@ -56,8 +57,8 @@ class VideoDetokenizer(VideotokModel):
     autoencoder. residual_std is how far the prior has moved away from a keyframe: where nothing moved, nothing is to be
     generated. The network predicts x clean (x0-prediction; input times 1 / sqrt(sigma² + 1), noise level ln(sigma) / 4,
     as in EDM, Karras et al., arXiv 2206.00364) by mixing the candidates again, with the warps read at shifted
-    positions. It adds no colours of its own: with so small a network that cost 0.2 dB and flickered. Weights and shifts
-    start at zero: an untrained network gives the prior, at any number of steps.
+    positions. Weights and shifts start at zero: an untrained network gives the prior, at any number of steps. Where
+    `refiner_widths` are given, a `Refiner` then adds the detail that mixing blurs and that decoded keyframes lack.
     """
 
     renamed_options: ClassVar = {
@@ -66,6 +67,7 @@ class VideoDetokenizer(VideotokModel):
         "forward_restraint": "forward_residual_scale",
         "selectivity": "inverse_temperature",
         "spread_floor": "residual_std_floor",
+        "refinement": "refiner_scale",
         "latent_channels": None,
     }
     renamed_parameters: ClassVar = {"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
@@ -95,6 +97,9 @@ class VideoDetokenizer(VideotokModel):
         num_inference_steps: int = 1,
         stride: int = 2,
         fps: float = 12.0,
+        refiner_widths: tuple[int, ...] = (),
+        refiner_blocks: tuple[int, ...] = (),
+        refiner_scale: float = 1.0,
     ) -> None:
         """Build the model.
 
@@ -114,6 +119,8 @@ class VideoDetokenizer(VideotokModel):
             num_inference_steps: evaluations of the network where the caller gives no number.
             stride: a clip is denoised as `stride` clips of every `stride`-th frame, since neighbours differ little.
             fps: frames per second in training, one of the added ids.
+            refiner_widths, refiner_blocks: of the `Refiner` that adds detail to the mixture; no refiner where empty.
+            refiner_scale: share of the refiner's detail that is added.
         """
         super().__init__()
         self.patch_channels = 3 * patch_size**2
@@ -133,6 +140,7 @@ class VideoDetokenizer(VideotokModel):
         # a direct path from the conditions, since the U-Net's group norms lose how large differences are
         self.direct = zero_module(nn.Conv2d(num_conditions, sum(self.num_outputs), 1))
         zero_module(self.unet.conv_out)
+        self.refiner = Refiner(refiner_widths, refiner_blocks) if refiner_widths else None
         nn.init.zeros_(self.unet.conv_in.weight[:, : self.patch_channels])
 
     @classmethod
@@ -263,10 +271,13 @@ class VideoDetokenizer(VideotokModel):
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
         log_weights, shifts = outputs.split(self.num_outputs, dim=2)
         if self.training:
-            frames = mix_candidates(candidates, log_weights, shifts, patch)
+            mixture = mix_candidates(candidates, log_weights, shifts, patch)
         else:
             log_weights = log_weights * self.config["inverse_temperature"]
-            frames = mix_candidates(candidates, log_weights, shifts, patch, self.config["bicubic_mix"])
+            mixture = mix_candidates(candidates, log_weights, shifts, patch, self.config["bicubic_mix"])
+        frames = mixture.frames
+        if self.refiner is not None:
+            frames = frames + self.config["refiner_scale"] * self.refiner(frames, mixture.warps, candidates)
         return space_to_depth((frames - candidates.prior) / residual_std, patch)
 
     def to_residual(self, frames: Tensor, candidates: MotionCandidates) -> Tensor:
@@ -340,10 +351,20 @@ def make_conditions(candidates: MotionCandidates, patch: int) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Frames mixed from candidates."""
+
+    frames: Tensor
+    """[B, T, 3, H, W]."""
+    warps: Tensor
+    """[B, T, 2, 3, H, W]: both keyframes, warped and shifted, as they went into the frames."""
+
+
 def mix_candidates(
     candidates: MotionCandidates, log_weights: Tensor, shifts: Tensor, patch: int, bicubic_mix: float = 0.0
-) -> Tensor:
-    """Mix the candidates into frames [B, T, 3, H, W]; the prior where log weights and shifts are 0.
+) -> Mixture:
+    """Mix the candidates into frames; the prior where log weights and shifts are 0.
 
     Args:
         log_weights: [B, T, num_weight_channels, h, w]: logarithms of factors of the prior's weights.
@@ -359,7 +380,7 @@ def mix_candidates(
     pictures = torch.cat((warps, candidates.pictures[:, :, 2:]), dim=2)
     log_weights = log_weights.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
     weights = candidates.weights * depth_to_pixels(log_weights, patch, patch // COMPARED_PIXELS).exp()
-    return (pictures * (weights / weights.sum(2, keepdim=True))[:, :, :, None]).sum(2)
+    return Mixture((pictures * (weights / weights.sum(2, keepdim=True))[:, :, :, None]).sum(2), warps)
 
 
 def space_to_depth(frames: Tensor, patch: int) -> Tensor:
