@@ -5,6 +5,7 @@ from codec.clips import iter_clips
 from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
+from codec.sources import Source, local_file
 from codec.subprocess_reader import SubprocessReader, iter_clips_isolated, probe_isolated
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.video_writer import REPRODUCIBLE, VideoWriter
@@ -18,6 +19,7 @@ __all__ = [
     "MediaInfo",
     "MotionField",
     "MotionSource",
+    "Source",
     "SubprocessReader",
     "VectorShares",
     "VideoWriter",
@@ -25,6 +27,7 @@ __all__ = [
     "check_writable",
     "iter_clips",
     "iter_clips_isolated",
+    "local_file",
     "probe",
     "probe_isolated",
     "run_diagnostics",

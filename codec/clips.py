@@ -1,29 +1,32 @@
 """Read a video as clips: a keyframe and the motion of the frames after it, at a fixed frame rate."""
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from codec.container import NATIVE_CODECS, open_video
 from codec.decoder import SourceFrame, read_frames
-from codec.errors import MediaError
+from codec.errors import MediaError, media_errors
 from codec.motion_composition import FrameWithMotion, compose_motion
 from codec.motion_fields import StepField
 from codec.mvextractor_backend import read_frames_mvextractor
+from codec.orientation import Orientation, has_other_shape
 from codec.parallel_decoder import ParallelDecoder
-from codec.probe import displayed_size, has_native_vectors, no_frame_error, quarter_turns
+from codec.probe import displayed_size, has_native_vectors, no_frame_error
 from codec.reencode import add_mpeg4_motion, add_x264_motion
 from codec.resample import FrameSchedule, ResampledFrame, Resampler, fine_grid
+from codec.seeking import BEGINNING, StartPoint, find_start
+from codec.sources import Source, local_file, source_name
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 
 MotionChoice = Literal["auto", "native", "reencode", "mpeg4"]
@@ -35,12 +38,9 @@ Backend = Literal["av", "mvextractor"]
 EXACT_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 """Without the two flags swscale's pictures are one to two levels too dark, and 2 to 4 dB further from the source."""
 
-SEEK_MARGIN_SECONDS = 1
-"""How far before the start reading begins: the frames before the first one are needed for its motion."""
-
 
 def iter_clips(
-    path: str | Path,
+    source: Source,
     spec: ClipSpec | None = None,
     *,
     frames: bool = False,
@@ -53,14 +53,17 @@ def iter_clips(
     keyframes: bool = True,
     backend: Backend = "av",
     decoders: int = 1,
+    stream: int | None = None,
 ) -> Iterator[Clip]:
     """Yield the clips of a video, in constant memory.
 
     Frame k of the resampled video stands at its start + k / spec.fps and shows the source frame that is on screen then;
     its motion is composed over all source frames since frame k - 1. A video of one frame is one clip of one frame.
+    Where the pictures change their aspect ratio a new clip begins; its pictures are scaled to the video's first shape.
 
     Args:
-        path: any file that FFmpeg reads.
+        source: the path of any file that FFmpeg reads, its content as bytes, or a file opened in binary mode (bytes and
+            open files are copied to a temporary file).
         spec: frames, frame rate and grid of a clip; 24 frames at 12 fps on 20 x 36 cells if None.
         frames: return the clips' pictures as well.
         frame_size: (width, height) of those pictures; the size of the clip's keyframe if None.
@@ -77,48 +80,71 @@ def iter_clips(
             beginning, does not rotate pictures and does not notice damage.
         decoders: number of threads that decode parts of the file in parallel, with the same result. Only for the
             stream's own vectors and from the file's beginning. 1: no additional thread.
+        stream: index of the video stream in the file; the default stream if None.
 
     Raises:
-        MediaError: the file cannot be read, has no frame in the requested part that can be decoded, or has no vectors
-            of its own although `native` is requested; the backend is missing; or the arguments contradict each other.
+        MediaError: the file cannot be read, is encrypted, has no frame in the requested part that can be decoded, or
+            has no vectors of its own although `native` is requested; the backend is missing; or the arguments
+            contradict each other.
+        ValueError: there is no such motion source or backend, or a number is out of range.
     """
     spec = spec or ClipSpec()
-    if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0):
+    name = source_name(source)
+    _check_choices(motion_source, backend, max_clips, decoders)
+    if not 0 <= start_seconds < math.inf or (duration_seconds is not None and not 0 < duration_seconds < math.inf):
         raise MediaError(
-            f"cannot read {path} from {start_seconds} s for {duration_seconds} s: the start must be 0 or more and the "
+            f"cannot read {name} from {start_seconds} s for {duration_seconds} s: the start must be 0 or more and the "
             "duration more than 0"
         )
     if frames and not keyframes:
         raise MediaError("frames without keyframes: frames need the deblocking filter; ask for both, or for neither")
-    reader = _ClipReader(path, spec, start_seconds, duration_seconds, keyframes, backend, decoders)
     assembler = ClipAssembler(spec, frames, frame_size, split_at_cuts, keyframes)
     is_empty = True
-    with closing(reader.clips(motion_source, assembler)) as clips:
-        for clip in islice(clips, max_clips):
-            is_empty = False
-            yield clip
+    with local_file(source) as path, media_errors(path):
+        reader = _ClipReader(path, spec, start_seconds, duration_seconds, keyframes, backend, decoders, stream)
+        with closing(reader.clips(motion_source, assembler)) as clips:
+            for clip in islice(clips, max_clips):
+                is_empty = False
+                yield clip
     if is_empty and max_clips != 0:
         where = f" after {start_seconds} s" if start_seconds else ""
-        raise MediaError(f"cannot read {path}: no frame of its video can be decoded{where}")
+        raise MediaError(f"cannot read {name}: no frame of its video can be decoded{where}")
+
+
+def _check_choices(motion_source: str, backend: str, max_clips: int | None, decoders: int) -> None:
+    for name, value, allowed in (
+        ("motion_source", motion_source, get_args(MotionChoice)),
+        ("backend", backend, get_args(Backend)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
+    if max_clips is not None and max_clips < 0:
+        raise ValueError(f"`max_clips` (={max_clips}) must be 0 or more")
+    if decoders < 1:
+        raise ValueError(f"`decoders` (={decoders}) must be at least 1")
 
 
 @dataclass(frozen=True)
 class _ClipReader:
     """Opens a video and reads its resampled frames; arguments as for `iter_clips`."""
 
-    path: str | Path
+    path: Path
     spec: ClipSpec
     start_seconds: float
     duration_seconds: float | None
     keyframes: bool
     backend: Backend
     decoders: int
+    stream: int | None
 
     def clips(self, motion_source: MotionChoice, assembler: "ClipAssembler") -> Generator[Clip, None, None]:
         """Yield the clips, with the stream's own vectors or those of a re-encoding."""
+        start = BEGINNING
+        if self.backend == "av" or motion_source in ("reencode", "mpeg4"):
+            start = find_start(self.path, self.stream, self.start_seconds, self.spec.fps)
         if motion_source in ("auto", "native"):
-            with open_video(self.path) as (container, stream):
-                frames = self._native_frames(container, stream)
+            with open_video(self.path, self.stream) as (container, stream):
+                frames = self._native_frames(container, stream, start)
                 if frames is not None:
                     with closing(frames):
                         yield from assembler.clips(frames, stream, "native")
@@ -126,27 +152,35 @@ class _ClipReader:
                 if motion_source == "native":
                     raise self._no_vectors_error(stream)
         made: MotionSource = "mpeg4" if motion_source == "mpeg4" else "reencode"
-        with open_video(self.path) as (container, stream):
-            schedule = self._schedule(_seek(container, stream, self.start_seconds))
-            read = read_frames(container, stream, with_vectors=False, threads="AUTO")
-            resampled = Resampler(self.spec, schedule).resample(_without_motion(read, self.spec))
+        with open_video(self.path, self.stream) as (container, stream):
+            start.go(container, stream)
+            read = read_frames(
+                container,
+                stream,
+                with_vectors=False,
+                threads="AUTO",
+                num_skipped=start.num_skipped,
+                first_pts=start.first_pts,
+            )
+            resampled = Resampler(self.spec, self._schedule(start)).resample(_without_motion(read, self.spec))
             add_motion = add_mpeg4_motion if made == "mpeg4" else add_x264_motion
             with closing(add_motion(resampled, self.spec)) as frames:
                 yield from assembler.clips(frames, stream, made)
 
-    def _schedule(self, origin_seconds: float | None) -> FrameSchedule:
-        return FrameSchedule(self.spec.fps, self.start_seconds, self.duration_seconds, origin_seconds)
+    def _schedule(self, start: StartPoint) -> FrameSchedule:
+        return FrameSchedule(self.spec.fps, self.start_seconds, self.duration_seconds, start.origin_seconds)
 
     def _native_frames(
-        self, container: InputContainer, stream: VideoStream
+        self, container: InputContainer, stream: VideoStream, start: StartPoint
     ) -> Generator[ResampledFrame, None, None] | None:
         """Return resampled frames with the stream's own vectors; None if these cannot be used."""
         if stream.codec_context.name not in NATIVE_CODECS:
             return None
-        schedule = self._schedule(_seek(container, stream, self.start_seconds) if self.backend == "av" else None)
+        schedule = self._schedule(start)
         if self.backend == "av":
+            start.go(container, stream)
             decoder = None
-            if self.decoders > 1 and self.start_seconds <= SEEK_MARGIN_SECONDS:
+            if self.decoders > 1 and start == BEGINNING:
                 decoder = ParallelDecoder(self.path, stream, schedule.is_shown, self.keyframes, self.decoders)
             read = read_frames(
                 container,
@@ -155,12 +189,14 @@ class _ClipReader:
                 is_shown=schedule.is_shown,
                 loop_filter=self.keyframes,
                 pictures=decoder.pictures() if decoder else None,
+                num_skipped=start.num_skipped,
+                first_pts=start.first_pts,
             )
         else:
             read = read_frames_mvextractor(self.path, container, stream)
         first = next(read, None)
         if first is None:
-            raise no_frame_error(self.path)
+            raise no_frame_error(self.path, self.start_seconds)
         if not has_native_vectors(first, stream):
             return None
         return Resampler(self.spec, schedule).resample(compose_motion(chain([first], read), fine_grid(self.spec)))
@@ -171,22 +207,6 @@ class _ClipReader:
         return MediaError(
             f"{self.path}: {kind} video has no usable motion vectors; choose motion source `reencode` or `auto`"
         )
-
-
-def _seek(container: InputContainer, stream: VideoStream, start_seconds: float) -> float | None:
-    """Seek to the last point before `start_seconds` from which decoding can begin.
-
-    Returns:
-        The time of the video's first frame in seconds; None if reading begins at the beginning.
-    """
-    if start_seconds <= SEEK_MARGIN_SECONDS or stream.start_time is None or stream.time_base is None:
-        return None
-    target = stream.start_time + int((start_seconds - SEEK_MARGIN_SECONDS) / stream.time_base)
-    try:
-        container.seek(target, stream=stream, backward=True)
-    except FFmpegError:
-        return None
-    return float(stream.start_time * stream.time_base)
 
 
 def _without_motion(source: Iterable[SourceFrame], spec: ClipSpec) -> Iterator[FrameWithMotion]:
@@ -207,15 +227,13 @@ class RgbConverter:
         self._stream = stream
         self._scaler = VideoReformatter()
 
-    def convert(self, picture: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    def convert(
+        self, picture: av.VideoFrame, orientation: Orientation, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """Return uint8 [H, W, 3] RGB of `size` (width, height); of the displayed size if None."""
-        turns = quarter_turns(picture)
-        width, height = size or displayed_size(picture, self._stream)
-        if turns % 2:
-            width, height = height, width
+        width, height = orientation.upright_size(*(size or displayed_size(picture, orientation, self._stream)))
         scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=EXACT_AREA)
-        image = scaled.to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        return orientation.apply(scaled.to_ndarray())
 
 
 @dataclass(frozen=True)
@@ -233,23 +251,29 @@ class ClipAssembler:
     ) -> Iterator[Clip]:
         """Yield clips of `spec.frames` frames; the last one, and one before a cut, may be shorter."""
         keyframe_converter, frame_converter = RgbConverter(stream), RgbConverter(stream)
+        shaped = self._new_shapes_marked(resampled, stream)
         is_first = True
-        first = next(resampled, None)
+        first, first_size = next(shaped, None), None
         while first is not None and first.picture is not None:
             next_first = None
             # a stream may change its size on the way: all frames of a clip have the first one's
-            size = self.frame_size or displayed_size(first.picture, stream)
+            size = displayed_size(first.picture, first.orientation, stream)
+            first_size = first_size or size
+            if has_other_shape(size, first_size):
+                size = first_size
             group, pictures = [replace(first, picture=None)], []
             if self.frames:
-                pictures.append(frame_converter.convert(first.picture, size))
-            while len(group) < self.spec.frames and (frame := next(resampled, None)) is not None:
-                if self.split_at_cuts and frame.is_cut:
+                pictures.append(frame_converter.convert(first.picture, first.orientation, self.frame_size or size))
+            while len(group) < self.spec.frames and (frame := next(shaped, None)) is not None:
+                if frame.is_new_shape or (self.split_at_cuts and frame.is_cut):
                     next_first = frame
                     break
                 if self.frames and frame.picture is not None:
-                    pictures.append(frame_converter.convert(frame.picture, size))
+                    pictures.append(frame_converter.convert(frame.picture, frame.orientation, self.frame_size or size))
                 group.append(replace(frame, picture=None))
-            keyframe = keyframe_converter.convert(first.picture) if self.keyframes else np.zeros((0, 0, 3), np.uint8)
+            keyframe = np.zeros((0, 0, 3), np.uint8)
+            if self.keyframes:
+                keyframe = keyframe_converter.convert(first.picture, first.orientation, size)
             # mpeg4 motion into a keyframe is zero by definition, not unknown
             estimates_first = is_first and motion_source != "mpeg4"
             yield Clip(
@@ -261,10 +285,23 @@ class ClipAssembler:
                 shares=VectorShares.mean(shares for frame in group[1:] for shares in frame.shares),
                 cuts=tuple(step for step, frame in enumerate(group) if frame.is_cut),
                 damaged=any(frame.damaged for frame in group),
+                is_truncated=group[-1].is_truncated,
                 frames=np.stack(pictures) if self.frames else None,
             )
             is_first = False
-            first = next_first or next(resampled, None)
+            first = next_first or next(shaped, None)
+
+    def _new_shapes_marked(self, resampled: Iterator[ResampledFrame], stream: VideoStream) -> Iterator[ResampledFrame]:
+        """Yield frames; the first with another aspect ratio begins a scene, and has no motion since the one before."""
+        last_size: tuple[int, int] | None = None
+        for frame in resampled:
+            if frame.picture is not None:
+                size = displayed_size(frame.picture, frame.orientation, stream)
+                if last_size is not None and has_other_shape(size, last_size):
+                    motion = StepField.zeros(self.spec.grid, valid=False)
+                    frame = replace(frame, motion=motion, is_cut=True, is_new_shape=True)
+                last_size = size
+            yield frame
 
 
 def _stack_motion(group: list[ResampledFrame], spec: ClipSpec, estimates_first: bool) -> MotionField:

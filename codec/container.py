@@ -1,20 +1,24 @@
-"""Open a video file and demux the packets of its video stream."""
+"""Open a video file, select its video stream, and demux the packets of that stream."""
 
-from collections import deque
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
+from av.container.core import Flags
 from av.error import FFmpegError
+from av.format import Flags as FormatFlags
 from av.logging import set_level
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from codec.errors import MediaError
+from codec.errors import MediaError, media_errors
+from codec.timeline import TimedPacket, Timeline
 
 NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
 """Codecs whose motion vectors FFmpeg exports."""
@@ -22,62 +26,147 @@ NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmp
 NON_VIDEO_FORMATS = {"tty", "hls", "concat", "dash", "sdp"}
 """FFmpeg's names of formats that are text or lists of other files."""
 
+ENCRYPTED_TAGS = {"encv", "drmi"}
+"""Codec tags of streams that only a player with the key can decode."""
+
 MAX_SIDE = 16384
 """Largest width or height in pixels. A larger picture is taken for damage or an attack."""
+
+MAX_FPS = 10_000
+"""A header that states more frames per second is wrong: it gives the unit of its timestamps instead."""
 
 MAX_REORDERED_FRAMES = 16
 """A frame is decoded at most this many frames before one that is shown earlier (an H.264 buffer has 16 pictures)."""
 
 
 @contextmanager
-def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and select its video stream with the largest pictures.
+def open_video(path: str | Path, stream: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file and select a video stream.
+
+    Args:
+        path: a file. It is never taken for an address or a pattern of names.
+        stream: the stream's index in the file; None: the default stream, or the one with the largest pictures if there
+            is none or more than one.
 
     Raises:
-        MediaError: there is no such file, it is not a video, or it has no video stream.
+        MediaError: there is no such file, it is not a video, or it has no such video stream.
     """
     # no log level at all: with one, FFmpeg's threads call back into Python and can deadlock
     set_level(None)
     source = Path(path)
-    if not source.is_file():
-        problem = "is a directory" if source.is_dir() else "no such file"
-        raise MediaError(f"cannot read {source}: {problem}; give the path of a video file")
-    if source.stat().st_size == 0:
-        raise MediaError(f"cannot read {source}: the file is empty (0 bytes)")
-    try:
-        # a media file must not make us open other files or addresses
-        container = av.open(str(source), options={"protocol_whitelist": "file"})
-    except (FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"cannot read {source}: {_reason(error)}; is it a video file, and whole?") from error
+    _check_file(source)
+    with media_errors(source):
+        # a media file must not make us open other files or addresses, nor its name; its texts may be in any encoding
+        container = av.open(
+            "file:" + os.fspath(source),
+            options={"protocol_whitelist": "file", "pattern_type": "none"},
+            metadata_errors="replace",
+        )
     with container:
-        yield container, _select_stream(container, source)
+        # PyAV has FFmpeg guess missing presentation times from decoding times: wrong with B frames
+        container.flags = int(container.flags) & ~Flags.gen_pts.value
+        yield container, _select_stream(container, source, stream)
 
 
-def _select_stream(container: InputContainer, source: Path) -> VideoStream:
+def _check_file(source: Path) -> None:
+    try:
+        if source.is_dir():
+            raise MediaError(f"cannot read {source}: it is a directory; give the path of a video file")
+        if not source.exists():
+            raise MediaError(f"cannot read {source}: no such file; give the path of a video file")
+        if not source.is_file():
+            raise MediaError(f"cannot read {source}: it is no regular file; write what it gives to a file first")
+        if source.stat().st_size == 0:
+            raise MediaError(f"cannot read {source}: the file is empty (0 bytes)")
+    except (OSError, ValueError) as error:
+        raise MediaError(f"cannot read {source}: {error}; give the path of a video file") from error
+
+
+def _select_stream(container: InputContainer, source: Path, index: int | None) -> VideoStream:
     if NON_VIDEO_FORMATS & set(container.format.name.split(",")):
         raise MediaError(f"cannot read {source}: it is text, not a video; give the path of a video file")
     streams = [video for video in container.streams.video if not video.disposition & Disposition.attached_pic]
     if not streams:
         raise MediaError(f"cannot read {source}: there is no video stream in it")
+    if index is not None:
+        streams = [video for video in streams if video.index == index]
+        if not streams:
+            raise MediaError(f"cannot read {source}: its stream {index} is no video; {_list_streams(container)}")
     readable = [video for video in streams if video.codec_context is not None]
     if not readable:
-        raise MediaError(f"cannot read {source}: no decoder for its video; re-encode it as H.264 first")
-    stream = max(readable, key=lambda video: (video.codec_context.width or 0) * (video.codec_context.height or 0))
+        raise MediaError(
+            f"cannot read {source}: FFmpeg has no decoder for its video{_codec_label(container, streams[0])}; "
+            "re-encode it as H.264 first"
+        )
+    stream = max(readable, key=_preference)
+    if "enc_key_id" in stream.metadata or _codec_tag(stream) in ENCRYPTED_TAGS:
+        raise encrypted_error(source)
     width, height = stream.codec_context.width or 0, stream.codec_context.height or 0
     if max(width, height) > MAX_SIDE:
         raise MediaError(f"cannot read {source}: its pictures are {width}x{height} pixels; at most {MAX_SIDE} a side")
     return stream
 
 
-def _reason(error: Exception) -> str:
-    """Return FFmpeg's error text without its number and path."""
-    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".").lower()
+def _preference(video: VideoStream) -> tuple[bool, bool, int]:
+    """Return how well a stream suits: as FFmpeg chooses, but a stream marked as default goes first."""
+    is_still = bool(video.disposition & (Disposition.timed_thumbnails | Disposition.still_image))
+    area = (video.codec_context.width or 0) * (video.codec_context.height or 0)
+    return not is_still, bool(video.disposition & Disposition.default), area
+
+
+def _list_streams(container: InputContainer) -> str:
+    found = [
+        f"{video.index} ({video.codec_context.name} {video.codec_context.width}x{video.codec_context.height})"
+        for video in container.streams.video
+        if video.codec_context is not None and not video.disposition & Disposition.attached_pic
+    ]
+    return f"video streams are {', '.join(found)}" if found else "it has no video stream"
+
+
+def _codec_tag(stream: VideoStream) -> str:
+    try:
+        return stream.codec_context.codec_tag
+    except UnicodeError:
+        return ""
+
+
+def _codec_label(container: InputContainer, stream: VideoStream) -> str:
+    """Return the name of a codec without a decoder in brackets, from FFmpeg's own description of the file."""
+    for line in cast(Any, container).dumps_format().splitlines():
+        head, found, text = line.partition(": Video: ")
+        if found and f"#0:{stream.index}" in head:
+            return f" ({text.split(',')[0].strip()})"
+    return ""
+
+
+def encrypted_error(name: object) -> MediaError:
+    """Return the error for a stream that cannot be decoded without a key."""
+    return MediaError(f"cannot read {name}: its video is encrypted (DRM); get a copy without encryption")
 
 
 def nominal_frame_interval(stream: VideoStream) -> Fraction:
-    """Return the header's time between two frames in seconds; 1/25 if the header gives none that makes sense."""
-    rate = stream.average_rate or stream.base_rate or Fraction(25)
+    """Return the header's time between two frames in seconds; 1/25 if the header gives none that makes sense.
+
+    For a raw stream, whose timestamps FFmpeg makes up, it is what the bitstream states.
+    """
+    coded_rate = stream.codec_context.framerate if has_no_timestamps(stream) else None
+    rate = coded_rate or stream.average_rate or stream.base_rate or Fraction(25)
     return 1 / rate if 0 < rate <= 1000 else Fraction(1, 25)
+
+
+def has_no_timestamps(stream: VideoStream) -> bool:
+    """Return whether the file is a raw stream: one picture after another without times."""
+    return bool(int(stream.container.format.flags) & FormatFlags.no_timestamps.value)
+
+
+def guesses_presentation_times(stream: VideoStream) -> bool:
+    """Return whether FFmpeg guesses when pictures are shown: AVI files only say in which order they are decoded."""
+    return stream.container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
+def may_be_joined(stream: VideoStream) -> bool:
+    """Return whether timestamps may begin anew in files of this format (transport and program streams)."""
+    return bool(int(stream.container.format.flags) & FormatFlags.ts_discont.value)
 
 
 def duration_from_header(container: InputContainer, stream: VideoStream) -> float | None:
@@ -85,6 +174,26 @@ def duration_from_header(container: InputContainer, stream: VideoStream) -> floa
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration is not None else None
+
+
+def end_from_header(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return when the video ends by its header, in seconds as its timestamps count; None if it does not say."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    if container.duration is None:
+        return None
+    return ((container.start_time or 0) + container.duration) / av.time_base
+
+
+def misses_indexed_packets(container: InputContainer, stream: VideoStream) -> bool | None:
+    """Return whether the file ends before its last packet, by the index in its header; None if that has no list of all.
+
+    Only files of the MP4 family without fragments list every packet.
+    """
+    if "mov" not in container.format.name or not stream.frames or len(stream.index_entries) < stream.frames:
+        return None
+    size = container.size
+    return any(entry.pos + entry.size > size for entry in stream.index_entries)
 
 
 @dataclass(frozen=True)
@@ -98,31 +207,75 @@ class DemuxedPacket:
     None if not known."""
     is_truncated: bool = False
     """The file could not be read any further."""
+    pts: int | None = None
+    """Presentation time in the stream's time base, counted on where the stream's own timestamps begin anew; None if not
+    known."""
+    dts: int | None = None
+    """Decoding time, in the same way."""
+    is_corrupt: bool = False
+    """Some data before the packet or in it was lost."""
 
 
-def demux_packets(container: InputContainer, stream: VideoStream) -> Iterator[DemuxedPacket]:
-    """Yield the packets of `stream` in decoding order from the current position on, then the end."""
-    waiting: deque[av.Packet] = deque()
-    nearby_pts: deque[int | None] = deque(maxlen=2 * MAX_REORDERED_FRAMES + 1)
-    source, end = container.demux(stream), None
-    while end is None or waiting:
-        if end is None:
-            try:
-                packet = next(source)
-                if packet.size:
-                    waiting.append(packet)
-                    nearby_pts.append(packet.pts)
-            except StopIteration:
-                end = DemuxedPacket(None, None)
-            except (FFmpegError, OSError):
-                end = DemuxedPacket(None, None, is_truncated=True)
-        if waiting and (end is not None or len(waiting) > MAX_REORDERED_FRAMES):
-            packet = waiting.popleft()
-            yield DemuxedPacket(packet, _next_pts(packet.pts, nearby_pts))
-    yield end
+@dataclass
+class Demuxer:
+    """Reads the packets of a video stream from the container's current position on.
 
+    Args:
+        container, stream: as opened by `open_video`.
+    """
 
-def _next_pts(pts: int | None, nearby_pts: deque[int | None]) -> int | None:
-    if pts is None:
-        return None
-    return min((other for other in nearby_pts if other is not None and other > pts), default=None)
+    container: InputContainer
+    stream: VideoStream
+    end_seconds: float = field(default=float("-inf"), init=False)
+    """When the last packet of the other streams ends."""
+    last_frame_seconds: float = field(default=float("-inf"), init=False)
+    """When the frame in the video's packets that is shown last begins."""
+
+    def packets(self) -> Iterator[DemuxedPacket]:
+        """Yield the packets in decoding order, then the end.
+
+        Raises:
+            MediaError: the stream is encrypted.
+        """
+        timeline = Timeline(self.stream, may_be_joined(self.stream), nominal_frame_interval(self.stream))
+        source, end = self._video_packets(), None
+        while end is None or len(timeline):
+            if end is None:
+                try:
+                    timeline.add(next(source))
+                except StopIteration:
+                    end = DemuxedPacket(None, None)
+                except (FFmpegError, OSError):
+                    end = DemuxedPacket(None, None, is_truncated=True)
+            if len(timeline) > (MAX_REORDERED_FRAMES if end is None else 0):
+                timed = timeline.pop()
+                self._note_time(timed)
+                yield DemuxedPacket(
+                    timed.packet, timed.next_pts, pts=timed.pts, dts=timed.dts, is_corrupt=timed.is_corrupt
+                )
+        yield end
+
+    def _video_packets(self) -> Iterator[av.Packet]:
+        """Yield the video's packets; note when those of other streams end."""
+        has_no_times = has_no_timestamps(self.stream)
+        has_no_pts = has_no_times or guesses_presentation_times(self.stream)
+        for packet in self.container.demux():
+            if packet.stream_index != self.stream.index:
+                time = packet.pts if packet.pts is not None else packet.dts
+                if packet.size and time is not None and packet.time_base is not None:
+                    end = float((time + (packet.duration or 0)) * packet.time_base)
+                    self.end_seconds = max(self.end_seconds, end)
+                continue
+            if not packet.size:
+                continue
+            if packet.has_sidedata("encryption_info"):
+                raise encrypted_error(self.container.name.removeprefix("file:"))
+            if has_no_pts:
+                packet.pts = None
+            if has_no_times:
+                packet.dts = None
+            yield packet
+
+    def _note_time(self, timed: TimedPacket) -> None:
+        if timed.pts is not None and self.stream.time_base is not None:
+            self.last_frame_seconds = max(self.last_frame_seconds, float(timed.pts * self.stream.time_base))

@@ -4,7 +4,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from itertools import islice
 
 import av
 import numpy as np
@@ -14,8 +14,17 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from codec.container import DemuxedPacket, demux_packets, duration_from_header, nominal_frame_interval
+from codec.container import (
+    DemuxedPacket,
+    Demuxer,
+    end_from_header,
+    misses_indexed_packets,
+    nominal_frame_interval,
+)
+from codec.orientation import UPRIGHT, Orientation, OrientationReader, orientation_of
 from codec.reference_lists import PictureHeaders, ReferenceListBuilder
+from codec.side_data import motion_records
+from codec.timeline import FrameTimes, PictureTimes
 
 TRUNCATION_SECONDS = 0.5
 """A stream that ends this much before its header says has lost its end. One whose first decodable frame comes this much
@@ -25,18 +34,8 @@ GC_BYTES = 80 << 20
 """Run the garbage collector after this many bytes of pictures: a picture and its side data refer to each other, and
 Python alone would let hundreds of megabytes accumulate."""
 
-MAX_PAUSE_SECONDS = 60.0
-"""A longer jump in timestamps, forward or back, is a clock reset or damage: the next frame follows at once."""
-
-MotionRecord = np.dtype(
-    {
-        "names": ["source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
-        "formats": ["i4", "u1", "u1", "i2", "i2", "i4", "i4", "u2"],
-        "offsets": [0, 4, 5, 10, 12, 24, 28, 32],
-        "itemsize": 40,
-    }
-)
-"""FFmpeg's AVMotionVector without src_x and src_y, which are rounded."""
+MAX_PACKETS_IN_DECODER = 512
+"""Packets whose facts are kept until their pictures come: more than any decoder holds back."""
 
 IsShown = Callable[[float, float, float | None], bool]
 """`is_shown(since, until, first)`: whether a frame on screen from `since` until `until` is used. `first` is the time of
@@ -54,6 +53,8 @@ class DecodedPicture:
     """What the slice headers say; None if they were not read (only those of H.264 are)."""
     damaged: bool
     """Some data was lost in this picture or since the one before."""
+    pts: int | None = None
+    """Presentation time in the stream's time base, on one timeline; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class SourceFrame:
     """What the slice headers say; None if they were not read (only those of H.264 are)."""
     damaged: bool = False
     """Some data was lost in this frame or since the one before."""
+    orientation: Orientation = UPRIGHT
+    """How the picture is turned and mirrored for display."""
+    is_truncated: bool = False
+    """The file ends before its header says, with this frame."""
 
     @property
     def is_reference(self) -> bool:
@@ -107,15 +112,20 @@ def decode_pictures(
     context.skip_frame, skips = "DEFAULT", False
     lost = False
     base, earliest_pts, has_begun = float(stream.time_base or 0), math.inf, False
-    for index, demuxed in enumerate(packets or demux_packets(container, stream), 1):
+    in_decoder: dict[int, _SentPacket] = {}
+    times = PictureTimes(_packed_step(stream))
+    for index, demuxed in enumerate(packets or Demuxer(container, stream).packets(), 1):
         packet = demuxed.packet
-        lost |= demuxed.is_truncated
+        lost |= demuxed.is_truncated or demuxed.is_corrupt
         if packet is not None:
-            lost |= packet.is_corrupt
-            if not has_begun and packet.pts is not None and not packet.is_discard:
-                earliest_pts = min(earliest_pts, packet.pts)
+            if not has_begun and demuxed.pts is not None and not packet.is_discard:
+                earliest_pts = min(earliest_pts, demuxed.pts)
             headers = references.add_packet(bytes(packet), index) if references else None
-            packet.opaque = index, headers
+            in_decoder[index] = _SentPacket(demuxed.pts, headers)
+            in_decoder.pop(index - MAX_PACKETS_IN_DECODER, None)
+            times.add_packet(demuxed.dts)
+            # decoders hand this number on: it tells which packet a picture comes from
+            packet.pts, packet.is_corrupt = index, demuxed.is_corrupt
             unused = headers is not None and not (headers.is_reference or headers.is_interlaced or is_needed(demuxed))
             if unused != skips:
                 context.skip_frame, skips = "NONREF" if unused else "DEFAULT", unused
@@ -125,15 +135,27 @@ def decode_pictures(
             return
         except FFmpegError:
             pictures, lost = [], True
+            times.remove_packet(demuxed.dts)
         for picture in pictures:
+            position = index if picture.pts is None else picture.pts
+            sent = in_decoder.get(position, NOT_SENT)
+            pts = times.next_pts(sent.pts)
             # a stream that begins without a keyframe shows nothing until one comes
-            lost |= (
-                not has_begun and picture.pts is not None and (picture.pts - earliest_pts) * base > TRUNCATION_SECONDS
-            )
+            lost |= not has_begun and pts is not None and (pts - earliest_pts) * base > TRUNCATION_SECONDS
             has_begun = True
-            position, headers = cast(Any, picture.opaque) or (index, None)
-            yield DecodedPicture(picture, position, headers, lost or picture.is_corrupt)
+            yield DecodedPicture(picture, position, sent.headers, lost or picture.is_corrupt, pts)
             lost = False
+
+
+@dataclass(frozen=True)
+class _SentPacket:
+    """Facts about a packet that was sent to the decoder."""
+
+    pts: int | None
+    headers: PictureHeaders | None
+
+
+NOT_SENT = _SentPacket(None, None)
 
 
 def _configure(context: av.VideoCodecContext, with_vectors: bool, threads: str, loop_filter: bool) -> None:
@@ -141,16 +163,22 @@ def _configure(context: av.VideoCodecContext, with_vectors: bool, threads: str, 
     if context.is_open:
         return
     context.thread_type = threads
-    context.copy_opaque = True
     if with_vectors:
         context.options = {"flags2": "+export_mvs"} | ({} if loop_filter else {"skip_loop_filter": "all"})
 
 
+def _packed_step(stream: VideoStream) -> int | None:
+    """Return the time from one frame to the next of an MPEG-4 stream, whose frames may be packed; None for others."""
+    if stream.codec_context.name != "mpeg4" or stream.average_rate is None or stream.time_base is None:
+        return None
+    return round(1 / stream.average_rate / stream.time_base)
+
+
 def is_packet_shown(demuxed: DemuxedPacket, time_base: float, is_shown: IsShown, first: float | None) -> bool:
     """Return whether the frame in a packet is used; True if its times are not known."""
-    if demuxed.packet is None or demuxed.packet.pts is None or demuxed.next_pts is None:
+    if demuxed.pts is None or demuxed.next_pts is None:
         return True
-    return is_shown(demuxed.packet.pts * time_base, demuxed.next_pts * time_base, first)
+    return is_shown(demuxed.pts * time_base, demuxed.next_pts * time_base, first)
 
 
 def read_frames(
@@ -162,6 +190,8 @@ def read_frames(
     is_shown: IsShown | None = None,
     loop_filter: bool = True,
     pictures: Iterator[DecodedPicture] | None = None,
+    num_skipped: int = 0,
+    first_pts: int | None = None,
 ) -> Iterator[SourceFrame]:
     """Decode frames from the container's current position on.
 
@@ -176,13 +206,18 @@ def read_frames(
             says so (only H.264 does).
         loop_filter: apply H.264's deblocking filter. Without it vectors are the same, but pictures drift.
         pictures: the stream's pictures, if they are decoded elsewhere.
+        num_skipped: packets that are read but not decoded.
+        first_pts: pictures that should be shown before this time are left out: after a seek they refer to pictures that
+            were not decoded.
     """
-    timestamps = _Timestamps(float(stream.time_base or 0), float(nominal_frame_interval(stream)))
+    declared_end = end_from_header(container, stream)
+    times = FrameTimes(float(stream.time_base or 0), float(nominal_frame_interval(stream)), declared_end)
+    demuxer = Demuxer(container, stream)
 
     def is_needed(demuxed: DemuxedPacket) -> bool:
-        if is_shown is None or timestamps.shift:
+        if is_shown is None or times.shift:
             return True
-        return is_packet_shown(demuxed, timestamps.time_base, is_shown, timestamps.first)
+        return is_packet_shown(demuxed, times.time_base, is_shown, times.first)
 
     if pictures is None:
         pictures = decode_pictures(
@@ -192,73 +227,56 @@ def read_frames(
             threads="SLICE" if with_vectors else threads,
             loop_filter=loop_filter,
             is_needed=is_needed,
+            packets=islice(demuxer.packets(), num_skipped, None),
         )
+    if first_pts is not None:
+        pictures = (one for one in pictures if one.pts is None or one.pts >= first_pts)
+    read_orientation = orientation_of if with_vectors else OrientationReader().read
+    waiting: DecodedPicture | None = None
     last: SourceFrame | None = None
     uncollected_bytes = 0
-    for decoded in pictures:
+
+    def frame(decoded: DecodedPicture, following_pts: int | None) -> SourceFrame:
         picture = decoded.picture
-        uncollected_bytes += 2 * picture.width * picture.height
-        if with_vectors and uncollected_bytes > GC_BYTES:
-            gc.collect()
-            uncollected_bytes = 0
-        seconds = timestamps.next_seconds(picture.pts)
-        if last is not None:
-            yield last
-        last = SourceFrame(
+        return SourceFrame(
             picture=picture,
-            pts_seconds=seconds,
-            duration_seconds=picture.duration * timestamps.time_base if picture.duration else timestamps.step,
-            vectors=_motion_records(picture) if with_vectors else None,
+            pts_seconds=times.next_seconds(decoded.pts, following_pts),
+            duration_seconds=picture.duration * times.time_base if picture.duration else times.step,
+            vectors=motion_records(picture) if with_vectors else None,
             index=decoded.index,
             headers=decoded.headers,
             damaged=decoded.damaged or (decoded.headers is not None and decoded.headers.follows_loss),
+            orientation=read_orientation(picture),
         )
-    if last is not None:
-        yield replace(last, damaged=last.damaged or _is_truncated(container, stream, last))
+
+    for decoded in pictures:
+        times.begin(decoded.pts)
+        uncollected_bytes += 2 * decoded.picture.width * decoded.picture.height
+        if with_vectors and uncollected_bytes > GC_BYTES:
+            gc.collect()
+            uncollected_bytes = 0
+        if waiting is not None:
+            yield frame(waiting, decoded.pts)
+        waiting = decoded
+    if waiting is not None:
+        last = frame(waiting, None)
+        is_truncated = _is_truncated(container, stream, last, times.shift, demuxer)
+        yield replace(last, damaged=last.damaged or is_truncated, is_truncated=is_truncated)
 
 
-class _Timestamps:
-    """Turns the pts of frames in display order into strictly increasing seconds.
+def _is_truncated(
+    container: InputContainer, stream: VideoStream, last: SourceFrame, shift: float, demuxer: Demuxer
+) -> bool:
+    """Return whether packets are missing after the last frame, whose time was shifted by `shift` seconds.
 
-    Args:
-        time_base: seconds per unit of pts.
-        step: nominal seconds from one frame to the next.
+    The header's duration alone does not tell: sound may last longer than the pictures, and the header may be wrong.
     """
-
-    def __init__(self, time_base: float, step: float) -> None:
-        self.time_base, self.step = time_base, step
-        self.first: float | None = None
-        """Time of the first frame."""
-        self.shift = 0.0
-        """Seconds added to all times since a clock reset."""
-        self._last = 0.0
-
-    def next_seconds(self, pts: int | None) -> float:
-        """Return the time of the next frame."""
-        seconds = pts * self.time_base + self.shift if pts is not None else None
-        if self.first is None:
-            self.first = seconds = seconds or 0.0
-        else:
-            expected = self._last + self.step
-            if seconds is None:
-                seconds = expected
-            elif abs(seconds - expected) > MAX_PAUSE_SECONDS:
-                self.shift, seconds = self.shift + expected - seconds, expected
-            elif seconds <= self._last:
-                seconds = self._last + self.step / 20
-        self._last = seconds
-        return seconds
-
-
-def _motion_records(picture: av.VideoFrame) -> np.ndarray | None:
-    data = cast(Any, picture.side_data.get("MOTION_VECTORS"))
-    return None if data is None else np.frombuffer(data, MotionRecord)
-
-
-def _is_truncated(container: InputContainer, stream: VideoStream, last: SourceFrame) -> bool:
-    """Return whether the stream ends well before the duration in its header."""
-    declared = duration_from_header(container, stream)
-    if declared is None or stream.time_base is None:
-        return False
-    end = float((stream.start_time or 0) * stream.time_base) + declared
-    return last.pts_seconds + 2 * last.duration_seconds + TRUNCATION_SECONDS < end
+    end = last.pts_seconds - shift + 2 * last.duration_seconds + TRUNCATION_SECONDS
+    if end < demuxer.last_frame_seconds:
+        return True  # packets were read that could not be decoded
+    misses_packets = misses_indexed_packets(container, stream)
+    if misses_packets is not None:
+        return misses_packets
+    declared_end = end_from_header(container, stream)
+    # the streams of a file are interleaved: where one lasts as long as the header says, no other has lost its end
+    return declared_end is not None and max(end, demuxer.end_seconds + TRUNCATION_SECONDS) < declared_end

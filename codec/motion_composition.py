@@ -14,9 +14,9 @@ import numpy as np
 from av.video.frame import PictureType
 
 from codec.decoder import SourceFrame
-from codec.motion_fields import OpticalFlow, StepField, WeightedField, fill_holes, rotate, sample
+from codec.motion_fields import OpticalFlow, StepField, WeightedField, fill_holes, orient, sample
 from codec.motion_vectors import NO_MOTION, FrameMotion, ReferenceMotion, motion_by_reference
-from codec.probe import quarter_turns
+from codec.orientation import has_other_shape
 from codec.types import NO_VECTORS, VectorShares
 
 PRIOR_TOLERANCE = 0.01, 0.5
@@ -317,6 +317,7 @@ def compose_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iter
     """
     ahead: deque[SourceFrame] = deque()
     composer: MotionComposer | None = None
+    last: SourceFrame | None = None
     source = iter(frames)
     following = next(source, None)
     while ahead or following is not None:
@@ -324,11 +325,18 @@ def compose_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iter
             ahead.append(following)
             following = next(source, None)
         frame = ahead.popleft()
-        turns = quarter_turns(frame.picture)
-        composer = composer or MotionComposer((grid[1], grid[0]) if turns % 2 else grid)
+        is_new_shape = last is not None and has_other_shape(upright_size(last), upright_size(frame))
+        if composer is None or is_new_shape:
+            composer = MotionComposer(frame.orientation.coded_grid(grid))
         while following is not None and len(ahead) < MAX_LOOKAHEAD and composer.needs_lookahead(frame, ahead):
             ahead.append(following)
             following = next(source, None)
         step = composer.add_frame(frame, ahead)
         motion = StepField(step.motion.vectors, step.motion.weight >= MIN_VALID_WEIGHT)
-        yield FrameWithMotion(frame, rotate(motion, turns), step.shares, step.is_cut)
+        yield FrameWithMotion(frame, orient(motion, frame.orientation), step.shares, step.is_cut or is_new_shape)
+        last = frame
+
+
+def upright_size(frame: SourceFrame) -> tuple[int, int]:
+    """Return the (width, height) in pixels of the upright picture, whose pixels may not be square."""
+    return frame.orientation.upright_size(frame.picture.width, frame.picture.height)

@@ -1,4 +1,4 @@
-"""Motion of one frame on a grid: sampling, composition, pooling, rotation, filling of holes, and optical flow.
+"""Motion of one frame on a grid: sampling, composition, pooling, orientation, filling of holes, and optical flow.
 
 Vectors are float32 [h, w, 2], (dx, dy) in fractions of the frame's width and height: the content of a cell at (x, y)
 stood at (x + dx, y + dy) in the frame that the field leads to.
@@ -11,6 +11,8 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+
+from codec.orientation import Orientation
 
 MIN_VALID_SHARE = 0.5
 """Share of a cell that must be valid for the cell to be valid."""
@@ -83,14 +85,19 @@ def pool(field: StepField, factor: int) -> StepField:
     return StepField(vectors, valid)
 
 
-def rotate(field: StepField, quarter_turns: int) -> StepField:
-    """Return the field of a picture that is turned counter-clockwise by 90 degrees times `quarter_turns`."""
+def orient(field: StepField, orientation: Orientation) -> StepField:
+    """Return the field of the upright picture for that of the coded one."""
     vectors, valid = field.vectors, field.valid
-    for _ in range(quarter_turns % 4):
-        vectors = np.rot90(vectors)
-        # what pointed right points up, what pointed down points right
-        vectors = np.stack([vectors[..., 1], -vectors[..., 0]], -1)
-        valid = np.rot90(valid)
+    flips_rows, flips_columns = orientation.flips_y, orientation.flips_x
+    if orientation.is_transposed:
+        vectors = vectors[..., ::-1]
+        flips_rows, flips_columns = flips_columns, flips_rows
+    signs = np.array([-1 if orientation.flips_x else 1, -1 if orientation.flips_y else 1], np.float32)
+    rows, columns = slice(None, None, -1 if flips_rows else 1), slice(None, None, -1 if flips_columns else 1)
+    # cells stay in the coded picture's order in memory: the rounding of sums depends on it
+    vectors, valid = np.ascontiguousarray(vectors[rows, columns] * signs), valid[rows, columns]
+    if orientation.is_transposed:
+        vectors, valid = vectors.swapaxes(0, 1), valid.swapaxes(0, 1)
     return StepField(vectors, valid)
 
 

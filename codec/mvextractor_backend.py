@@ -14,10 +14,11 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from codec.container import MAX_REORDERED_FRAMES, demux_packets, nominal_frame_interval
-from codec.decoder import MotionRecord, SourceFrame
+from codec.container import MAX_REORDERED_FRAMES, Demuxer, nominal_frame_interval
+from codec.decoder import SourceFrame
 from codec.errors import MediaError
 from codec.reference_lists import PictureHeaders, ReferenceListBuilder
+from codec.side_data import MotionRecord
 
 COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
 """Columns of the extractor's table of vectors."""
@@ -70,10 +71,10 @@ def _facts_in_display_order(container: InputContainer, stream: VideoStream) -> I
     references = ReferenceListBuilder(context.extradata) if context.name == "h264" else None
     base, step = float(stream.time_base or 0), float(nominal_frame_interval(stream))
     waiting: list[_FrameFacts] = []
-    for index, demuxed in enumerate(demux_packets(container, stream), 1):
+    for index, demuxed in enumerate(Demuxer(container, stream).packets(), 1):
         packet = demuxed.packet
         if packet is not None:
-            seconds = packet.pts * base if packet.pts is not None else (index - 1) * step
+            seconds = demuxed.pts * base if demuxed.pts is not None else (index - 1) * step
             headers = references.add_packet(bytes(packet), index) if references else None
             insort(waiting, _FrameFacts(seconds, index, headers))
         while waiting and (packet is None or len(waiting) > MAX_REORDERED_FRAMES):

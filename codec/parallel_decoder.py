@@ -12,8 +12,8 @@ from typing import cast
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from codec.container import DemuxedPacket, demux_packets, open_video
-from codec.decoder import MAX_PAUSE_SECONDS, DecodedPicture, IsShown, decode_pictures, is_packet_shown
+from codec.container import DemuxedPacket, Demuxer, open_video
+from codec.decoder import DecodedPicture, IsShown, decode_pictures, is_packet_shown
 from codec.h264 import IDR_SLICE, length_prefix_size, nal_unit_type, nal_units
 
 SWITCH_SECONDS = 1e-4
@@ -25,6 +25,9 @@ MAX_QUEUED_BYTES = 40 << 20
 
 POLL_SECONDS = 0.1
 """How often a waiting thread checks whether it should end."""
+
+MAX_GAP_SECONDS = 30.0
+"""A file in whose index two decoding times are farther apart is decoded as one segment."""
 
 INDICES_PER_SEGMENT = 1 << 32
 """Difference of picture indices between the beginnings of two segments: more than a segment has pictures."""
@@ -48,6 +51,7 @@ class ParallelDecoder:
         self, path: str | Path, stream: VideoStream, is_shown: IsShown, loop_filter: bool, num_threads: int
     ) -> None:
         self._path, self._is_shown, self._loop_filter = path, is_shown, loop_filter
+        self._stream_index = stream.index
         self._starts = _segment_starts(stream)
         picture_bytes = max(1, stream.codec_context.width * stream.codec_context.height * 2)
         self._free_segments = Semaphore(num_threads + 1)
@@ -87,7 +91,7 @@ class ParallelDecoder:
         """Decode the next segment that no thread has taken, until there is none or the caller has stopped."""
         number = -1
         try:
-            with open_video(self._path) as (container, stream):
+            with open_video(self._path, self._stream_index) as (container, stream):
                 while self._acquire_segment():
                     with self._lock:
                         number = next(self._next_number)
@@ -117,7 +121,7 @@ class ParallelDecoder:
                     return
             container.seek(self._seek_target(number), stream=stream, backward=True)
             stream.codec_context.flush_buffers()
-        packets = demux_packets(container, stream)
+        packets = Demuxer(container, stream).packets()
         segment = _Segment(packets, self._starts, number, length_prefix_size(stream.codec_context.extradata))
         for decoded in decode_pictures(
             container,
@@ -129,7 +133,7 @@ class ParallelDecoder:
             packets=segment.packets(),
         ):
             if not number and not self._has_begun.is_set():
-                self._first_seconds = (decoded.picture.pts or 0) * base
+                self._first_seconds = (decoded.pts or 0) * base
                 self._has_begun.set()
             if not self._put(number, _with_offset(decoded, number * INDICES_PER_SEGMENT)):
                 return
@@ -189,8 +193,8 @@ def _segment_starts(stream: VideoStream) -> list[int]:
     if "mov" not in container.format.name or stream.codec_context.name != "h264":
         return [0]
     entries = list(stream.index_entries)
-    max_pause = MAX_PAUSE_SECONDS / 2 / float(stream.time_base or 1)
-    if any(not 0 < after.timestamp - before.timestamp < max_pause for before, after in pairwise(entries)):
+    max_gap = MAX_GAP_SECONDS / float(stream.time_base or 1)
+    if any(not 0 < after.timestamp - before.timestamp < max_gap for before, after in pairwise(entries)):
         return [0]
     return [0, *(entry.timestamp for entry in entries[1:] if entry.is_keyframe)]
 

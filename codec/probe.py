@@ -1,4 +1,4 @@
-"""Read facts about a video file, and check that it gave as much video as its header says."""
+"""Read facts about a video file, and check that none of it is missing."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,21 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from codec.container import NATIVE_CODECS, duration_from_header, open_video
+from codec.container import (
+    MAX_FPS,
+    NATIVE_CODECS,
+    duration_from_header,
+    has_no_timestamps,
+    nominal_frame_interval,
+    open_video,
+)
 from codec.decoder import SourceFrame, read_frames
-from codec.errors import MediaError
+from codec.errors import MediaError, media_errors
+from codec.orientation import Orientation
+from codec.sources import Source, local_file
 from codec.types import ClipSpec
 
 
@@ -37,35 +47,57 @@ class MediaInfo:
     re-encoding."""
     is_interlaced: bool
     """Coded in fields, or in frames that may have field macroblocks."""
+    is_mirrored: bool = False
+    """The coded picture is mirrored left to right before it is rotated."""
+    is_still_image: bool = False
+    """The file is a single picture, not a video."""
 
 
-def probe(path: str | Path) -> MediaInfo:
-    """Return facts about a video file, from its header and its first frame.
+def probe(source: Source, stream: int | None = None) -> MediaInfo:
+    """Return facts about a video, from its header and its first frame.
+
+    Args:
+        source: a path, bytes, or a file opened in binary mode.
+        stream: index of the video stream in the file; None: its default stream.
 
     Raises:
-        MediaError: the file is missing, empty or unreadable, has no video, or none of its frames can be decoded.
+        MediaError: the file is missing, empty, encrypted or unreadable, has no (such) video stream, or none of its
+            frames can be decoded.
     """
-    with open_video(path) as (container, stream):
-        first = next(read_frames(container, stream, with_vectors=True), None)
+    with local_file(source) as path, media_errors(path), open_video(path, stream) as (container, video):
+        first = next(read_frames(container, video, with_vectors=True), None)
         if first is None:
             raise no_frame_error(path)
-        width, height = displayed_size(first.picture, stream)
-        context = stream.codec_context
+        width, height = displayed_size(first.picture, first.orientation, video)
+        context = video.codec_context
+        rate = Fraction(video.average_rate) if video.average_rate else None
+        if has_no_timestamps(video):
+            rate = 1 / nominal_frame_interval(video)
         return MediaInfo(
             codec=context.codec.canonical_name,
             width=width,
             height=height,
-            rotation_degrees=90 * quarter_turns(first.picture),
-            duration_seconds=duration_from_header(container, stream),
-            average_fps=Fraction(stream.average_rate) if stream.average_rate else None,
+            rotation_degrees=first.orientation.rotation_degrees,
+            duration_seconds=duration_from_header(container, video),
+            average_fps=rate if rate is not None and rate <= MAX_FPS else None,
             pixel_format=first.picture.format.name,
-            has_native_vectors=has_native_vectors(first, stream),
+            has_native_vectors=has_native_vectors(first, video),
             is_interlaced=is_interlaced(first),
+            is_mirrored=first.orientation.is_mirrored,
+            is_still_image=is_still_image(container),
         )
 
 
-def no_frame_error(path: str | Path) -> MediaError:
+def is_still_image(container: InputContainer) -> bool:
+    """Return whether a file is a single picture: JPEG, PNG, WebP …"""
+    names = set(container.format.name.split(","))
+    return "image2" in names or any(name.endswith("_pipe") for name in names)
+
+
+def no_frame_error(path: str | Path, start_seconds: float = 0.0) -> MediaError:
     """Return the error for a file of which no frame can be decoded."""
+    if start_seconds:
+        return MediaError(f"cannot read {path}: no frame of its video can be decoded after {start_seconds} s")
     return MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
 
 
@@ -79,18 +111,12 @@ def has_native_vectors(first: SourceFrame, stream: VideoStream) -> bool:
     return stream.codec_context.name in NATIVE_CODECS and not is_interlaced(first)
 
 
-def quarter_turns(picture: av.VideoFrame) -> int:
-    """Return how many counter-clockwise turns by 90 degrees make the picture upright (0 to 3)."""
-    return round(picture.rotation / 90) % 4
-
-
-def displayed_size(picture: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
+def displayed_size(picture: av.VideoFrame, orientation: Orientation, stream: VideoStream) -> tuple[int, int]:
     """Return the picture's (width, height) as displayed: upright, and widened so that its pixels are square."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     if not 0.1 < aspect < 10:
         aspect = Fraction(1)
-    width, height = max(1, round(picture.width * aspect)), picture.height
-    return (height, width) if quarter_turns(picture) % 2 else (width, height)
+    return orientation.upright_size(max(1, round(picture.width * aspect)), picture.height)
 
 
 def expected_seconds(
@@ -107,24 +133,25 @@ def expected_seconds(
     return float(min([info.duration_seconds - start_seconds, *(limit for limit in limits if limit is not None)]))
 
 
-def check_length(path: str | Path, spec: ClipSpec, num_frames: int, expected: float | None) -> None:
-    """Refuse a file that gave less video than its header says, or a single frame.
+def check_length(
+    path: str | Path, spec: ClipSpec, num_frames: int, expected: float | None, is_truncated: bool = True
+) -> None:
+    """Refuse a file of which packets are missing at the end.
 
     Args:
         path: the file, for the error message.
         spec: of the clips.
         num_frames: resampled frames that were read.
         expected: seconds, from `expected_seconds`.
+        is_truncated: whether packets are missing after the last clip (`Clip.is_truncated`): sound may last longer than
+            the pictures, and a header may state a wrong duration.
 
     Raises:
-        MediaError: `num_frames` fall short of `expected` by more than sound may outlast the pictures, or are fewer than
-            two.
+        MediaError: packets are missing, and `num_frames` fall clearly short of `expected`.
     """
     seconds = float(num_frames / spec.fps)
-    if expected is not None and expected - seconds > max(0.5, 0.05 * expected):
-        raise MediaError(
-            f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; get a whole copy, "
-            f"or encode that part, with a duration of {math.floor(seconds * 100) / 100} s"
-        )
-    if num_frames < 2:
-        raise MediaError(f"{path} shows a single frame at {spec.fps} frames a second; a video has at least two")
+    if not is_truncated or expected is None or expected - seconds <= max(0.5, 0.05 * expected):
+        return
+    whole = math.floor(seconds * 100) / 100
+    part = f", or encode that part, with a duration of {whole} s" if whole else ""
+    raise MediaError(f"{path} is cut short: {seconds:.2f} s of {expected:.2f} s can be read; get a whole copy{part}")

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from threading import Thread
 from typing import Any, cast
 
@@ -29,8 +30,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError
 from codec.motion_composition import compose_motion
-from codec.motion_fields import MIN_VALID_SHARE, StepField, pool, rotate
-from codec.probe import quarter_turns
+from codec.motion_fields import MIN_VALID_SHARE, StepField, orient, pool
 from codec.resample import FINE_FACTOR, ResampledFrame, fine_grid
 from codec.types import ClipSpec
 
@@ -72,9 +72,17 @@ def add_x264_motion(
     originals: deque[ResampledFrame] = deque()
     pictures = _pictures(frames, originals)
     with closing(frames), closing(reencode(pictures, spec.fps, X264_OPTIONS, MAX_SIDE)) as encoded:
-        for moved in compose_motion(encoded, fine_grid(spec)):
+        first = next(encoded, None)
+        if first is None:
+            return
+        grid = originals[0].orientation.coded_grid(fine_grid(spec))
+        for moved in compose_motion(chain([first], encoded), grid):
             frame = originals.popleft()
-            motion = pool(rotate(moved.motion, _turns(frame)), FINE_FACTOR)
+            motion = moved.motion
+            if frame.orientation.coded_grid(fine_grid(spec)) == grid:
+                motion = pool(orient(motion, frame.orientation), FINE_FACTOR)
+            else:  # the stream turns its pictures on the way
+                motion = StepField.zeros(spec.grid, valid=False)
             yield replace(frame, motion=motion, shares=(moved.shares,), is_cut=moved.is_cut)
 
 
@@ -114,8 +122,7 @@ def _mpeg4_steps(frames: Generator[ResampledFrame, None, None], spec: ClipSpec) 
             if source.picture.pict_type == PictureType.I:
                 yield _Mpeg4Step(frame, None)
                 continue
-            turns = _turns(frame)
-            motion = rotate(macroblock_field(source, (spec.grid[1], spec.grid[0]) if turns % 2 else spec.grid), turns)
+            motion = orient(macroblock_field(source, frame.orientation.coded_grid(spec.grid)), frame.orientation)
             vectors, valid = np.ascontiguousarray(motion.vectors), np.ascontiguousarray(motion.valid)
             yield _Mpeg4Step(frame, StepField(vectors, valid))
 
@@ -139,10 +146,6 @@ def _pictures(frames: Iterable[ResampledFrame], originals: deque[ResampledFrame]
         if frame.picture is not None:
             originals.append(frame)
             yield frame.picture
-
-
-def _turns(frame: ResampledFrame) -> int:
-    return quarter_turns(frame.picture) if frame.picture is not None else 0
 
 
 def macroblock_field(frame: SourceFrame, grid: tuple[int, int]) -> StepField:

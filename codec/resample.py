@@ -9,6 +9,7 @@ import av
 
 from codec.motion_composition import FrameWithMotion
 from codec.motion_fields import StepField, compose, pool
+from codec.orientation import UPRIGHT, Orientation
 from codec.types import ClipSpec, VectorShares
 
 TOLERANCE_SECONDS = 6e-4
@@ -96,6 +97,12 @@ class ResampledFrame:
     """Of each source frame since the resampled frame before, up to and including the one shown."""
     is_cut: bool = False
     """A new scene began since the resampled frame before."""
+    orientation: Orientation = UPRIGHT
+    """How the picture is turned and mirrored for display."""
+    is_new_shape: bool = False
+    """Pictures have another aspect ratio from here on."""
+    is_truncated: bool = False
+    """The file ends before its header says, with this frame."""
 
 
 class Resampler:
@@ -108,6 +115,7 @@ class Resampler:
         self._grid, self._schedule = fine_grid(spec), schedule
         self._index = schedule.first_index
         self._shown: FrameWithMotion | None = None
+        self._is_truncated = False
         self._reset()
 
     def resample(self, frames: Iterable[FrameWithMotion]) -> Generator[ResampledFrame, None, None]:
@@ -119,7 +127,7 @@ class Resampler:
             last = resampled
         if last is not None:
             # losses after the last frame are reported with it
-            yield replace(last, damaged=last.damaged or self._damaged)
+            yield replace(last, damaged=last.damaged or self._damaged, is_truncated=self._is_truncated)
 
     def _resample(self, frames: Iterable[FrameWithMotion]) -> Iterator[ResampledFrame]:
         for item in frames:
@@ -129,6 +137,7 @@ class Resampler:
                 return
             self._motion = item.motion if self._motion is None else compose(item.motion, self._motion)
             self._damaged |= item.frame.damaged
+            self._is_truncated = item.frame.is_truncated
             self._is_cut |= item.is_cut
             self._shares.append(item.shares)
             self._shown = item
@@ -150,7 +159,10 @@ class Resampler:
                 motion = StepField.zeros(motion.valid.shape, valid=False)
             if self._index >= 0:
                 shares = tuple(self._shares)
-                yield ResampledFrame(self._shown.frame.picture, time, motion, self._damaged, shares, self._is_cut)
+                source = self._shown.frame
+                yield ResampledFrame(
+                    source.picture, time, motion, self._damaged, shares, self._is_cut, source.orientation
+                )
             self._reset()
             self._index += 1
 

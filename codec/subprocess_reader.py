@@ -5,8 +5,10 @@ Python process, not one of `multiprocessing`, whose `spawn` would import the par
 """
 
 import os
+import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from typing import Any
 import cv2
 
 from codec.clips import iter_clips
-from codec.errors import MediaError
+from codec.errors import MediaError, error_text, is_caused_by_file
 from codec.probe import MediaInfo, probe
+from codec.sources import Source, local_file
 from codec.types import Clip, ClipSpec
 
 PATIENCE_SECONDS = 120.0
@@ -26,36 +29,37 @@ PATIENCE_SECONDS = 120.0
 
 
 def iter_clips_isolated(
-    path: str | Path, spec: ClipSpec | None = None, *, patience_seconds: float = PATIENCE_SECONDS, **options: Any
+    source: Source, spec: ClipSpec | None = None, *, patience_seconds: float = PATIENCE_SECONDS, **options: Any
 ) -> Iterator[Clip]:
     """Yield the clips of a video that is read in a child process.
 
     Args:
-        path: any file that FFmpeg reads.
-        spec: as for `iter_clips`.
+        source, spec: as for `iter_clips`.
         patience_seconds: how long to wait for a clip.
         options: keyword arguments of `iter_clips`.
 
     Raises:
         MediaError: as `iter_clips`; and if the child dies, or returns nothing for `patience_seconds`.
     """
-    with SubprocessReader(patience_seconds) as reader:
+    with local_file(source) as path, SubprocessReader(patience_seconds) as reader:
         yield from reader.run(iter_clips, path, spec, **options)
 
 
-def probe_isolated(path: str | Path, *, patience_seconds: float = PATIENCE_SECONDS) -> MediaInfo:
-    """Return facts about a video file that is read in a child process.
+def probe_isolated(
+    source: Source, stream: int | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+) -> MediaInfo:
+    """Return facts about a video file that is read in a child process; arguments as for `probe`.
 
     Raises:
         MediaError: as `probe`; and if the child dies, or returns nothing for `patience_seconds`.
     """
-    with SubprocessReader(patience_seconds) as reader:
-        (info,) = reader.run(_probe_once, path)
+    with local_file(source) as path, SubprocessReader(patience_seconds) as reader:
+        (info,) = reader.run(_probe_once, path, stream)
         return info
 
 
-def _probe_once(path: str) -> Iterator[MediaInfo]:
-    yield probe(path)
+def _probe_once(path: str, stream: int | None) -> Iterator[MediaInfo]:
+    yield probe(path, stream)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class _Item:
 class _End:
     """The end of a function's results."""
 
-    error: str | None = None
-    """Message of the MediaError that ended it."""
+    error: Exception | None = None
+    """The exception that ended it."""
 
 
 class SubprocessReader:
@@ -103,8 +107,8 @@ class SubprocessReader:
             arguments, options: further arguments that can be pickled.
 
         Raises:
-            MediaError: as `function`; and if the child dies, returns nothing for `patience_seconds`, or `function`
-                raises anything else.
+            MediaError: the child dies, or returns nothing for `patience_seconds`.
+            Exception: as `function`. Faults that are not the file's have the child's traceback in their notes.
         """
         pipe, is_finished = self._connect(), False
         try:
@@ -121,7 +125,7 @@ class SubprocessReader:
             if not is_finished:
                 self.close()
         if message.error is not None:
-            raise MediaError(message.error)
+            raise message.error
 
     def _receive(self, pipe: Connection, path: str | Path) -> _Item | _End:
         if not pipe.poll(self.patience_seconds):
@@ -190,9 +194,20 @@ def _answer(
             pipe.send(_Item(value))
     except ConnectionError:  # the parent has closed the connection
         raise
-    except MediaError as error:
-        return _End(str(error))
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return _End(f"cannot read {arguments[0]}: its decoder failed ({reason})")
+        return _End(_portable(error, arguments[0]))
     return _End()
+
+
+def _portable(error: Exception, path: str) -> Exception:
+    """Return an exception that can be pickled and says as much as `error`."""
+    if isinstance(error, MediaError):
+        return MediaError(str(error))
+    if is_caused_by_file(error):
+        return MediaError(f"cannot read {path}: {error_text(error)}; is it a video file, and whole?")
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note("in the child process that reads videos:\n" + "".join(traceback.format_exception(error)))
+    return copy

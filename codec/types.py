@@ -87,7 +87,7 @@ class VectorShares:
         """Return the mean of the shares of several frames; all missing if there are no frames."""
         counted = [(one.exact, one.inferred) for one in shares]
         exact, inferred = np.mean(counted, axis=0).tolist() if counted else (0.0, 0.0)
-        return cls(exact, inferred, 1 - exact - inferred)
+        return cls(exact, inferred, max(0.0, 1 - exact - inferred))
 
     def __str__(self) -> str:
         return f"{self.exact:.0%} exact, {self.inferred:.0%} inferred, {self.missing:.0%} missing"
@@ -118,6 +118,8 @@ class Clip:
     motion is zero and not valid, and the frames from there on cannot be predicted from the keyframe."""
     damaged: bool = False
     """Some frames of this clip could not be decoded, or the end of the file is missing."""
+    is_truncated: bool = False
+    """The file ends after this clip, before its header says: packets are missing."""
     frames: np.ndarray | None = field(default=None, repr=False)
     """uint8 [num_frames, H, W, 3] RGB if frames were requested; frames[0] is the keyframe's picture."""
 

@@ -9,7 +9,8 @@ import pytest
 from codec import ClipSpec
 from codec.decoder import SourceFrame
 from codec.motion_composition import AccumulatedMotion, FrameWithMotion, weighted_mean
-from codec.motion_fields import StepField, WeightedField, compose, fill_holes, pool, rotate
+from codec.motion_fields import StepField, WeightedField, compose, fill_holes, orient, pool
+from codec.orientation import Orientation
 from codec.resample import FrameSchedule, Resampler, fine_grid
 
 SPEC = ClipSpec(frames=4, fps=Fraction(10), grid=(4, 6))
@@ -128,12 +129,13 @@ def test_rotation_turns_positions_and_vectors():
     field = constant(0, 0, grid=(2, 3))
     field.vectors[0, 2] = (1, 0)  # top right, pointing right
     field.valid[0, 2] = False
-    turned = rotate(field, 1)
+    turned = orient(field, Orientation(is_transposed=True, flips_y=True))
     assert turned.vectors.shape == (3, 2, 2)
     assert turned.vectors[0, 0].tolist() == [0, -1]  # top left, pointing up
     assert not turned.valid[0, 0]
-    assert np.array_equal(rotate(field, 4).vectors, field.vectors)
-    assert np.array_equal(rotate(rotate(field, 3), 1).vectors, field.vectors)
+    half = orient(field, Orientation(flips_x=True, flips_y=True))
+    assert np.array_equal(orient(turned, Orientation(is_transposed=True, flips_y=True)).vectors, half.vectors)
+    assert np.array_equal(orient(turned, Orientation(is_transposed=True, flips_x=True)).vectors, field.vectors)
 
 
 def test_holes_are_filled_from_around():

@@ -101,8 +101,8 @@ class VideoTokenizer(TokenizerModels):
             progress: called with the seconds done and the seconds there are, after every batch.
 
         Raises:
-            MediaError: the file cannot be read, ends before its header says, shows fewer than two frames, or has no
-                motion vectors although `native` was asked for.
+            MediaError: the file cannot be read, packets are missing at its end, or it has no motion vectors although
+                `native` was asked for.
             ValueError: an option that these models cannot follow.
         """
         path, config = Path(video), config or EncodeConfig()
@@ -113,7 +113,7 @@ class VideoTokenizer(TokenizerModels):
         self.check(config)
         with self.encoding():
             encoder = self._keyframe_encoder(config)
-        accumulator, seconds = TokenAccumulator(), 0.0
+        accumulator, seconds, is_truncated = TokenAccumulator(), 0.0, False
         for batch in _batched(_read_clips(path, spec, config), config.batch_size):
             with self.encoding():
                 motion = self.encode_motion([clip.motion for clip in batch], quantizers)
@@ -122,13 +122,14 @@ class VideoTokenizer(TokenizerModels):
             if config.keyframe_storage == "jpeg":
                 accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
+            is_truncated = batch[-1].is_truncated
             if progress:
                 progress(seconds, expected)
         with self.encoding():
             accumulator.add_keyframes(encoder.finish())
         # with split clips, `max_clips` of them may be shorter than that many whole ones
         known = None if config.split_at_cuts and config.max_clips else expected
-        check_length(path, spec, sum(accumulator.num_frames), known)
+        check_length(path, spec, sum(accumulator.num_frames), known, is_truncated)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
         tokens = accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
         # nothing moves in a picture
@@ -451,7 +452,7 @@ def _resize_square(square: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _check_patches(tokens: VideoTokens, patches: int, codebook_size: int) -> None:
-    """Refuse tokens of images of another size, which is an option in the folder of a VQModel, or of another codebook."""
+    """Refuse tokens of another codebook or image size; the image size of a VQModel is an option of its folder."""
     found = tokens.keep_mask.shape[1]
     if found != patches:
         raise TokensError(

@@ -55,15 +55,15 @@ def read_resized_clips(
         motion_source, start_seconds, duration_seconds: as for `codec.iter_clips`.
 
     Raises:
-        MediaError: as `codec.iter_clips`; and, after the last clip, if the file gave less video than its header says.
+        MediaError: as `codec.iter_clips`; and, after the last clip, if packets are missing at the end of the file.
     """
     info = probe(path)
     expected = expected_seconds(info, spec, start_seconds, duration_seconds)
-    num_frames, spent = 0, _cpu_seconds()
+    num_frames, is_truncated, spent = 0, False, _cpu_seconds()
     for clip in iter_clips(
         path, spec, motion_source=motion_source, start_seconds=start_seconds, duration_seconds=duration_seconds
     ):
-        num_frames += clip.num_frames
+        num_frames, is_truncated = num_frames + clip.num_frames, clip.is_truncated
         before, spent = spent, _cpu_seconds()
         yield ResizedClip(
             # the same as videotok.image_utils.to_square_tensor, without torch
@@ -79,7 +79,7 @@ def read_resized_clips(
             height=info.height,
             cpu_seconds=spent - before,
         )
-    check_length(path, spec, num_frames, expected)
+    check_length(path, spec, num_frames, expected, is_truncated)
 
 
 def _cpu_seconds() -> float:
