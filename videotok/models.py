@@ -246,9 +246,12 @@ class TokenizerModels:
     def _shares_weights(self, part: str) -> bool:
         """Whether a cast to the dtype of decoding and back is exact, so that one copy serves both."""
         dtype = self._decoding_dtype(part)
+        return at_least_float32(dtype) == dtype and not self._stores_doubles(part)
+
+    def _stores_doubles(self, part: str) -> bool:
         if part not in self._has_double_weights:
             self._has_double_weights[part] = self.bundle.has_double_weights(part)
-        return at_least_float32(dtype) == dtype and not self._has_double_weights[part]
+        return self._has_double_weights[part]
 
     def _place_all(self) -> None:
         for name, model in self._loaded.items():
@@ -260,7 +263,9 @@ class TokenizerModels:
         if not self._is_for_encoding(name):
             dtype = self._decoding_dtype(part)
         else:
-            dtype = model.encoding_dtype if part == "keyframes" else ENCODING_DTYPE
+            # weights stored in float64 are not rounded
+            has_choice = part == "keyframes" and not self._stores_doubles(part)
+            dtype = model.encoding_dtype if has_choice else ENCODING_DTYPE
             # Apple's GPUs have no float64
             device = torch.device("cpu") if device.type == "mps" and dtype == torch.float64 else device
         if model.dtype != dtype or model.device != device:

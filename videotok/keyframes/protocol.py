@@ -101,8 +101,15 @@ class KeyframeTokenizerProtocol(Protocol):
 
     @property
     def encoding_dtype(self) -> torch.dtype:
-        """Precision in which ids are decided: that of the weights while `encode` runs."""
+        """Precision of the weights while `encode` runs. Where it is float32, `encode` and `scores` make sure themselves
+        that rounding decides nothing."""
         return torch.float64
+
+    @property
+    def decode_error(self) -> float:
+        """Bound on how far a pixel that `decode` gives in float32 lies from the one in float64. 0: not known; decisions
+        on decoded pictures are then made in `encoding_dtype` alone."""
+        return 0.0
 
     @property
     def feature_width(self) -> int:

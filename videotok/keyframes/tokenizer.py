@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from motion_vq.model_base import VideotokModel
+from motion_vq.precision import double_precision
 from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.protocol import (
@@ -21,6 +22,9 @@ from videotok.keyframes.protocol import (
 from videotok.keyframes.refinement import refine_codes
 from videotok.keyframes.selector import KeepThresholds, Selector, keep_above, keep_best
 from videotok.keyframes.vit import Merger, VisionTransformer, pack
+
+DECODE_ERROR = 1e-5
+"""Bound on the rounding error of a pixel in [-1, 1] that is decoded in float32, see `benchmarks.exact_ids`."""
 
 
 class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
@@ -179,6 +183,16 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         return self.config["width"]
 
     @property
+    def encoding_dtype(self) -> torch.dtype:
+        """float32: `encode` decides as in float64 by itself."""
+        return torch.float32
+
+    @property
+    def decode_error(self) -> float:
+        """See `DECODE_ERROR`."""
+        return DECODE_ERROR
+
+    @property
     def drops_patches(self) -> bool:
         """True: `decode` fills in patches without a token."""
         return True
@@ -191,7 +205,8 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
         """Return how much each patch is worth its token, [B, N], comparable between images; see `Selector.scores`."""
-        return self.selector.scores(self.features(images))
+        with double_precision(self):
+            return self.selector.scores(self.features(images)).to(images.device)
 
     @torch.no_grad()
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
@@ -231,14 +246,16 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         steps: int = self.config["refinement_steps"] if refinement_steps is None else refinement_steps
         if steps < 0:
             raise ValueError(f"`refinement_steps` (={steps}) must be 0 or more")
-        features = self.features(images)
-        mask = self._select(features, keep_ratio, num_tokens, keep_mask)
-        vectors, present = self.code_vectors(features, mask)
-        if steps:
-            ids = refine_codes(self.codebook, self.detokenizer, images, mask, vectors, present, steps)
-        else:
-            ids = self.codebook.nearest(vectors)
-        return KeyframeTokens([row[there] for row, there in zip(ids, present, strict=True)], mask)
+        with double_precision(self):
+            features = self.features(images)
+            mask = self._select(features, keep_ratio, num_tokens, keep_mask)
+            vectors, present = self.code_vectors(features, mask)
+            if steps:
+                ids = refine_codes(self.codebook, self.detokenizer, images, mask, vectors, present, steps)
+            else:
+                ids = self.codebook.nearest(vectors)
+        rows = [row[there].to(self.device) for row, there in zip(ids, present, strict=True)]
+        return KeyframeTokens(rows, mask.to(self.device))
 
     @torch.no_grad()
     def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
