@@ -1,13 +1,16 @@
 """The videos of a corpus: folders, globs, manifests, URLs."""
 
+import os
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from videotok.corpus.manifest import read_inputs
-from videotok.corpus.tokenize import local_copy
 from videotok.errors import CorpusError
+from videotok.footage import scan_for_videos
+from videotok.inputs import local_file
 
 
 @pytest.fixture
@@ -81,10 +84,10 @@ def test_remote_folder_and_manifest():
         assert ids(read_inputs("memory://bucket/videos")) == ["a.mp4"]
         table = read_inputs("memory://bucket/list.txt")
         assert table["path"].to_pylist() == ["memory:///bucket/videos/a.mp4"]
-        with local_copy("memory://bucket/videos/a.mp4") as copy:
-            assert copy.suffix == ".mp4"
-            assert copy.read_bytes() == b"video a"
-        assert not copy.exists()
+        with local_file("memory://bucket/videos/a.mp4") as file:
+            assert (file.name, file.path.suffix) == ("a.mp4", ".mp4")
+            assert file.path.read_bytes() == b"video a"
+        assert not file.path.exists()
     finally:
         memory.rm("/bucket", recursive=True)
 
@@ -115,3 +118,95 @@ def test_folder_without_videos_is_refused(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     with pytest.raises(CorpusError, match=r"no video .* 1 files"):
         read_inputs(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["clip [abc123].mp4", "2024-01-01T10:30:00.mp4", "a::b.mp4", "what?*.mp4", "http:.mp4"]
+)
+def test_a_file_that_exists_is_no_pattern_and_no_url(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
+    for place in (name, str(tmp_path / name)):
+        assert read_inputs(place)["path"].to_pylist() == [str(tmp_path / name)]
+    (tmp_path / "list.txt").write_text(name)
+    path = read_inputs("list.txt")["path"][0].as_py()
+    assert path == str(tmp_path / name)
+    with local_file(path) as file:
+        assert file.path.read_bytes() == b"x"
+
+
+def test_a_folder_with_brackets_is_no_pattern(tmp_path):
+    (tmp_path / "[x]").mkdir()
+    (tmp_path / "[x]" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "[x]" / "list.csv").write_text("path\na.mp4\n")
+    assert ids(read_inputs(str(tmp_path / "[x]"))) == ["a.mp4"]
+    assert read_inputs(str(tmp_path / "[x]" / "list.csv"))["path"].to_pylist() == [str(tmp_path / "[x]" / "a.mp4")]
+
+
+def test_what_a_folder_leaves_out_is_counted(folder):
+    (folder / "c.MPEGX").write_bytes(b"x")
+    (folder / "film.ogv").write_bytes(b"x")
+    notes: list[str] = []
+    assert "film.ogv" in ids(read_inputs(str(folder), notes.append))
+    assert notes == ["3 files left out that are no videos by their names: 1 .mpegx, 1 .txt, 1 .csv"]
+    scan = scan_for_videos([folder])
+    assert [path.name for path in scan.videos] == ["a.MKV", "b.mp4", "c.264", "film.ogv"]
+    assert str(scan) == "3 files left out that are no videos by their names: 1 .mpegx, 1 .txt, 1 .csv"
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_counted(folder):
+    (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    notes: list[str] = []
+    assert ids(read_inputs(str(folder), notes.append)) == ["a.MKV", "b.mp4", "deep/c.264"]
+    assert "1 with a name that is not UTF-8" in notes[0]
+
+
+@pytest.mark.parametrize(("name", "text"), [("list.txt", "{}\n"), ("list.csv", "path\n{}\n")])
+@pytest.mark.parametrize(
+    "path", ["b.mp4", "a\x85b.mp4", "a\u2028b.mp4", "a\x0cb.mp4", "007", "spaces inside .mp4", "été.mp4"]
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_text_of_a_manifest_stays_as_it_stands(tmp_path, name, text, path, mark):
+    (tmp_path / name).write_bytes((mark + text.format(path)).encode())
+    assert read_inputs(str(tmp_path / name))["path"].to_pylist() == [str(tmp_path / path)]
+
+
+def test_lines_may_end_as_on_windows(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a.mp4\r\nb.mp4\r\n")
+    assert ids(read_inputs(str(tmp_path / "list.txt"))) == ["a.mp4", "b.mp4"]
+
+
+def test_ids_and_labels_keep_their_zeros(tmp_path):
+    (tmp_path / "list.csv").write_text("path,id,label,number,caption\na.mp4,007,01,1,1e3\nb.mp4,8,2,,NA\n")
+    table = read_inputs(str(tmp_path / "list.csv"))
+    assert ids(table) == ["007", "8"]
+    assert table["label"].to_pylist() == ["01", "2"]
+    assert table["number"].to_pylist() == [1, None]
+    assert table["caption"].to_pylist() == ["1e3", "NA"]
+
+
+def test_times_that_are_no_numbers_are_missing(tmp_path):
+    """Programs write a missing number as not a number."""
+    rows = {"path": ["a.mp4", "b.mp4"], "start": [float("nan"), 2.0], "duration": [1.0, float("nan")]}
+    pq.write_table(pa.table(rows), tmp_path / "list.parquet")
+    assert ids(read_inputs(str(tmp_path / "list.parquet"))) == ["a.mp4#t=0,1", "b.mp4#t=2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"path\n\xe9.mp4\n", "utf-8"),
+        ("path\na.mp4\n".encode("utf-16"), "utf-8"),
+        (b"path,start\na.mp4,-1\n", r"`start` \(=-1.0\) of row 1 must be 0 or more"),
+        (b"path,start\na.mp4,inf\n", "`start`"),
+        (b"path,duration\na.mp4,1\nb.mp4,-inf\n", "row 2 must be above 0"),
+        (b"path,duration\na.mp4,0\n", "above 0"),
+        (b"path,label\n,1\n", "row 1 has no path"),
+        (b"path,path\na,b\n", "several columns"),
+    ],
+)
+def test_manifests_that_are_refused(tmp_path, text, message):
+    (tmp_path / "list.csv").write_bytes(text)
+    with pytest.raises(CorpusError, match=message) as error:
+        read_inputs(str(tmp_path / "list.csv"))
+    assert "\n" not in str(error.value)

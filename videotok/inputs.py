@@ -31,10 +31,18 @@ class LocalFile:
     name: str
 
 
+def path_exists(source: str) -> bool:
+    """Return whether there is something at a path; no for a name that no file can have."""
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # the name is too long, or has a null character
+        return False
+
+
 def is_url(source: str) -> bool:
     """Return whether a text is a URL such as `https://…` and not the path of a file that exists."""
     scheme, separator, _ = source.partition("://")
-    return bool(separator and scheme.isascii() and scheme[:1].isalpha()) and not _exists(source)
+    return bool(separator and scheme.isascii() and scheme[:1].isalpha()) and not path_exists(source)
 
 
 def url_name(url: str) -> str:
@@ -50,12 +58,13 @@ def local_file(source: str) -> Iterator[LocalFile]:
         source: a path; `-` for standard input; or a URL that fsspec understands.
 
     Raises:
-        MediaError: there is no such file, it cannot be read, or the packages for its protocol are missing.
+        MediaError: there is no such file, it cannot be read, or the packages for its protocol are missing. One that is
+            raised in the block and names the copy is changed to name the source.
     """
-    if source == STANDARD_INPUT and not _exists(source):
+    if source == STANDARD_INPUT and not path_exists(source):
         if sys.stdin.isatty():
             raise MediaError("cannot read standard input: it is a terminal; pipe a video into it, or name a file")
-        with _temporary(source, "") as path:
+        with _temporary("standard input", "") as path:
             _copy_stream(sys.stdin.buffer, path, "standard input")
             yield LocalFile(path, "stdin")
     elif is_url(source):
@@ -90,23 +99,16 @@ def check_readable(path: str | Path) -> None:
         raise MediaError(f"cannot read {path}: it is a device or a socket, not a file; give the path of a video file")
 
 
-def _exists(source: str) -> bool:
-    try:
-        return Path(source).exists()
-    except (OSError, ValueError):  # the name is too long, or has a null character
-        return False
-
-
 def _is_fifo(source: str) -> bool:
-    return _exists(source) and stat.S_ISFIFO(Path(source).stat().st_mode)
+    return path_exists(source) and stat.S_ISFIFO(Path(source).stat().st_mode)
 
 
 @contextmanager
 def _temporary(source: str, suffix: str) -> Iterator[Path]:
-    """Yield the path of an empty temporary file.
+    """Yield the path of an empty temporary file for the content of `source`.
 
     Raises:
-        MediaError: it cannot be created.
+        MediaError: it cannot be created; and those of the block, with `source` instead of the path.
     """
     usable = suffix if len(suffix) <= MAX_SUFFIX and suffix.isascii() else ""
     with ExitStack() as stack:
@@ -114,7 +116,10 @@ def _temporary(source: str, suffix: str) -> Iterator[Path]:
             file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="videotok-", suffix=usable))
         except OSError as error:
             raise MediaError(f"cannot copy {source} to {tempfile.gettempdir()}: {error.strerror}") from error
-        yield Path(file.name)
+        try:
+            yield Path(file.name)
+        except MediaError as error:
+            raise MediaError(str(error).replace(file.name, source)) from error
 
 
 def _copy_stream(stream: BinaryIO, path: Path, name: str) -> None:

@@ -1,6 +1,7 @@
 """What the commands share: refusals, outputs and progress bars."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videotok.config import parse_rate
-from videotok.text import shorten
+from videotok.text import printable, shorten
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."
@@ -36,6 +37,23 @@ def invalid_options_refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise Refusal(str(error)) from error
+
+
+def print_line(text: str) -> None:
+    """Print a line on stdout; control characters, in the names of files or in a file's own text, are escaped."""
+    print(printable(text), flush=True)
+
+
+def print_lines(text: str) -> None:
+    """Print lines on stdout as `print_line` does."""
+    for line in text.removesuffix("\n").split("\n"):
+        print_line(line)
+
+
+def print_note(message: str) -> None:
+    """Print a line on stderr that is no error; nothing where the message is empty."""
+    if message:
+        print(f"videotok: {printable(message)}", file=sys.stderr)
 
 
 def progress_bar() -> Progress:
@@ -71,6 +89,17 @@ def refuse_unwritable(path: Path, force: bool, *inputs: str | Path | None) -> No
         raise Refusal(f"{path} is read by this command; name another output with -o")
     if not force:
         raise Refusal(f"{path} exists; give --force to replace it, or another name with -o")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return the name of an output beside an input: its own without suffix, followed by `ending`.
+
+    Raises:
+        Refusal: the input is a folder.
+    """
+    if path.is_dir():
+        raise Refusal(f"{path} is a folder; name a file")
+    return path.with_name(f"{path.stem}{ending}")
 
 
 def _is_same_file(path: Path, other: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli.console import Refusal
+from videotok.cli.console import Refusal, print_line
 
 
 def convert(
@@ -29,12 +29,12 @@ def convert(
     from videotok.lavit import conversion
 
     def show(part: str) -> None:
-        print(f"{part} …", flush=True)
+        print_line(f"{part} …")
 
     for result in conversion.convert(find_folder(source), target, half=half, allow_extra=allow_extra, on_part=show):
         if result.missing:
-            print(f"{result.part}: left out, {', '.join(result.missing)} missing")
+            print_line(f"{result.part}: left out, {', '.join(result.missing)} missing")
         elif result.num_parameters:
-            print(f"{target / result.part}: {result.num_parameters / 1e6:.1f} M parameters")
+            print_line(f"{target / result.part}: {result.num_parameters / 1e6:.1f} M parameters")
         else:
-            print(f"{target / result.part}: copied as published")
+            print_line(f"{target / result.part}: copied as published")

@@ -1,7 +1,6 @@
 """`videotok corpus`: many videos to Parquet, and what can be done with that."""
 
 import importlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.cli.console import Refusal, invalid_options_refused, print_line, print_lines, print_note
 from videotok.config import EncodeConfig, MotionSourceChoice
 from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
+from videotok.text import to_json
 
 if TYPE_CHECKING:
     from videotok.corpus.report import JobProgress
@@ -94,8 +94,9 @@ def encode(
             overwrite=overwrite,
             retry_errors=retry_errors,
             on_progress=display.show,
+            on_left_out=print_note,
         )
-    print(format_report(facts), end="")
+    print_lines(format_report(facts))
 
 
 @app.command()
@@ -110,10 +111,10 @@ def status(
     folder = CorpusFolder(tokens)
     facts = corpus_report(folder) | {"is_being_written": folder.is_being_written}
     if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(to_json(facts))
         return
-    print(format_report(facts), end="")
-    print(f"{'job':<18} {'running' if facts['is_being_written'] else 'none'}")
+    print_lines(format_report(facts))
+    print_line(f"{'job':<18} {'running' if facts['is_being_written'] else 'none'}")
 
 
 @app.command()
@@ -126,13 +127,13 @@ def verify(tokens: Tokens) -> None:
     folder = CorpusFolder(tokens)
     faults = list(find_faults(folder))
     for fault in faults:
-        print(fault)
+        print_line(str(fault))
     if faults:
         raise Refusal(f"{tokens} has {len(faults)} faults; the first: {faults[0]}")
-    print(format_report(corpus_report(folder)), end="")
+    print_lines(format_report(corpus_report(folder)))
     for row in folder.errors.to_pylist():
-        print(f"{'refused':<18} {row['video_id']}: {row['stage']}: {row['message']}")
-    print(f"{tokens} is in order")
+        print_line(f"{'refused':<18} {row['video_id']}: {row['stage']}: {row['message']}")
+    print_line(f"{tokens} is in order")
 
 
 @app.command()
@@ -169,7 +170,7 @@ def export(
     else:
         options = PackingOptions(row_length, text_size, motion_quantizers, interleaved)
         paths = to_packed_ids(folder, out, options, _text_tokenizer(tokenizer), shard_rows)
-    print(f"{out}: {len(paths)} files, {sum(path.stat().st_size for path in paths):,} bytes")
+    print_line(f"{out}: {len(paths)} files, {sum(path.stat().st_size for path in paths):,} bytes")
 
 
 @app.command()
@@ -192,13 +193,13 @@ def search(
     query = ClipFeatures.from_rows(encode_query(like, facts, model), facts["codebooks"])
     hits = CorpusSearch(folder.folder, facts["codebooks"]).nearest(query, count)
     if as_json:
-        print(json.dumps(hits, indent=2, ensure_ascii=False))
+        print(to_json(hits))
         return
     for kind, clips in hits.items():
-        print(f"by {kind}")
+        print_line(f"by {kind}")
         for clip in clips:
             part = f"{clip['start_seconds']:.1f} to {clip['end_seconds']:.1f} s"
-            print(f"  {clip['similarity']:.3f}  {clip['video_id']}  {part}")
+            print_line(f"  {clip['similarity']:.3f}  {clip['video_id']}  {part}")
 
 
 def _text_tokenizer(name: str | None) -> Any:

@@ -15,13 +15,14 @@ from videotok.cli.console import (
     Device,
     Dtype,
     Refusal,
+    beside,
     invalid_options_refused,
     parse_size,
+    print_line,
     progress_bar,
     refuse_unwritable,
 )
 from videotok.config import DecodeConfig, KeyframeSource
-from videotok.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +122,7 @@ def decode(
     began = time.monotonic()
     tokens = VideoTokens.load(file)
     # not clip.mp4: that is what the source of clip.vtok is called
-    path = output or file.with_name(f"{file.stem}-decoded{'.png' if tokens.is_picture else '.mp4'}")
+    path = output or beside(file, "-decoded.png" if tokens.is_picture else "-decoded.mp4")
     comparison = path.with_name(f"{path.stem}-compare.mp4") if compare else None
     is_picture = path.suffix.lower() in PICTURE_SUFFIXES
     if is_picture and (compare or not tokens.is_picture):
@@ -153,7 +154,7 @@ def decode(
     if is_picture:
         shown = next(tokenizer.detokenizer_inputs(tokens, config, keyframes=given))
         write_picture(path, to_uint8(shown.keyframe[:, None])[0])
-        print(printable(f"{path}: {width}x{height}, {time.monotonic() - began:.1f} s taken"))
+        print_line(f"{path}: {width}x{height}, {time.monotonic() - began:.1f} s taken")
         return
     figures: dict[str, list[Figures]] = {method: [] for method in METHOD_TITLES}
     with ExitStack() as stack:
@@ -169,10 +170,10 @@ def decode(
             writer.write(frame)
     seconds = time.monotonic() - began
     facts = f"{writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, {tokens.duration_seconds:.2f} s"
-    print(printable(f"{path}: {facts} of video, {seconds:.1f} s taken"))
+    print_line(f"{path}: {facts} of video, {seconds:.1f} s taken")
     if compare:
         are_stored = tokens.pictures and keyframe_source != "tokens"
-        print(printable(f"{comparison}: the source, its bidirectional warp and the result side by side"))
+        print_line(f"{comparison}: the source, its bidirectional warp and the result side by side")
         print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videotok.cli.console import DEVICE_HELP, Device, Refusal, invalid_options_refused, progress_bar, refuse_unwritable
+from videotok.cli.console import (
+    DEVICE_HELP,
+    Device,
+    Refusal,
+    invalid_options_refused,
+    print_line,
+    progress_bar,
+    refuse_unwritable,
+)
 from videotok.config import EncodeConfig, KeyframeStorage, MotionSourceChoice, PatchSelection
 from videotok.text import printable, utf8_name
 
@@ -138,7 +146,7 @@ def encode(
             tokens = tokenizer.encode(file.path, config, progress=show)
         tokens = replace(tokens, source=replace(tokens.source, file=utf8_name(file.name)))
     tokens.save(path)
-    print(printable(summary_line(path, tokens, time.monotonic() - began)))
+    print_line(summary_line(path, tokens, time.monotonic() - began))
 
 
 def default_output(video: str) -> Path:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videotok.cli.console import Refusal, progress_bar, refuse_unwritable
+from videotok.cli.console import (
+    Refusal,
+    invalid_options_refused,
+    print_line,
+    print_note,
+    progress_bar,
+    refuse_unwritable,
+)
+from videotok.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -45,32 +53,34 @@ def evaluate(
 
     from videotok.config import DecodeConfig, EncodeConfig
     from videotok.evaluation import SIZE, EvaluationConfig
-    from videotok.footage import video_files
+    from videotok.footage import scan_for_videos
     from videotok.io_utils import write_json
     from videotok.perceptual import LPIPS
     from videotok.pipeline import VideoTokenizer
     from videotok.report.quality import rows, write_quality_page
 
-    began, files = time.monotonic(), video_files(videos)
+    began, scan = time.monotonic(), scan_for_videos(videos)
+    print_note(str(scan))
     network = LPIPS.load(lpips) if lpips else None
     tokenizer = VideoTokenizer.from_pretrained(model)
     if max(quantizers) > tokenizer.motion.num_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: this model has {tokenizer.motion.num_quantizers}")
-    config = EvaluationConfig(
-        motion_quantizers=quantizers,
-        keyframes=("tokens", "exact") if exact_keyframes else ("tokens",),
-        encode=EncodeConfig(max_clips=max_clips),
-        decode=DecodeConfig(size=SIZE, num_inference_steps=steps),
-    )
-    evaluated = _evaluate_files(tokenizer, files, config, examples, network)
+    with invalid_options_refused():
+        config = EvaluationConfig(
+            motion_quantizers=quantizers,
+            keyframes=("tokens", "exact") if exact_keyframes else ("tokens",),
+            encode=EncodeConfig(max_clips=max_clips),
+            decode=DecodeConfig(size=SIZE, num_inference_steps=steps),
+        )
+    evaluated = _evaluate_files(tokenizer, scan.videos, config, examples, network)
     results, left_out = evaluated.results, evaluated.left_out
     if json_file is not None:
         write_json(json_file, list(rows(results)))
     write_quality_page(out, results, config, left_out=left_out, model=model or "shipped with videotok")
     clips = sum(len({clip.index for clip in result.clips}) for result in results)
-    print(f"{out}: {len(results)} videos, {clips} clips, {time.monotonic() - began:.0f} s taken")
+    print_line(f"{out}: {len(results)} videos, {clips} clips, {time.monotonic() - began:.0f} s taken")
     if left_out:
-        print(f"{len(left_out)} files left out; the page says why")
+        print_line(f"{len(left_out)} files left out; the page says why")
 
 
 @dataclass
@@ -95,7 +105,7 @@ def _evaluate_files(
     found = Evaluated()
     with progress_bar() as bar:
         for number, path in enumerate(files, 1):
-            task = bar.add_task(f"{number}/{len(files)} {path.name}", total=None, of="?")
+            task = bar.add_task(printable(f"{number}/{len(files)} {path.name}"), total=None, of="?")
 
             def advance(seconds: float, task: "TaskID" = task) -> None:
                 bar.advance(task, seconds)
@@ -105,7 +115,7 @@ def _evaluate_files(
                 found.results.append(result)
             except MediaError as error:
                 found.left_out.append(str(error))
-                bar.console.print(f"left out: {error}")
+                bar.console.print(printable(f"left out: {error}"), markup=False, highlight=False)
             bar.remove_task(task)
     if not found.results:
         raise Refusal(f"none of {len(files)} files could be measured; the first: {found.left_out[0]}")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from codec import VectorShares, iter_clips, probe
-from videotok.text import printable, to_json
+from videotok.cli.console import print_line
+from videotok.text import to_json
 
 WIDTH = 18
 """Characters of the column of names."""
@@ -41,7 +42,7 @@ def _print(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -
         print(to_json(facts))
         return
     for name, value in lines:
-        print(f"{name:<{WIDTH}} {printable(value)}")
+        print_line(f"{name:<{WIDTH}} {value}")
 
 
 def video_facts(path: Path) -> dict[str, Any]:

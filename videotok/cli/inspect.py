@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videotok.cli.console import Refusal, invalid_options_refused, progress_bar, refuse_unwritable
+from videotok.cli.console import (
+    Refusal,
+    beside,
+    invalid_options_refused,
+    print_line,
+    print_note,
+    progress_bar,
+    refuse_unwritable,
+)
 from videotok.config import EncodeConfig, MotionSourceChoice
+from videotok.text import printable
 
 if TYPE_CHECKING:
     from codec import Clip, ClipSpec
@@ -101,7 +110,7 @@ def inspect(
 
 def inspect_motion(video: Path, request: Request) -> None:
     """Write the motion of a video as a video or as a contact sheet."""
-    path = request.output or video.with_name(f"{video.stem}-motion.mp4")
+    path = request.output or beside(video, "-motion.mp4")
     suffix = path.suffix.lower()
     if suffix not in VIDEO_SUFFIXES | SHEET_SUFFIXES:
         raise Refusal(
@@ -137,7 +146,7 @@ def inspect_motion(video: Path, request: Request) -> None:
     shown = _with_progress(clips, spec, config.start_seconds, info.duration_seconds, video.name)
     write = write_motion_video if is_video else write_contact_sheet
     number = write(shown, size, spec, video.name, path)
-    print(f"{path}: {number} clips of {info.width}x{info.height} {info.codec}, motion of {config.motion_source}")
+    print_line(f"{path}: {number} clips of {info.width}x{info.height} {info.codec}, motion of {config.motion_source}")
 
 
 def _with_progress(
@@ -145,7 +154,7 @@ def _with_progress(
 ) -> "Iterator[Clip]":
     """Yield clips, and show on a progress bar how far they are."""
     with progress_bar() as bar:
-        task = bar.add_task(name, total=total, of=_seconds(total))
+        task = bar.add_task(printable(name), total=total, of=_seconds(total))
         for clip in clips:
             yield clip
             bar.update(task, completed=clip.pts_seconds - start + float(clip.num_frames / spec.fps))
@@ -153,12 +162,14 @@ def _with_progress(
 
 def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     """Write the page of a .vtok file, with or without its `source`, or of a video, which is encoded first."""
-    is_tokens, config = file.suffix.lower() == ".vtok", request.config
+    from videotok.vtok_file import is_vtok
+
+    is_tokens, config = is_vtok(file) or file.suffix.lower() == ".vtok", request.config
     if source and not is_tokens:
         raise Refusal(f"--source {source}: {file} is a video and its own source; it goes with a .vtok file")
     if is_tokens and (config.start_seconds or config.duration_seconds or config.max_clips):
         raise Refusal(f"--start, --duration and --max-clips choose what is encoded; {file} is encoded already")
-    path = request.output or file.with_name(f"{file.stem}-tokens.html")
+    path = request.output or beside(file, "-tokens.html")
     _refuse_page(path, request, file, source)
 
     from dataclasses import replace
@@ -178,7 +189,7 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     tokenizer = VideoTokenizer(bundle)
     with progress_bar() as bar:
         if tokens is None:
-            task = bar.add_task(f"encode {file.name}", total=None, of="?")
+            task = bar.add_task(printable(f"encode {file.name}"), total=None, of="?")
             tokens = tokenizer.encode(
                 file,
                 replace(config, max_clips=config.max_clips or PAGE_CLIPS),
@@ -186,10 +197,10 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
             )
             bar.remove_task(task)
         seconds = tokens.duration_seconds
-        task = bar.add_task(f"decode {file.name}", total=seconds, of=_seconds(seconds))
+        task = bar.add_task(printable(f"decode {file.name}"), total=seconds, of=_seconds(seconds))
         shown = source if is_tokens else file
         number = write_tokens_page(tokenizer, tokens, shown, path, lambda done: bar.advance(task, done))
-    print(f"{path}: {number} keyframes, {tokens.tokens_per_second:.0f} tokens/s of video")
+    print_line(f"{path}: {number} keyframes, {tokens.tokens_per_second:.0f} tokens/s of video")
 
 
 def inspect_code(code: int, videos: list[Path], request: Request) -> None:
@@ -198,9 +209,11 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
     _refuse_page(path, request, *videos)
 
     from videotok.bundle import Bundle
-    from videotok.footage import video_files
+    from videotok.footage import scan_for_videos
 
-    bundle, files = Bundle.find(request.model, request.keyframe_model), video_files(videos)
+    bundle, scan = Bundle.find(request.model, request.keyframe_model), scan_for_videos(videos)
+    print_note(str(scan))
+    files = scan.videos
 
     from videotok.pipeline import VideoTokenizer
     from videotok.report.tokens import find_code, write_code_page
@@ -212,7 +225,7 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
         with invalid_options_refused():
             search = find_code(tokenizer, code, files, max_clips, lambda video: bar.advance(task))
     write_code_page(search, code, bundle.identity("keyframes").name, path)
-    print(
+    print_line(
         f"{path}: {search.total} patches with code {code} among {search.num_codes} codes of "
         f"{search.num_keyframes} keyframes"
     )

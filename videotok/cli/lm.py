@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
 app = typer.Typer(no_args_is_help=True, help="Train and ask language models that read video.")
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)
 COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),

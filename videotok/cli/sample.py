@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from videotok.cli.console import refuse_unwritable
+from videotok.cli.console import print_line, refuse_unwritable
 
 SECONDS, FPS, SIZE = 6, 24, (480, 270)
 
@@ -23,4 +23,4 @@ def sample(
     with VideoWriter(output, FPS, SIZE) as writer:
         for frame in sample_scene(SIZE).frames(index / FPS for index in range(SECONDS * FPS)):
             writer.write(frame)
-    print(f"{output}: {SECONDS} s, {SIZE[0]}x{SIZE[1]} at {FPS} fps")
+    print_line(f"{output}: {SECONDS} s, {SIZE[0]}x{SIZE[1]} at {FPS} fps")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from videotok.training.trainer import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Prepare footage, and train the three models on it.")
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)
 
 CacheFolder = Annotated[Path, typer.Argument(help="Folder written by `videotok train prepare`.")]
 

@@ -43,6 +43,7 @@ def encode_corpus(
     retry_errors: bool = False,
     commit_seconds: float = COMMIT_SECONDS,
     on_progress: Callable[[JobProgress], None] = lambda progress: None,
+    on_left_out: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Encode many videos to a folder of Parquet; called again, however it ended, it continues.
 
@@ -57,6 +58,7 @@ def encode_corpus(
         retry_errors: read again the videos that were refused before.
         commit_seconds: time between two writes of what is done.
         on_progress: called whenever rows come.
+        on_left_out: called with one line on the files of a folder that are left out; see `manifest.read_inputs`.
 
     Returns:
         The report, which is also written to report.json.
@@ -67,7 +69,7 @@ def encode_corpus(
         ModelError: there is no such model.
     """
     cluster = cluster or Cluster()
-    inputs = read_inputs(videos)
+    inputs = read_inputs(videos, on_left_out)
     plan = make_plan(model, config or DEFAULT_CONFIG)
     folder = CorpusFolder(out)
     with folder.locked(), _disk_errors_explained(folder):

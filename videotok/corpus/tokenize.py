@@ -1,25 +1,22 @@
 """The two stages of the pipeline: files to clips, and clips to ids, in batches that fill from many videos."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
 from codec import MediaError, SubprocessReader
 from videotok.corpus.decoder import ResizedClip, read_resized_clips
 from videotok.corpus.schema import ENCODED_ROWS
 from videotok.corpus.settings import EncodePlan
 from videotok.image_utils import to_tensor
+from videotok.inputs import local_file
 from videotok.pipeline import VideoTokenizer
+from videotok.text import one_line
 
 CLIPS_PER_BLOCK = 8
 """Clips that leave the first stage together: how much of a long video is in memory."""
@@ -54,11 +51,15 @@ class ReadVideos:
         """Yield the rows of one video, some clips at a time."""
         stage = "read"
         try:
-            with local_copy(path) as file:
+            with local_file(path) as file:
                 stage = "codec"
-                yield from self._clips(index, file, start_seconds, duration_seconds)
-        except (MediaError, OSError, ValueError, ImportError) as error:
-            message = " ".join(str(error).split()) or type(error).__name__
+                yield from self._clips(index, file.path, start_seconds, duration_seconds)
+        except Exception as error:  # one video must not end the job
+            message = one_line(error)
+            if not isinstance(error, MediaError | OSError):
+                message = (
+                    f"a fault of videotok and not of the file: {type(error).__name__}: {message}; please report it"
+                )
             yield _stack([self._row(index, 0, None, stage=stage, message=message.replace(path, file_name(path)))])
 
     def _clips(self, index: int, file: Path, start_seconds: float, duration_seconds: float | None) -> Iterator[Columns]:
@@ -95,24 +96,6 @@ class ReadVideos:
 def file_name(path: str) -> str:
     """Return the last part of a path or URL, which messages call the video by."""
     return PurePosixPath(path).name
-
-
-@contextmanager
-def local_copy(path: str) -> Iterator[Path]:
-    """Yield a file that FFmpeg can open: a local file itself, else a copy that is removed afterwards.
-
-    Raises:
-        OSError, ValueError, ImportError: it cannot be fetched, or its protocol is unknown.
-    """
-    filesystem, place = url_to_fs(path)
-    if isinstance(filesystem, LocalFileSystem):
-        yield Path(place)
-        return
-    with tempfile.NamedTemporaryFile(suffix=PurePosixPath(place).suffix) as copy:
-        with filesystem.open(place, "rb") as source:
-            shutil.copyfileobj(source, copy, 1 << 20)
-        copy.flush()
-        yield Path(copy.name)
 
 
 def _stack(rows: list[dict[str, Any]]) -> Columns:
