@@ -10,7 +10,7 @@ import pytest
 from videotok.corpus.manifest import read_inputs
 from videotok.errors import CorpusError
 from videotok.footage import scan_for_videos
-from videotok.inputs import local_file
+from videotok.inputs import local_input
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_remote_folder_and_manifest():
         assert ids(read_inputs("memory://bucket/videos")) == ["a.mp4"]
         table = read_inputs("memory://bucket/list.txt")
         assert table["path"].to_pylist() == ["memory:///bucket/videos/a.mp4"]
-        with local_file("memory://bucket/videos/a.mp4") as file:
+        with local_input("memory://bucket/videos/a.mp4") as file:
             assert (file.name, file.path.suffix) == ("a.mp4", ".mp4")
             assert file.path.read_bytes() == b"video a"
         assert not file.path.exists()
@@ -131,7 +131,7 @@ def test_a_file_that_exists_is_no_pattern_and_no_url(name, tmp_path, monkeypatch
     (tmp_path / "list.txt").write_text(name)
     path = read_inputs("list.txt")["path"][0].as_py()
     assert path == str(tmp_path / name)
-    with local_file(path) as file:
+    with local_input(path) as file:
         assert file.path.read_bytes() == b"x"
 
 

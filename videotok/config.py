@@ -116,7 +116,7 @@ class EncodeConfig(_Config):
     max_clips: int | None = None
     """Clips to encode at most. None: all."""
     stream: int | None = None
-    """Number of the video stream in the file, counted from 0 over all of its streams. None: its default one."""
+    """Index of the video stream among all streams of the file, as ffprobe shows it. None: its default video stream."""
     split_at_cuts: bool = False
     """Begin a new clip at every scene cut; the clip before it is short."""
     isolate: bool = False

@@ -3,7 +3,6 @@
 FFmpeg reads only local files: a name is never taken for a protocol or a pattern if there is a file of that name.
 """
 
-import shutil
 import stat
 import sys
 import tempfile
@@ -11,14 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from codec import MediaError
+from codec import MediaError, local_file
 from videotok.text import one_line
 
 STANDARD_INPUT = "-"
-CHUNK_BYTES = 1 << 20
 MAX_SUFFIX = 16
 """Characters of a suffix that a temporary copy has too."""
 
@@ -51,7 +48,7 @@ def url_name(url: str) -> str:
 
 
 @contextmanager
-def local_file(source: str) -> Iterator[LocalFile]:
+def local_input(source: str) -> Iterator[LocalFile]:
     """Yield a local file with the content of `source`; a copy is removed afterwards.
 
     Args:
@@ -64,8 +61,7 @@ def local_file(source: str) -> Iterator[LocalFile]:
     if source == STANDARD_INPUT and not path_exists(source):
         if sys.stdin.isatty():
             raise MediaError("cannot read standard input: it is a terminal; pipe a video into it, or name a file")
-        with _temporary("standard input", "") as path:
-            _copy_stream(sys.stdin.buffer, path, "standard input")
+        with local_file(sys.stdin.buffer) as path:
             yield LocalFile(path, "stdin")
     elif is_url(source):
         name = url_name(source)
@@ -73,8 +69,7 @@ def local_file(source: str) -> Iterator[LocalFile]:
             _download(source, path)
             yield LocalFile(path, name)
     elif _is_fifo(source):
-        with _temporary(source, "") as path, Path(source).open("rb") as stream:
-            _copy_stream(stream, path, source)
+        with Path(source).open("rb") as stream, local_file(stream) as path:
             yield LocalFile(path, Path(source).name)
     else:
         check_readable(source)
@@ -120,14 +115,6 @@ def _temporary(source: str, suffix: str) -> Iterator[Path]:
             yield Path(file.name)
         except MediaError as error:
             raise MediaError(str(error).replace(file.name, source)) from error
-
-
-def _copy_stream(stream: BinaryIO, path: Path, name: str) -> None:
-    try:
-        with path.open("wb") as copy:
-            shutil.copyfileobj(stream, copy, CHUNK_BYTES)
-    except OSError as error:
-        raise MediaError(f"cannot copy {name} to {path.parent}: {error.strerror or error}") from error
 
 
 def _download(url: str, path: Path) -> None:

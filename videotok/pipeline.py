@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -10,8 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import Clip, ClipSpec, MotionField, MotionSource, iter_clips, iter_clips_isolated, probe, probe_isolated
+from codec import (
+    Clip,
+    ClipSpec,
+    MotionField,
+    MotionSource,
+    Source,
+    iter_clips,
+    iter_clips_isolated,
+    local_file,
+    probe,
+    probe_isolated,
+)
 from codec.probe import check_length, expected_seconds
+from codec.sources import source_name
 from motion_vq import MotionTokens
 from unet3d import decode_chain
 from videotok.bundle import Bundle
@@ -91,12 +103,14 @@ class VideoTokenizer(TokenizerModels):
         return f"VideoTokenizer({self.bundle.name!r}, {parts}, device={self.device}, dtype={dtype})"
 
     def encode(
-        self, video: str | Path, config: EncodeConfig | None = None, *, progress: Progress | None = None
+        self, video: Source, config: EncodeConfig | None = None, *, progress: Progress | None = None
     ) -> VideoTokens:
         """Turn a video file into tokens, in memory that does not grow with its length (but for the tokens).
 
+        A picture becomes one keyframe without motion ids.
+
         Args:
-            video: any video file that FFmpeg reads.
+            video: any video or picture file that FFmpeg reads: its path, its content, or a file opened in binary mode.
             config: see `EncodeConfig`; its defaults where not given.
             progress: called with the seconds done and the seconds there are, after every batch.
 
@@ -105,10 +119,17 @@ class VideoTokenizer(TokenizerModels):
                 `native` was asked for.
             ValueError: an option that these models cannot follow.
         """
-        path, config = Path(video), config or EncodeConfig()
+        with local_file(video) as path:
+            tokens = self._encode_file(path, config or EncodeConfig(), progress)
+        if not isinstance(video, str | Path):
+            tokens = replace(tokens, source=replace(tokens.source, file=Path(source_name(video)).name))
+        # nothing moves in a picture
+        return tokens.first_quantizers(0) if tokens.is_picture else tokens
+
+    def _encode_file(self, path: Path, config: EncodeConfig, progress: Progress | None) -> VideoTokens:
         spec = self.spec(config.fps)
         quantizers = self.default_motion_quantizers if config.motion_quantizers is None else config.motion_quantizers
-        info = probe_isolated(path) if config.isolate else probe(path)
+        info = (probe_isolated if config.isolate else probe)(path, config.stream)
         expected = expected_seconds(info, spec, config.start_seconds, config.duration_seconds, config.max_clips)
         self.check(config)
         with self.encoding():
@@ -131,9 +152,7 @@ class VideoTokenizer(TokenizerModels):
         known = None if config.split_at_cuts and config.max_clips else expected
         check_length(path, spec, sum(accumulator.num_frames), known, is_truncated)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
-        tokens = accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
-        # nothing moves in a picture
-        return tokens.first_quantizers(0) if tokens.is_picture else tokens
+        return accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
 
     def _keyframe_encoder(self, config: EncodeConfig) -> PredictiveKeyframeEncoder:
         is_sampled = config.patch_selection == "sample"
@@ -409,6 +428,7 @@ def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig) -> Iterator[Cl
         duration_seconds=config.duration_seconds,
         max_clips=config.max_clips,
         split_at_cuts=config.split_at_cuts,
+        stream=config.stream,
     )
 
 

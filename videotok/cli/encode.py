@@ -124,13 +124,13 @@ def encode(
 
     from codec import probe, probe_isolated
     from videotok.bundle import Bundle
-    from videotok.inputs import local_file
+    from videotok.inputs import local_input
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
-    with local_file(video) as file:
+    with local_input(video) as file:
         # a file that is no video is refused at once, and not after torch is loaded
-        (probe_isolated if isolate else probe)(file.path)
+        (probe_isolated if isolate else probe)(file.path, stream)
 
         from videotok.pipeline import VideoTokenizer
 

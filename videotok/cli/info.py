@@ -21,11 +21,11 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
-    from videotok.inputs import local_file
+    from videotok.inputs import local_input
     from videotok.tokens import VideoTokens, vtok_format
     from videotok.vtok_file import is_vtok
 
-    with local_file(source) as file:
+    with local_input(source) as file:
         # what a file is called does not say what it is
         if is_vtok(file.path) or file.path.suffix.lower() == ".vtok":
             tokens = VideoTokens.load(file.path)

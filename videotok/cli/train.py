@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from videotok.cli.console import Refusal, invalid_options_refused, parse_fps
 
 if TYPE_CHECKING:
+    from videotok.keyframes import KeyframeTokenizerProtocol
     from videotok.training.dataset import Cache, Read, Row
     from videotok.training.trainer import Plan
 
@@ -181,7 +182,7 @@ def keyframes(
     data = _cache(cache)
     rows = data.photos("train") + data.clips("train")
     held_back = data.photos("validation") + data.clips("validation")
-    model = _model(KeyframeTokenizer, options.start, config)
+    model = _trained_model(KeyframeTokenizer, options, config)
     default_weight = 0.2 if adversarial else 0.05
     losses = TrainingOptions(
         lpips=None if lpips is None else LPIPS.load(lpips),
@@ -205,7 +206,7 @@ def motion(cache: CacheFolder, options: RunOptions) -> None:
     from videotok.training.dataset import Row
 
     data = _cache(cache)
-    task = MotionTraining(_model(MotionTokenizer, options.start))
+    task = MotionTraining(_trained_model(MotionTokenizer, options))
     _train(
         task, data.clips("train"), data.clips("validation"), Row.motion, options, options.plan(), validation_items=128
     )
@@ -215,17 +216,66 @@ def motion(cache: CacheFolder, options: RunOptions) -> None:
 def detokenizer(
     cache: CacheFolder,
     tokenizer: Annotated[Path, typer.Option(help="Motion tokenizer whose decoded motion the model is trained on.")],
+    keyframes: Annotated[
+        Path | None,
+        typer.Option(help="Keyframe tokenizer whose decoded keyframes, at every rate, the model is trained on."),
+    ] = None,
+    exact_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of clips with exact keyframes, where --keyframes is given.")
+    ] = 0.3,
+    refiner_widths: Annotated[
+        str | None, typer.Option(help="Add a refiner with these channels at 1/2, 1/4, … of the size, as 32,64,96.")
+    ] = None,
+    refiner_blocks: Annotated[
+        str | None, typer.Option(help="Residual blocks of the refiner at each size, as 1,2,2; by default 1 each.")
+    ] = None,
+    refiner_only: Annotated[
+        bool, typer.Option("--refiner-only", help="Train the refiner and leave all other weights as they are.")
+    ] = False,
+    lpips: Annotated[Path | None, typer.Option(help="LPIPS network (safetensors), which is not shipped.")] = None,
+    lpips_weight: Annotated[float, typer.Option(min=0, help="Weight of LPIPS in the loss.")] = 4.0,
+    sharpness_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the difference in local sharpness, with a refiner or --lpips.")
+    ] = 1.0,
+    *,
     options: RunOptions,
 ) -> None:
-    """Train the video detokenizer on clips, with motion that went through the motion tokenizer."""
+    """Train the video detokenizer on clips, with motion that went through the motion tokenizer.
+
+    With a refiner or --lpips it is trained for what one evaluation shows: log squared error, LPIPS and sharpness.
+    Without both, as a denoiser at all noise levels by squared error.
+    """
     from motion_vq import MotionTokenizer
-    from unet3d import DetokenizerTraining, VideoDetokenizer
-    from videotok.training.dataset import CodedMotion, Row
+    from unet3d import DetokenizerPerceptualTraining, DetokenizerTraining, PerceptualOptions, VideoDetokenizer
+    from videotok.perceptual import LPIPS
+    from videotok.training.dataset import CodedKeyframes, CodedMotion, Row
 
     data = _cache(cache)
-    coded = CodedMotion(_model(MotionTokenizer, tokenizer))
-    task = DetokenizerTraining(_model(VideoDetokenizer, options.start), code_motion=coded)
-    _train(task, data.clips("train"), data.clips("validation"), Row.clip, options, options.plan(), validation_items=24)
+    widths = _numbers("--refiner-widths", refiner_widths)
+    blocks = _numbers("--refiner-blocks", refiner_blocks) or (1,) * len(widths)
+    hooks: dict[str, Any] = {
+        "code_motion": CodedMotion(_model(MotionTokenizer, tokenizer)),
+        "code_keyframes": None if keyframes is None else CodedKeyframes(_keyframe_tokenizer(keyframes)),
+        "exact_share": exact_share,
+    }
+    model = _trained_model(VideoDetokenizer, options)
+    with invalid_options_refused():
+        if widths or refiner_blocks:
+            model.add_refiner(widths, blocks)
+        if lpips is None and model.refiner is None and not refiner_only:
+            task, criterion = DetokenizerTraining(model, **hooks), "psnr"
+        else:
+            losses = PerceptualOptions(
+                lpips=None if lpips is None else LPIPS.load(lpips),
+                lpips_weight=lpips_weight,
+                sharpness_weight=sharpness_weight,
+                refiner_only=refiner_only,
+            )
+            task = DetokenizerPerceptualTraining(model, losses, **hooks)
+            # sharpness costs PSNR, so the highest PSNR would be the start
+            criterion = None if lpips is None else "score"
+    rows, held_back = data.clips("train"), data.clips("validation")
+    _train(task, rows, held_back, Row.clip, options, options.plan(), criterion=criterion, validation_items=24)
 
 
 @app.command()
@@ -267,6 +317,14 @@ def _cache(folder: Path) -> "Cache":
         raise Refusal(str(error)) from error
 
 
+def _trained_model(model_class: Any, options: RunOptions, config: Path | None = None) -> Any:
+    """Return the model that a run starts from; its new weights, also those added later, depend on the seed alone."""
+    import torch
+
+    torch.manual_seed(options.seed)
+    return _model(model_class, options.start, config)
+
+
 def _model(model_class: Any, folder: Path | None, config: Path | None = None) -> Any:
     """Return the model of a folder, or a new one with the options of a JSON file.
 
@@ -284,6 +342,34 @@ def _model(model_class: Any, folder: Path | None, config: Path | None = None) ->
         return model_class.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise Refusal(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _keyframe_tokenizer(folder: Path) -> "KeyframeTokenizerProtocol":
+    """Return the keyframe tokenizer of a folder, of any class that videotok knows.
+
+    Raises:
+        Refusal: the folder cannot be loaded.
+    """
+    import torch
+
+    from videotok.bundle import load_keyframes
+
+    try:
+        return load_keyframes(folder, torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refusal(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """Return the whole numbers of a list as 32,64,96; none of None.
+
+    Raises:
+        Refusal: another text.
+    """
+    parts = [] if text is None else text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise Refusal(f"{option} takes whole numbers above 0 with commas between them, such as 32,64,96; got {text}")
+    return tuple(map(int, parts))
 
 
 def _train(
@@ -342,7 +428,8 @@ def _train(
             ) from error
         except (ValueError, FloatingPointError) as error:
             raise Refusal(str(error)) from error
-    kept = "the latest weights" if criterion is None else "the weights with the highest validation PSNR"
+    names = {None: "the latest weights", "psnr": "the weights with the highest validation PSNR"}
+    kept = names.get(criterion, f"the weights with the highest validation {criterion}")
     console.print(f"{options.out / 'best'}: {kept}")
 
 

@@ -14,7 +14,7 @@ from videotok.corpus.decoder import ResizedClip, read_resized_clips
 from videotok.corpus.schema import ENCODED_ROWS
 from videotok.corpus.settings import EncodePlan
 from videotok.image_utils import to_tensor
-from videotok.inputs import local_file
+from videotok.inputs import local_input
 from videotok.pipeline import VideoTokenizer
 from videotok.text import one_line
 
@@ -51,7 +51,7 @@ class ReadVideos:
         """Yield the rows of one video, some clips at a time."""
         stage = "read"
         try:
-            with local_file(path) as file:
+            with local_input(path) as file:
                 stage = "codec"
                 yield from self._clips(index, file.path, start_seconds, duration_seconds)
         except Exception as error:  # one video must not end the job
