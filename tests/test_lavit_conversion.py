@@ -3,6 +3,7 @@
 import json
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,7 +236,8 @@ def test_only_the_needed_files_are_downloaded(published: Path, monkeypatch: pyte
 
     names = ["README.md", "motion_tokenizer.bin", "visual_tokenizer/eva_vitg_psz14.bin"]
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda self, hub_id, revision: names)
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, hub_id, **options: info)
     tokenizer = VideoTokenizer.from_pretrained("rain1011/Video-LaVIT-v1")
     assert tokenizer.motion.codebook_size == 64
     assert asked == [("rain1011/Video-LaVIT-v1", "motion_tokenizer.bin")]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from videotok.errors import ModelError, TokensError
 from videotok.io_utils import read_json, weights_sha256
+from videotok.text import one_line
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
@@ -106,6 +107,8 @@ PUBLISHED = (
     "language_model_sft",
 )
 """Files and folders of the published Video-LaVIT weights; a folder with one of them has that layout."""
+HUB_SECONDS = 10.0
+"""How long the hub may take to answer whether there is a model."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Model = TypeVar("Model", bound="ModelMixin")
@@ -324,8 +327,12 @@ def hub_files(hub_id: str, revision: str | None = None) -> list[str]:
 
     with _hub_errors(f"download {hub_id}"):
         try:
-            return HfApi().list_repo_files(hub_id, revision=revision)
-        except OSError:
+            # one request with a limit; to list the files would be tried again for half a minute without a network
+            info = HfApi().model_info(hub_id, revision=revision, timeout=HUB_SECONDS)
+            return [file.rfilename for file in info.siblings or ()]
+        except Exception as error:
+            if not _is_network_error(error):
+                raise
             try:
                 folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
             except LocalEntryNotFoundError:
@@ -356,13 +363,21 @@ def _check_hub_id(model: str | Path) -> str:
 @contextmanager
 def _hub_errors(action: str) -> Iterator[None]:
     """Turn errors of the hub and of the network into a ModelError."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        if not isinstance(error, HFValidationError | LocalEntryNotFoundError) and not _is_network_error(error):
+            raise
+        reason = one_line(error)
+        reason = reason if len(reason) < 200 else reason[:200] + "…"
         raise ModelError(f"cannot {action}: {reason}; check the name and the network") from error
+
+
+def _is_network_error(error: Exception) -> bool:
+    """Return whether an error comes from the network or the hub: the errors of HTTP libraries need not be OSError."""
+    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
 IMAGE_DECODER_PARTS = ("keyframes/condition", "keyframes/unet", "keyframes/vae", "keyframes/scheduler")
