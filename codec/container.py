@@ -227,7 +227,7 @@ class Demuxer:
     container: InputContainer
     stream: VideoStream
     end_seconds: float = field(default=float("-inf"), init=False)
-    """When the last packet of the other streams ends."""
+    """When the last packet of any stream ends, as its own timestamps count."""
     last_frame_seconds: float = field(default=float("-inf"), init=False)
     """When the frame in the video's packets that is shown last begins."""
 
@@ -277,5 +277,9 @@ class Demuxer:
             yield packet
 
     def _note_time(self, timed: TimedPacket) -> None:
-        if timed.pts is not None and self.stream.time_base is not None:
-            self.last_frame_seconds = max(self.last_frame_seconds, float(timed.pts * self.stream.time_base))
+        if timed.pts is None or timed.packet.pts is None or self.stream.time_base is None:
+            return
+        self.last_frame_seconds = max(self.last_frame_seconds, float(timed.pts * self.stream.time_base))
+        # the header counts as the stream's own timestamps do
+        end = float((timed.packet.pts + (timed.packet.duration or 0)) * self.stream.time_base)
+        self.end_seconds = max(self.end_seconds, end)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
+import av
 import cv2
 from av.error import FFmpegError
 
@@ -12,6 +14,8 @@ FILE_ERRORS = (FFmpegError, cv2.error, OSError, UnicodeError, MemoryError, Recur
 
 LIBRARY_ERRORS = (ValueError, LookupError, ArithmeticError, RuntimeError, AssertionError)
 """Exceptions that the content of a file causes if PyAV raises them; elsewhere they are faults of this package."""
+
+PYAV_FOLDER = Path(av.__file__).parent
 
 
 class MediaError(Exception):
@@ -46,16 +50,16 @@ def is_caused_by_file(error: BaseException) -> bool:
     """Return whether the content of a file caused an exception, and not a fault of this package."""
     if isinstance(error, FILE_ERRORS):
         return True
-    return isinstance(error, LIBRARY_ERRORS) and _innermost_module(error.__traceback__).split(".")[0] == "av"
+    return isinstance(error, LIBRARY_ERRORS) and _is_raised_by_pyav(error.__traceback__)
 
 
-def _innermost_module(traceback: TracebackType | None) -> str:
-    """Return the name of the module that raised an exception."""
-    module = ""
+def _is_raised_by_pyav(traceback: TracebackType | None) -> bool:
+    """Return whether PyAV raised an exception; its compiled modules name their files av/stream.py and so on."""
+    file = ""
     while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__", "")
+        file = traceback.tb_frame.f_code.co_filename
         traceback = traceback.tb_next
-    return module
+    return file.startswith("av/") or Path(file).is_relative_to(PYAV_FOLDER)
 
 
 def error_text(error: BaseException) -> str:

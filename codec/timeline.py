@@ -68,6 +68,8 @@ class Timeline:
         self._waiting: deque[_Waiting] = deque()
         self._last: av.Packet | None = None
         """The last packet that was compared with the one before it."""
+        self._are_corrupt: deque[bool] = deque(maxlen=NUM_CUT_OFF)
+        """Whether the last packets that were compared are corrupt."""
         self._end: int | None = None
         """When the frame shown last so far ends."""
         self._recent: deque[int | None] = deque(maxlen=NUM_NEIGHBOURS)
@@ -123,11 +125,12 @@ class Timeline:
         if last is not None and last.dts is not None and packet.dts is not None:
             if following_dts is not None and last.dts <= following_dts < packet.dts - 4 * self._step:
                 return  # a single wrong timestamp
-            waiting.begins_anew = self._begins_anew(last, packet, packet.dts - last.dts, following_dts)
+            waiting.begins_anew = self._begins_anew(packet, packet.dts - last.dts, following_dts)
         self._last = packet
+        self._are_corrupt.append(packet.is_corrupt)
 
-    def _begins_anew(self, last: av.Packet, packet: av.Packet, step: int, following_dts: int | None) -> bool:
-        """Return whether timestamps begin anew with `packet`, which is decoded `step` after `last`."""
+    def _begins_anew(self, packet: av.Packet, step: int, following_dts: int | None) -> bool:
+        """Return whether timestamps begin anew with `packet`, which is decoded `step` after the one before."""
         following_step = self._step if following_dts is None or packet.dts is None else following_dts - packet.dts
         if step < -self._max_reset:
             # a single wrong timestamp would be followed by a return
@@ -135,7 +138,8 @@ class Timeline:
         if not self._may_be_joined or step <= 2 * self._step:
             return False
         # a jump ahead is a join only where data is cut off and a new recording can begin; else it is a pause
-        return (last.is_corrupt or packet.is_corrupt) and packet.is_keyframe and following_step > 0
+        is_cut_off = packet.is_corrupt or any(self._are_corrupt)
+        return is_cut_off and packet.is_keyframe and following_step > 0
 
 
 class PictureTimes:
