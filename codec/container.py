@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.container.core import Flags
 from av.error import FFmpegError
 from av.format import Flags as FormatFlags
-from av.logging import set_level
+from av.logging import INFO, set_level
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -94,8 +94,11 @@ def _select_stream(container: InputContainer, source: Path, index: int | None) -
             raise MediaError(f"cannot read {source}: its stream {index} is no video; {_list_streams(container)}")
     readable = [video for video in streams if video.codec_context is not None]
     if not readable:
+        label = _codec_label(container, streams[0])
+        if any(tag in label for tag in ENCRYPTED_TAGS):
+            raise encrypted_error(source)
         raise MediaError(
-            f"cannot read {source}: FFmpeg has no decoder for its video{_codec_label(container, streams[0])}; "
+            f"cannot read {source}: FFmpeg has no decoder for its video, {label or 'whose codec it does not know'}; "
             "re-encode it as H.264 first"
         )
     stream = max(readable, key=_preference)
@@ -131,11 +134,16 @@ def _codec_tag(stream: VideoStream) -> str:
 
 
 def _codec_label(container: InputContainer, stream: VideoStream) -> str:
-    """Return the name of a codec without a decoder in brackets, from FFmpeg's own description of the file."""
-    for line in cast(Any, container).dumps_format().splitlines():
-        head, found, text = line.partition(": Video: ")
-        if found and f"#0:{stream.index}" in head:
-            return f" ({text.split(',')[0].strip()})"
+    """Return FFmpeg's name of a codec without a decoder, with its tag: `none (zzzz / 0x7A7A7A7A)`; empty if unknown."""
+    set_level(INFO)
+    try:
+        lines = cast(Any, container).dumps_format().splitlines()
+    finally:
+        set_level(None)
+    for line in lines:
+        head, _, text = line.partition(": Video: ")
+        if f"#0:{stream.index}" in head:
+            return text.split(",")[0].strip()
     return ""
 
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import EOFError as EndOfStream
-from av.error import FFmpegError
+from av.error import FFmpegError, PatchWelcomeError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
@@ -21,6 +21,7 @@ from codec.container import (
     misses_indexed_packets,
     nominal_frame_interval,
 )
+from codec.errors import MediaError
 from codec.orientation import UPRIGHT, Orientation, OrientationReader, orientation_of
 from codec.reference_lists import PictureHeaders, ReferenceListBuilder
 from codec.side_data import motion_records
@@ -105,12 +106,15 @@ def decode_pictures(
         is_needed: whether the picture in a packet is used. If it is not, and no other picture refers to it, it is not
             decoded.
         packets: the packets to decode; all that follow if None.
+
+    Raises:
+        MediaError: FFmpeg's decoder does not support this kind of stream; or the stream is encrypted.
     """
     context = stream.codec_context
     _configure(context, with_vectors, threads, loop_filter)
     references = ReferenceListBuilder(context.extradata) if with_vectors and context.name == "h264" else None
     context.skip_frame, skips = "DEFAULT", False
-    lost = False
+    lost, reason = False, None
     base, earliest_pts, has_begun = float(stream.time_base or 0), math.inf, False
     in_decoder: dict[int, _SentPacket] = {}
     times = PictureTimes(_packed_step(stream))
@@ -132,9 +136,9 @@ def decode_pictures(
         try:
             pictures = context.decode(packet)
         except EndOfStream:
-            return
-        except FFmpegError:
-            pictures, lost = [], True
+            break
+        except FFmpegError as error:
+            pictures, lost, reason = [], True, error
             times.remove_packet(demuxed.dts)
         for picture in pictures:
             position = index if picture.pts is None else picture.pts
@@ -145,6 +149,11 @@ def decode_pictures(
             has_begun = True
             yield DecodedPicture(picture, position, sent.headers, lost or picture.is_corrupt, pts)
             lost = False
+    if not has_begun and isinstance(reason, PatchWelcomeError):
+        raise MediaError(
+            f"cannot read {container.name.removeprefix('file:')}: FFmpeg cannot decode this kind of "
+            f"{context.codec.canonical_name} video; re-encode it as H.264 first"
+        )
 
 
 @dataclass(frozen=True)
@@ -238,10 +247,11 @@ def read_frames(
 
     def frame(decoded: DecodedPicture, following_pts: int | None) -> SourceFrame:
         picture = decoded.picture
+        seconds = times.next_seconds(decoded.pts, following_pts)
         return SourceFrame(
             picture=picture,
-            pts_seconds=times.next_seconds(decoded.pts, following_pts),
-            duration_seconds=picture.duration * times.time_base if picture.duration else times.step,
+            pts_seconds=seconds,
+            duration_seconds=times.duration_seconds(picture.duration, seconds),
             vectors=motion_records(picture) if with_vectors else None,
             index=decoded.index,
             headers=decoded.headers,

@@ -42,7 +42,8 @@ def read_frames_mvextractor(path: str | Path, container: InputContainer, stream:
             "or choose backend av"
         ) from error
     capture = VideoCap()
-    if not capture.open(str(path)):
+    # a relative name may look like an address
+    if not capture.open(str(Path(path).absolute())):
         raise MediaError(f"cannot read {path}: motion-vector-extractor does not open it; choose backend av")
     step = float(nominal_frame_interval(stream))
     try:

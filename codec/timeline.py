@@ -226,6 +226,14 @@ class FrameTimes:
         self._last = seconds
         return seconds
 
+    def duration_seconds(self, duration: int | None, seconds: float) -> float:
+        """Return how long a frame at `seconds` is shown that states `duration`, in units of pts."""
+        stated = duration * self.time_base if duration else self.step
+        if stated <= MAX_GLITCH_SECONDS:
+            return stated
+        longest = MAX_PAUSE_SECONDS if self._end is None else self._end + self.shift - seconds
+        return max(MAX_GLITCH_SECONDS, min(stated, longest, MAX_PAUSE_SECONDS))
+
     def _is_glitch(self, seconds: float, expected: float, pts: int, following_pts: int | None) -> bool:
         """Return whether one frame alone has a timestamp far ahead."""
         return seconds - expected > MAX_GLITCH_SECONDS and following_pts is not None and following_pts < pts

@@ -259,6 +259,25 @@ def test_an_encrypted_video_is_called_encrypted(tmp_path):
             assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("tag", "message"), [(b"zzzz", "no decoder for its video, .*zzzz"), (b"encv", "encrypted")])
+def test_a_codec_that_ffmpeg_does_not_know(tag, message, tmp_path):
+    path = write_numbered(tmp_path / "unknown.mp4", range(5))
+    path.write_bytes(path.read_bytes().replace(b"avc1", tag))
+    for call in (probe, read):
+        with pytest.raises(MediaError, match=message):
+            call(path)
+
+
+def test_a_wrong_duration_of_the_last_frame_is_not_endless(tmp_path):
+    path = write_numbered(tmp_path / "long.mp4", range(5), rate=RATE)
+    content = bytearray(path.read_bytes())
+    table = content.index(b"stts") + 8
+    last = table + 8 * int.from_bytes(content[table : table + 4], "big")
+    content[last : last + 4] = (2**31 - 1).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert sum(clip.num_frames for clip in read(path)) <= 61 * RATE
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
 def test_texts_in_another_encoding_do_not_matter(suffix, tmp_path):
     path = tmp_path / f"latin.{suffix}"
