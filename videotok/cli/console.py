@@ -121,8 +121,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """Parse a size such as `256x144`: width and height, both even and at least 32."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() and len(side) <= 6 for side in sides):
-        raise typer.BadParameter(f"{shorten(text)} is not WIDTHxHEIGHT, such as 256x144")
+        raise typer.BadParameter(f"size {shorten(text)} is not WIDTHxHEIGHT, such as 256x144")
     width, height = map(int, sides)
     if width % 2 or height % 2 or min(width, height) < 32:
-        raise typer.BadParameter(f"{text!r}: both sides must be even and at least 32")
+        raise typer.BadParameter(f"size {text!r}: both sides must be even and at least 32")
     return width, height

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from codec import VectorShares, iter_clips, probe
 from videotok.cli.console import print_line
 from videotok.text import to_json
 
@@ -51,6 +50,8 @@ def video_facts(path: Path) -> dict[str, Any]:
     Raises:
         MediaError: as `codec.iter_clips`.
     """
+    from codec import VectorShares, iter_clips, probe
+
     facts = {"file": str(path), "size_bytes": path.stat().st_size} | asdict(probe(path))
     facts["average_fps"] = None if facts["average_fps"] is None else str(facts["average_fps"])
     shares: list[VectorShares] = []
@@ -72,6 +73,8 @@ def video_facts(path: Path) -> dict[str, Any]:
 
 def video_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the facts of a video as (name, value) for people."""
+    from codec import VectorShares
+
     interlaced = ", interlaced" if facts["is_interlaced"] else ""
     picture = f"{facts['width']}x{facts['height']}{_rotation(facts)}, {facts['pixel_format']}{interlaced}"
     cuts = facts["cuts_seconds"]
