@@ -119,7 +119,9 @@ def test_output_that_nobody_reads(folder):
     random_tokens().save("a.vtok")
     program = "import sys; from videotok.cli.main import main; sys.exit(main(['info', 'a.vtok']))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
         process.stdout.close()
+        assert process.stderr
         assert process.stderr.read() == b""
     assert process.returncode == 141
 
@@ -295,7 +297,9 @@ def test_a_picture_becomes_a_keyframe_and_a_picture_again(folder, capfd, suffix)
     assert tokens.num_motion_quantizers == 0
     assert (tokens.source.width, tokens.source.height) == (160, 90)
     assert main(["decode", "photo.vtok", "--model", "model", "--size", "64x36"]) == 0, capfd.readouterr().err
-    assert cv2.imread("photo-decoded.png").shape == (36, 64, 3)
+    decoded = cv2.imread("photo-decoded.png")
+    assert decoded is not None
+    assert decoded.shape == (36, 64, 3)
     assert main(["decode", "photo.vtok", "-o", "photo.mp4", "--model", "model", "--steps", "1"]) == 0
     assert probe("photo.mp4").codec == "h264"
 
