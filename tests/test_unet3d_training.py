@@ -1,11 +1,19 @@
-"""Training of the video detokenizer in a tiny size: the loss falls, crops are reproducible, hooks are used."""
+"""Training of the video detokenizer in a tiny size: losses fall, crops are reproducible, hooks are used."""
 
+from dataclasses import fields
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 import torch
-from detokenizer_sizes import GRID, tiny_detokenizer
+import torch.nn.functional as F
+from detokenizer_sizes import GRID, tiny_detokenizer, trained_detokenizer
+from torch import Tensor
 
-from unet3d import DetokenizerTraining
+from unet3d import DetokenizerPerceptualTraining, DetokenizerTraining, PerceptualOptions
+from unet3d.candidates import MotionCandidates
+from unet3d.train import sharpness_difference
 
 
 def cached_items(count: int = 2) -> list[dict[str, np.ndarray]]:
@@ -20,9 +28,10 @@ def cached_items(count: int = 2) -> list[dict[str, np.ndarray]]:
         vectors = np.zeros((24, *GRID, 2), np.float32)
         vectors[..., 0] = 2 / 128
         item = {"frames": frames[:24], "vectors": vectors, "valid": rng.random(vectors.shape[:3]) < 0.9}
-        item |= {"num_frames": np.int64(24 if index else 5)}
+        item |= {"num_frames": np.int64(24 if index else 5), "keyframe": cv2.resize(frames[0], (64, 64))}
         if index:
             item |= {"next_keyframe_frame": frames[24], "next_vectors0": vectors[0]}
+            item |= {"next_keyframe": cv2.resize(frames[24], (64, 64))}
         items.append(item)
     return items
 
@@ -55,15 +64,141 @@ def test_the_same_seed_gives_the_same_crops():
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def still(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:
+    return torch.zeros_like(vectors)
+
+
+def blurred(squares: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """Stand in for a keyframe tokenizer: an eighth of the resolution."""
+    small = F.interpolate(squares, scale_factor=1 / 8, mode="area")
+    return F.interpolate(small, size, mode="bilinear", align_corners=False)
+
+
 def test_coded_keyframes_and_motion_replace_exact_ones():
-    def black(keyframe: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(keyframe, -1.0)
+    asked = []
 
-    def still(vectors: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        return torch.zeros_like(vectors)
+    def black(squares: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
+        asked.append((tuple(squares.shape), size))
+        return torch.full((len(squares), 3, *size), -1.0)
 
-    batch = DetokenizerTraining(tiny_detokenizer(), still, black).prepare(cached_items(), np.random.default_rng(0))
+    task = DetokenizerTraining(tiny_detokenizer(), still, black, exact_share=0)
+    batch = task.prepare(cached_items(), np.random.default_rng(0))
+    assert asked[0] == ((1, 3, 64, 64), (96, 128))
+    assert asked[1][0][0] == 2, "a clip and the one after it are coded together, at one rate"
     assert (batch["keyframes"] == -1).all()
+    assert batch["exact"].tolist() == [0] * 4
     assert batch["frames"].max() > 0
     displacement = batch["maps"][:, :, -4:]
     assert displacement[:, 0].abs().max() < 0.2  # slot 0 of a field is not coded, and not used by the first frame
+    asked.clear()
+    task = DetokenizerTraining(tiny_detokenizer(), still, black, exact_share=1)
+    batch = task.prepare(cached_items(), np.random.default_rng(0))
+    assert batch["exact"].tolist() == [1] * 4
+    assert batch["keyframes"].max() > 0
+    assert not asked
+
+
+class Distance(torch.nn.Module):
+    """A perceptual distance without weights: absolute differences."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).abs().mean((1, 2, 3))
+
+
+def perceptual_task(**options: Any) -> DetokenizerPerceptualTraining:
+    """Return a task with a refiner, on blurred keyframes."""
+    model = trained_detokenizer(refiner_widths=(8, 16), refiner_blocks=(1, 1), bicubic_mix=1.0)
+    losses = PerceptualOptions(**{"lpips": Distance(), "frames_per_crop": 12, **options})
+    return DetokenizerPerceptualTraining(model, losses, code_keyframes=blurred, exact_share=0)
+
+
+def train_perceptual(task: DetokenizerPerceptualTraining, batch: dict[str, Tensor], steps: int = 6) -> list[float]:
+    optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(steps):
+        task.model.train()
+        torch.manual_seed(1)
+        loss, figures = task.loss(batch, step / steps)
+        assert {"gain", "lpips", "sharpness_difference"} <= set(figures)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("refiner_only", [True, False])
+def test_perceptual_training_lowers_the_loss(refiner_only: bool):
+    task = perceptual_task(refiner_only=refiner_only)
+    batch = task.prepare(cached_items(), np.random.default_rng(0))
+    kept = {name: value.clone() for name, value in task.model.state_dict().items()}
+    before = task.validate([batch])
+    losses = train_perceptual(task, batch)
+    assert losses[-1] < losses[0] - 0.1
+    changed = {name for name, value in task.model.state_dict().items() if not torch.equal(value, kept[name])}
+    assert any(name.startswith("refiner.") for name in changed)
+    assert any(not name.startswith("refiner.") for name in changed) != refiner_only
+    task.model.eval()
+    after = task.validate([batch])
+    assert after["sharpness_difference"] < before["sharpness_difference"]
+    assert after["score"] == pytest.approx(after["psnr"] - 13 * after["lpips"], abs=1e-4)
+    assert after["sharpness"] > before["sharpness"]
+
+
+def test_the_refiner_learns_from_mixtures_as_in_decoding(monkeypatch: pytest.MonkeyPatch):
+    task = perceptual_task(refiner_only=True)
+    with torch.no_grad():  # so that noise does not matter
+        task.model.unet.conv_in.weight[:, : task.model.patch_channels] = 0
+    batch = task.prepare(cached_items(1), np.random.default_rng(0))
+    assert task.model.refiner is not None
+    seen, refine = [], task.model.refiner.forward
+
+    def record(mixture: Tensor, warps: Tensor, candidates: MotionCandidates) -> Tensor:
+        seen.append(mixture)
+        return refine(mixture, warps, candidates)
+
+    monkeypatch.setattr(task.model.refiner, "forward", record)
+    task.model.train()
+    torch.manual_seed(1)
+    task.loss(batch, 0.0)
+    task.model.eval()
+    parts = {part.name: batch[part.name] for part in fields(MotionCandidates)}
+    task.model.denoise(MotionCandidates(**parts), torch.Generator().manual_seed(0))
+    trained, decoded = (mixture.abs().mean((2, 3, 4)).sort().values for mixture in seen)
+    assert torch.allclose(trained, decoded, atol=1e-5), "the same frames, in another order"
+    task.model.register_to_config(inverse_temperature=8.0)
+    task.model.train()
+    torch.manual_seed(1)
+    task.loss(batch, 0.0)
+    assert not torch.allclose(seen[2].abs().mean((2, 3, 4)).sort().values, decoded, atol=1e-5)
+
+
+def test_exact_keyframes_weigh_less_in_what_is_perceived():
+    task = perceptual_task(exact_weight=0.5, refiner_only=True)
+    batch = task.prepare(cached_items(), np.random.default_rng(0))
+    losses = {}
+    for exact in (0.0, 1.0):
+        torch.manual_seed(1)
+        loss, figures = task.loss({**batch, "exact": torch.full((4,), exact)}, 0.0)
+        losses[exact] = loss.item()
+    perceived = 4 * figures["lpips"] + figures["sharpness_difference"]
+    assert losses[0.0] - losses[1.0] == pytest.approx(0.5 * perceived, rel=1e-3)
+
+
+def test_refiner_only_needs_a_refiner():
+    with pytest.raises(ValueError, match="no refiner"):
+        DetokenizerPerceptualTraining(tiny_detokenizer(), PerceptualOptions(refiner_only=True))
+    model = tiny_detokenizer()
+    model.add_refiner((8, 16), (1, 1))
+    assert tuple(model.config["refiner_widths"]) == (8, 16)
+    with pytest.raises(ValueError, match="a refiner already"):
+        model.add_refiner((8,), (1,))
+
+
+def test_sharpness_asks_for_as_much_detail_and_not_for_the_same():
+    generator = torch.Generator().manual_seed(0)
+    truth, other = (torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1 for _ in range(2))
+    blurry = F.avg_pool2d(truth, 3, stride=1, padding=1)
+    assert sharpness_difference(truth, truth).abs().max() == 0
+    assert sharpness_difference(other, truth).max() < 0.3
+    assert sharpness_difference(blurry, truth).min() > 1

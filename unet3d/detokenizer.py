@@ -1,5 +1,6 @@
 """VideoDetokenizer: keyframes and motion in, the frames of a clip out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, ClassVar
@@ -250,7 +251,15 @@ class VideoDetokenizer(VideotokModel):
         return candidates.prior + scale * (self.to_frames(clean, candidates) - candidates.prior)
 
     def forward(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates) -> Tensor:
-        """Return the expected clean variable x.
+        """Return the expected clean variable x; arguments as of `mix`."""
+        mixture = self.mix(noisy, sigma, candidates)
+        frames = mixture.frames
+        if self.refiner is not None:
+            frames = frames + self.config["refiner_scale"] * self.refiner(frames, mixture.warps, candidates)
+        return space_to_depth((frames - candidates.prior) / self.residual_std(candidates), self.config["patch_size"])
+
+    def mix(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates) -> "Mixture":
+        """Return the candidates mixed as the network says, before the refiner.
 
         Args:
             noisy: [B, T, 3 * patch_size², h, w], x + sigma * standard normal noise.
@@ -271,14 +280,23 @@ class VideoDetokenizer(VideotokModel):
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
         log_weights, shifts = outputs.split(self.num_outputs, dim=2)
         if self.training:
-            mixture = mix_candidates(candidates, log_weights, shifts, patch)
-        else:
-            log_weights = log_weights * self.config["inverse_temperature"]
-            mixture = mix_candidates(candidates, log_weights, shifts, patch, self.config["bicubic_mix"])
-        frames = mixture.frames
+            return mix_candidates(candidates, log_weights, shifts, patch)
+        log_weights = log_weights * self.config["inverse_temperature"]
+        return mix_candidates(candidates, log_weights, shifts, patch, self.config["bicubic_mix"])
+
+    def add_refiner(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        """Add an untrained refiner, which changes nothing until it is trained.
+
+        Args:
+            widths, blocks: see `Refiner`.
+
+        Raises:
+            ValueError: there is a refiner already; not one number of blocks a level.
+        """
         if self.refiner is not None:
-            frames = frames + self.config["refiner_scale"] * self.refiner(frames, mixture.warps, candidates)
-        return space_to_depth((frames - candidates.prior) / residual_std, patch)
+            raise ValueError(f"these weights have a refiner already, of widths {tuple(self.config['refiner_widths'])}")
+        self.refiner = Refiner(widths, blocks).to(device=self.device, dtype=self.dtype)
+        self.register_to_config(refiner_widths=tuple(widths), refiner_blocks=tuple(blocks))
 
     def to_residual(self, frames: Tensor, candidates: MotionCandidates) -> Tensor:
         """Turn frames [B, T, 3, H, W] into the diffused variable x, [B, T, 3 * patch_size², h, w]."""

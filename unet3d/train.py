@@ -1,22 +1,29 @@
-"""DetokenizerTraining: trains a VideoDetokenizer on crops of clips."""
+"""Training of the video detokenizer on crops of clips: two tasks for `videotok.training.trainer`.
+
+DetokenizerTraining             the denoiser at all noise levels, by squared error
+DetokenizerPerceptualTraining   what one evaluation from pure noise shows, refiner included: log squared error, LPIPS if
+                                given, sharpness
+"""
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from motion_vq.losses import psnr
 from unet3d.candidates import MotionCandidates, make_candidates
-from unet3d.detokenizer import VideoDetokenizer
+from unet3d.detokenizer import VideoDetokenizer, luma
 
 CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors after coding, same shape."""
-CodeKeyframe = Callable[[Tensor], Tensor]
-"""Keyframe [B, 3, H, W] in [-1, 1] -> the keyframe after coding, same shape."""
+CodeKeyframes = Callable[[Tensor, tuple[int, int], np.random.Generator], Tensor]
+"""(keyframes as squares [N, 3, S, S] in [-1, 1], (H, W), rng) -> the keyframes after coding, [N, 3, H, W]."""
 Item = dict[str, np.ndarray]
+Figures = dict[str, float]
 
 CROP_SIZE = (80, 128)
 """Height and width of a crop in pixels; it has every `stride`-th frame of its clip."""
@@ -31,6 +38,19 @@ FADED_SHARE = 0.2
 """Share of clips whose brightness changes on the way, as in fades and where a camera adapts its exposure."""
 HARM_WEIGHT = 0.5
 """Additional weight of an error that the prior does not have: the network should make nothing worse."""
+ERROR_OFFSET = 3e-4
+"""Added to a frame's squared error before its log: frames better than this (41 dB) count less."""
+MIXTURE_WEIGHT = 0.4
+"""Weight of the mixture's own log squared error where the network before the refiner is trained, too."""
+LPIPS_RANGE = 1.1
+"""Pixels are clipped to this before LPIPS, which was trained on pictures in [-1, 1]."""
+ENERGY_SIDE, ENERGY_STEP = 16, 8
+"""Sharpness is compared in squares of so many pixels, one every so many pixels."""
+ENERGY_OFFSETS = ((1, 0.01, 1.0), (2, 0.02, 0.5))
+"""Sharpness is compared at these reductions of the size; energy added before the log, so that flat squares count
+little; weight."""
+LPIPS_DECIBELS = 13.0
+"""A `score` of validation is PSNR less LPIPS times this: 0.01 of LPIPS is worth 0.13 dB."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,10 @@ class TrainingClip:
     """[1, 3, H, W], the next clip's, where there is one."""
     next_step: Tensor | None = None
     """[1, h, w, 2], the step into it."""
+    square: Tensor | None = None
+    """[1, 3, S, S], the keyframe as a keyframe tokenizer takes it: all of the picture, resized to a square."""
+    next_square: Tensor | None = None
+    """The next keyframe likewise."""
 
 
 class DetokenizerTraining:
@@ -54,23 +78,30 @@ class DetokenizerTraining:
 
     Args:
         model: the detokenizer.
-        code_motion: gives the vectors that the detokenizer will have, such as those of a motion tokenizer.
-        code_keyframe: gives the keyframes that it will have, such as those of a keyframe tokenizer; None: exact ones.
+        code_motion: gives the vectors that the detokenizer will have, such as those of a motion tokenizer; None:
+            fields averaged over random blocks.
+        code_keyframes: gives the keyframes that it will have, such as those of a keyframe tokenizer; None: exact ones.
+        exact_share: share of the clips, 0 to 1, whose keyframes stay exact all the same.
     """
 
     def __init__(
-        self, model: VideoDetokenizer, code_motion: CodeMotion | None = None, code_keyframe: CodeKeyframe | None = None
+        self,
+        model: VideoDetokenizer,
+        code_motion: CodeMotion | None = None,
+        code_keyframes: CodeKeyframes | None = None,
+        exact_share: float = 0.3,
     ) -> None:
         self.model = model
         self.code_motion = code_motion or coarsen_motion
-        self.code_keyframe = code_keyframe
+        self.code_keyframes = code_keyframes
+        self.exact_share = exact_share
 
     def prepare(self, items: list[Item], rng: np.random.Generator) -> dict[str, Tensor]:
         """Turn clips of the training cache into crops.
 
         Returns:
             the parts of `MotionCandidates`; `frames` [N, T, 3, H, W], the truth; `error` [N, T], the mean squared error
-            of the whole frames' prior.
+            of the whole frames' prior; `exact` [N], 1 where the keyframes were not coded, else 0.
         """
         crops = [crop for item in items for crop in self._make_crops(item, rng)]
         return {name: torch.cat([crop[name] for crop in crops]) for name in crops[0]}
@@ -78,7 +109,7 @@ class DetokenizerTraining:
     def initialize(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Do nothing: an untrained network gives the prior."""
 
-    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Figures]:
         """Return the squared error of denoised frames relative to that of whole frames' prior, and figures to log.
 
         It is relative so that a dB is worth as much in every frame.
@@ -96,22 +127,24 @@ class DetokenizerTraining:
         gain = -10 / math.log(10) * change.detach()[from_noise].mean() if from_noise.any() else change.new_zeros(())
         return (1 + change + HARM_WEIGHT * change.relu()).mean(), {"gain": float(gain)}
 
-    def validate(self, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    def validate(self, batches: Iterable[dict[str, Tensor]]) -> Figures:
         """Return the PSNR in dB of crops denoised with the default number of steps, of their prior, and the gain."""
-        denoised, priors = [], []
+        values: dict[str, list[Tensor]] = {}
         for batch in batches:
-            candidates = _candidates_of(batch)
+            candidates, truth = _candidates_of(batch), batch["frames"]
             frames = self.model.denoise(candidates, torch.Generator().manual_seed(0)).clamp(-1, 1)
-            denoised.append(psnr((frames - batch["frames"]).square().mean((1, 2, 3, 4)), peak=2))
-            priors.append(psnr((candidates.prior - batch["frames"]).square().mean((1, 2, 3, 4)), peak=2))
-        own, prior = torch.cat(denoised), torch.cat(priors)
-        worst = (own - prior).sort().values[: max(1, len(own) // 10)].mean()
-        return {
-            "psnr": float(own.mean()),
-            "prior_psnr": float(prior.mean()),
-            "gain": float((own - prior).mean()),
-            "gain_worst_tenth": float(worst),
-        }
+            own, prior = (_crop_psnr(shown, truth) for shown in (frames, candidates.prior))
+            found = {"psnr": own, "prior_psnr": prior, "gain": own - prior, **self._compare(frames, truth)}
+            for name, rows in found.items():
+                values.setdefault(name, []).append(rows)
+        rows = {name: torch.cat(parts) for name, parts in values.items()}
+        worst = rows["gain"].sort().values[: max(1, len(rows["gain"]) // 10)]
+        return {name: float(row.mean()) for name, row in rows.items()} | {"gain_worst_tenth": float(worst.mean())}
+
+    def _compare(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Return more figures of validation, one value [N] a crop, of frames [N, T, 3, H, W]."""
+        del frames, truth
+        return {}
 
     def _draw_noise_levels(self, count: int, like: Tensor) -> Tensor:
         """Draw [count] levels: sigma_max, or log-normal below it (Karras et al. 2022, table 1, for unit variance)."""
@@ -125,19 +158,26 @@ class DetokenizerTraining:
         if rng.random() < FADED_SHARE:
             clip = fade_clip(clip, rng)
         forward_only = clip.next_keyframe is None or rng.random() < FORWARD_ONLY_SHARE
-        keyframe, next_keyframe = clip.frames[:, 0], None if forward_only else clip.next_keyframe
+        if forward_only:
+            clip = replace(clip, next_keyframe=None, next_square=None)
         vectors, next_vectors = self._code_vectors(clip, rng, forward_only=forward_only)
-        if self.code_keyframe is not None:
-            keyframe = self.code_keyframe(keyframe)
-            next_keyframe = None if next_keyframe is None else self.code_keyframe(next_keyframe)
+        exact = self.code_keyframes is None or rng.random() < self.exact_share
+        keyframe, next_keyframe = clip.frames[:, 0], clip.next_keyframe
+        if self.code_keyframes is not None and not exact:
+            squares = [square for square in (clip.square, clip.next_square) if square is not None]
+            coded = self.code_keyframes(torch.cat(squares), (keyframe.shape[-2], keyframe.shape[-1]), rng)
+            keyframe, next_keyframe = coded[:1], None if forward_only else coded[1:]
         stride = self.model.config["stride"]
         window = slice(int(rng.integers(stride)), None, stride)
         candidates = make_candidates(
             keyframe, vectors, next_keyframe=next_keyframe, next_vectors=next_vectors, window=window
         )
         frames = clip.frames[:, window]
-        error = (candidates.prior - frames).square().mean((2, 3, 4))
-        return [{**_random_crop(candidates, frames, rng), "error": error} for _ in range(CROPS_PER_ITEM)]
+        whole = {
+            "error": (candidates.prior - frames).square().mean((2, 3, 4)),
+            "exact": torch.tensor([float(exact)]),
+        }
+        return [{**_random_crop(candidates, frames, rng), **whole} for _ in range(CROPS_PER_ITEM)]
 
     def _code_vectors(
         self, clip: TrainingClip, rng: np.random.Generator, *, forward_only: bool
@@ -153,6 +193,128 @@ class DetokenizerTraining:
         steps = torch.cat((clip.next_step[:, None], clip.vectors[:, 1:]), dim=1)
         coded = self.code_motion(steps, clip.valid, rng)
         return torch.cat((own_step, coded[:, 1:]), dim=1), coded[:, :1]
+
+
+@dataclass(frozen=True)
+class PerceptualOptions:
+    """What `DetokenizerPerceptualTraining` trains, and for what besides log squared error."""
+
+    lpips: nn.Module | None = None
+    """Perceptual distance, frozen: (frames, truth), both [N, 3, H, W] in [-1, 1] -> [N]. None: not used."""
+    lpips_weight: float = 4.0
+    sharpness_weight: float = 1.0
+    """Of the difference in local sharpness, see `sharpness_difference`."""
+    exact_weight: float = 0.25
+    """Factor on both where keyframes are exact: there detail is at hand, and none has to be made up."""
+    frames_per_crop: int = 3
+    """So many frames of each crop, at random, are refined and compared."""
+    refiner_only: bool = False
+    """Train the refiner and leave all other weights as they are; much cheaper."""
+
+
+class DetokenizerPerceptualTraining(DetokenizerTraining):
+    """Trains what one evaluation of the network from pure noise shows: sharp frames rather than mean ones.
+
+    Candidates are mixed as in decoding (bicubic, with the inverse temperature), so that the refiner, if the model has
+    one, learns from the mixtures that it will meet.
+    """
+
+    def __init__(
+        self,
+        model: VideoDetokenizer,
+        options: PerceptualOptions,
+        code_motion: CodeMotion | None = None,
+        code_keyframes: CodeKeyframes | None = None,
+        exact_share: float = 0.3,
+    ) -> None:
+        """Freeze all of `model` but the refiner where `options` say so; see `DetokenizerTraining` for the rest.
+
+        Raises:
+            ValueError: the refiner alone is to be trained, and there is none.
+        """
+        super().__init__(model, code_motion, code_keyframes, exact_share)
+        self.options = options
+        if options.refiner_only:
+            if model.refiner is None:
+                raise ValueError("these weights have no refiner to train; add one, by giving its widths and blocks")
+            model.requires_grad_(False)
+            model.refiner.requires_grad_(True)
+
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Figures]:
+        """Return the loss [] of a few frames of each crop, and figures to log."""
+        del progress
+        options, candidates, truth = self.options, _candidates_of(batch), batch["frames"]
+        # only in this mode does `mix` read keyframes and weigh candidates as in decoding; no layer has dropout
+        self.model.eval()
+        sigma = truth.new_full((len(truth),), self.model.config["sigma_max"])
+        noise = torch.randn_like(self.model.to_residual(truth, candidates))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not options.refiner_only):
+            mixture = self.model.mix(noise * sigma[0], sigma, candidates)
+        total = truth.new_zeros(())
+        if not options.refiner_only:
+            total = MIXTURE_WEIGHT * _log_error(mixture.frames, truth).mean()
+        chosen = torch.rand(truth.shape[:2], device=truth.device).argsort(1)[:, : options.frames_per_crop]
+        mixed, truth = _take_frames(mixture.frames, chosen), _take_frames(truth, chosen)
+        frames = mixed
+        if self.model.refiner is not None:
+            # of the candidates the refiner reads the maps alone
+            maps = replace(candidates, maps=_take_frames(candidates.maps, chosen))
+            frames = mixed + self.model.refiner(mixed, _take_frames(mixture.warps, chosen), maps)
+        error = _log_error(frames, truth)
+        gain = -10 / math.log(10) * (error.detach() - _log_error(mixed.detach(), truth)).mean()
+        found = self._differences(frames, truth)
+        weight = 1 - (1 - options.exact_weight) * batch["exact"]
+        perceptual = options.sharpness_weight * found["sharpness_difference"]
+        if "lpips" in found:
+            perceptual = perceptual + options.lpips_weight * found["lpips"]
+        total = total + error.mean() + (weight[:, None] * perceptual).mean()
+        return total, {"gain": float(gain), **{name: float(value.detach().mean()) for name, value in found.items()}}
+
+    def validate(self, batches: Iterable[dict[str, Tensor]]) -> Figures:
+        """Return the figures of `DetokenizerTraining`, and also those of frames as seen.
+
+        `sharpness_difference`; `sharpness`: Laplacian energy as a share of the truth's; with an LPIPS network, `lpips`
+        and `score`, PSNR less `LPIPS_DECIBELS` times LPIPS.
+        """
+        figures = super().validate(batches)
+        if "lpips" in figures:
+            figures["score"] = figures["psnr"] - LPIPS_DECIBELS * figures["lpips"]
+        return figures
+
+    def _compare(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        energy, wanted = (laplacian_energy(part.flatten(0, 1)).mean((1, 2)) for part in (frames, truth))
+        ratio = (energy + 1e-4) / (wanted + 1e-4)
+        found = {**self._differences(frames, truth), "sharpness": ratio.view(frames.shape[:2])}
+        return {name: values.mean(1) for name, values in found.items()}
+
+    def _differences(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Return the perceptual differences of frames [N, n, 3, H, W], [N, n] each."""
+        first, second = frames.flatten(0, 1), truth.flatten(0, 1)
+        found = {"sharpness_difference": sharpness_difference(first, second)}
+        if self.options.lpips is not None:
+            found["lpips"] = self.options.lpips.to(first.device)(first.clamp(-LPIPS_RANGE, LPIPS_RANGE), second)
+        return {name: values.view(frames.shape[:2]) for name, values in found.items()}
+
+
+def sharpness_difference(frames: Tensor, truth: Tensor) -> Tensor:
+    """Return how far the local sharpness of pictures [N, 3, H, W] is from the truth's: [N].
+
+    It is the mean absolute difference of logs of Laplacian energy, at full and at half size. It asks for as much detail
+    as the truth has and not for the same detail, which squared error punishes twice if it lies a pixel beside.
+    """
+    total = frames.new_zeros(len(frames), dtype=torch.float32)
+    for reduction, offset, weight in ENERGY_OFFSETS:
+        own, wanted = (laplacian_energy(F.avg_pool2d(part.float(), reduction)) for part in (frames, truth))
+        total = total + weight * ((own + offset).log() - (wanted + offset).log()).abs().mean((1, 2))
+    return total
+
+
+def laplacian_energy(pictures: Tensor) -> Tensor:
+    """Return the mean absolute Laplacian of the luma of pictures [N, 3, H, W] in squares: [N, h, w]."""
+    # by slices: autocast would run a convolution in half precision, which has too few digits for small differences
+    values = luma(pictures.float())
+    around = values[:, :-2, 1:-1] + values[:, 2:, 1:-1] + values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
+    return F.avg_pool2d((around - 4 * values[:, 1:-1, 1:-1]).abs(), ENERGY_SIDE, ENERGY_STEP)
 
 
 def coarsen_motion(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:
@@ -185,6 +347,8 @@ def read_clip(item: Item, flip: bool) -> TrainingClip:
         valid=valid.flip(-1) if flip else valid,
         next_keyframe=picture(item["next_keyframe_frame"]) if has_next else None,
         next_step=motion(item["next_vectors0"]) if has_next else None,
+        square=picture(item["keyframe"]) if "keyframe" in item else None,
+        next_square=picture(item["next_keyframe"]) if "next_keyframe" in item else None,
     )
 
 
@@ -195,10 +359,13 @@ def fade_clip(clip: TrainingClip, rng: np.random.Generator) -> TrainingClip:
     contrast, brightness = (float(rng.normal(0, std)) for std in (0.15, 0.15))
     gain, offset = 1 + contrast * time, brightness * time
     frames = (clip.frames * gain[:, :steps] + offset[:, :steps]).clamp(-1, 1)
-    next_keyframe = clip.next_keyframe
-    if next_keyframe is not None:
-        next_keyframe = (next_keyframe * gain[:, steps] + offset[:, steps]).clamp(-1, 1)
-    return TrainingClip(frames, clip.vectors, clip.valid, next_keyframe, clip.next_step)
+
+    def fade_next(picture: Tensor | None) -> Tensor | None:
+        return None if picture is None else (picture * gain[:, steps] + offset[:, steps]).clamp(-1, 1)
+
+    return replace(
+        clip, frames=frames, next_keyframe=fade_next(clip.next_keyframe), next_square=fade_next(clip.next_square)
+    )
 
 
 def _random_crop(candidates: MotionCandidates, frames: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -214,3 +381,18 @@ def _random_crop(candidates: MotionCandidates, frames: Tensor, rng: np.random.Ge
 
 def _candidates_of(batch: dict[str, Tensor]) -> MotionCandidates:
     return MotionCandidates(**{part.name: batch[part.name] for part in fields(MotionCandidates)})
+
+
+def _take_frames(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the frames `chosen` int64 [N, n] of values [N, T, ...]: [N, n, ...]."""
+    return values[torch.arange(len(values), device=values.device)[:, None], chosen]
+
+
+def _log_error(frames: Tensor, truth: Tensor) -> Tensor:
+    """Return the log of each frame's squared error, [N, T] of [N, T, 3, H, W]: a dB is worth as much in every frame."""
+    return ((frames - truth).square().mean((2, 3, 4)) + ERROR_OFFSET).log()
+
+
+def _crop_psnr(frames: Tensor, truth: Tensor) -> Tensor:
+    """Return the PSNR [N] in dB of crops [N, T, 3, H, W] in [-1, 1]."""
+    return psnr((frames - truth).square().mean((1, 2, 3, 4)), peak=2)

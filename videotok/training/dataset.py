@@ -30,11 +30,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from codec import atomic_path
 from motion_vq import MotionTokenizer
+from videotok.image_utils import resize, to_square_tensor, to_tensor, to_uint8
+from videotok.keyframes import KeyframeTokenizerProtocol
 
 FORMAT = "1"
 Item = dict[str, np.ndarray]
 Split = Literal["train", "validation"]
 
+MIN_KEEP_RATIO = 0.25
+"""Rates of `CodedKeyframes` are drawn evenly between this share of the patches and all of them."""
 SPLIT_VERSION = 2
 """Version of `is_validation`, recorded in run.json: figures on held-back data compare only within one version. In
 version 1 the training cache decided by the path and synthetic videos by the bare name, so that they disagreed."""
@@ -140,18 +144,21 @@ class Row:
     def clip(self) -> Item:
         """Return `motion()` and frames uint8 [T, H, W, 3] of a clip, the last frame repeated past num_frames.
 
-        If the cache has the next clip of the video, also its first frame as next_keyframe_frame uint8 [H, W, 3], and
-        the motion into it as next_vectors0 float32 [h, w, 2].
+        Also the keyframe as a square, keyframe uint8 [S, S, 3]. If the cache has the next clip of the video, also its
+        first frame as next_keyframe_frame uint8 [H, W, 3], its keyframe as next_keyframe uint8 [S, S, 3], and the
+        motion into it as next_vectors0 float32 [h, w, 2].
         """
         item = self.motion()
         first, count = int(self.shard.arrays["first_picture"][self.row]), int(item["num_frames"])
         frames = self.shard.pictures(first, count)
         missing = len(item["vectors"]) - count
         item["frames"] = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+        item |= self.picture()
         following = self.row + 1
         if following < len(self.shard) and self.shard.arrays["follows"][following]:
             picture = int(self.shard.arrays["first_picture"][following])
             item["next_keyframe_frame"] = self.shard.pictures(picture, 1)[0]
+            item["next_keyframe"] = Row(self.shard, following).picture()["keyframe"]
             item["next_vectors0"] = self.shard.arrays["vectors"][following, 0].astype(np.float32)
         return item
 
@@ -284,3 +291,26 @@ class CodedMotion:
     def __call__(self, vectors: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         tokens = self.tokenizer.encode(vectors, valid, self.tokenizer.num_quantizers)
         return self.tokenizer.decode(tokens.first_quantizers(int(rng.integers(1, tokens.num_quantizers + 1))))
+
+
+class CodedKeyframes:
+    """Keyframes encoded and decoded again by a keyframe tokenizer, at a random rate at each call.
+
+    The video detokenizer is trained on them, so that it learns what decoded keyframes lack at every rate.
+
+    Callable (squares float32 [N, 3, S, S] in [-1, 1], (height, width), rng) -> keyframes [N, 3, height, width].
+    """
+
+    def __init__(self, tokenizer: KeyframeTokenizerProtocol) -> None:
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def __call__(self, squares: torch.Tensor, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
+        tokenizer, (height, width) = self.tokenizer, size
+        images = torch.cat([to_square_tensor(image, tokenizer.image_size) for image in to_uint8(squares[None])])
+        ratio = MIN_KEEP_RATIO + (1 - MIN_KEEP_RATIO) * rng.random()
+        adjustable = tokenizer.drops_patches and tokenizer.chooses_rate
+        num_tokens = max(1, round(ratio * tokenizer.num_patches)) if adjustable else None
+        tokens = tokenizer.encode(images.to(tokenizer.device), num_tokens=num_tokens)
+        decoded = to_uint8(tokenizer.decode(tokens.ids, tokens.keep_mask)[None])
+        return torch.cat([to_tensor(resize(image, (width, height))) for image in decoded])
