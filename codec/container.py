@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -193,15 +193,49 @@ def end_from_header(container: InputContainer, stream: VideoStream) -> float | N
     return ((container.start_time or 0) + container.duration) / av.time_base
 
 
-def misses_indexed_packets(container: InputContainer, stream: VideoStream) -> bool | None:
-    """Return whether the file ends before its last packet, by the index in its header; None if that has no list of all.
+def is_cut_off(container: InputContainer, stream: VideoStream) -> bool | None:
+    """Return whether the end of the file is missing, by what its own structure says; None if that does not tell.
 
-    Only files of the MP4 family without fragments list every packet.
+    Files of the MP4 family without fragments list every packet; Matroska and AVI files state how many bytes they have.
     """
-    if "mov" not in container.format.name or not stream.frames or len(stream.index_entries) < stream.frames:
+    if "mov" in container.format.name:
+        if not stream.frames or len(stream.index_entries) < stream.frames:
+            return None
+        size = container.size
+        return any(entry.pos + entry.size > size for entry in stream.index_entries)
+    stated_size = {"avi": _riff_size, "matroska,webm": _matroska_size}.get(container.format.name)
+    if stated_size is None:
         return None
-    size = container.size
-    return any(entry.pos + entry.size > size for entry in stream.index_entries)
+    with Path(container.name.removeprefix("file:")).open("rb") as file:
+        size = stated_size(file)
+    return None if size is None else size > container.size
+
+
+def _riff_size(file: BinaryIO) -> int | None:
+    """Return the bytes of an AVI file by its RIFF headers; large files have several."""
+    size = 0
+    while (header := file.read(8))[:4] == b"RIFF" and len(header) == 8:
+        length = int.from_bytes(header[4:], "little")
+        if length in (0, 0xFFFFFFFF):
+            return None  # the recorder was stopped before it wrote the size
+        size += 8 + length + length % 2
+        file.seek(size)
+    return size or None
+
+
+def _matroska_size(file: BinaryIO) -> int | None:
+    """Return the bytes of a Matroska file by the size of its segment; None for live recordings."""
+    beginning = file.read(4096)
+    segment = beginning.find(bytes.fromhex("18538067"))
+    if segment < 0 or segment + 5 > len(beginning):
+        return None
+    position = segment + 4
+    length = 9 - beginning[position].bit_length()  # leading zeros tell the length of the number
+    if length > 8 or position + length > len(beginning):
+        return None
+    bits = 7 * length
+    value = int.from_bytes(beginning[position : position + length], "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else position + length + value
 
 
 @dataclass(frozen=True)

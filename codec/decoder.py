@@ -18,7 +18,7 @@ from codec.container import (
     DemuxedPacket,
     Demuxer,
     end_from_header,
-    misses_indexed_packets,
+    is_cut_off,
     nominal_frame_interval,
 )
 from codec.errors import MediaError
@@ -284,9 +284,8 @@ def _is_truncated(
     end = last.pts_seconds - shift + 2 * last.duration_seconds + TRUNCATION_SECONDS
     if end < demuxer.last_frame_seconds:
         return True  # packets were read that could not be decoded
-    misses_packets = misses_indexed_packets(container, stream)
-    if misses_packets is not None:
-        return misses_packets
+    if (is_cut := is_cut_off(container, stream)) is not None:
+        return is_cut
     declared_end = end_from_header(container, stream)
     # the streams of a file are interleaved: where one lasts as long as the header says, no other has lost its end
     return declared_end is not None and max(end, demuxer.end_seconds + TRUNCATION_SECONDS) < declared_end

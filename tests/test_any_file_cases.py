@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -13,6 +14,7 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from codec import Clip, ClipSpec, MediaError, iter_clips, iter_clips_isolated, local_file, probe, probe_isolated
 from codec.errors import media_errors
@@ -111,6 +113,24 @@ def test_a_cut_file_is_truncated(suffix, tmp_path):
     assert clips[-1].damaged
     assert clips[-1].is_truncated
     assert not read(path, duration_seconds=0.4)[-1].is_truncated
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi"])
+def test_a_wrong_duration_in_the_header_is_no_damage(suffix, tmp_path):
+    path = write_numbered(tmp_path / f"whole.{suffix}", range(50), rate=RATE, options=CLOSED)
+    content = bytearray(path.read_bytes())
+    if suffix == "mkv":
+        at = content.index(b"\x44\x89\x88") + 3
+        content[at : at + 8] = struct.pack(">d", 20_000.0)
+    else:
+        for header, offset in ((b"avih", 24), (b"strh", 40)):  # number of frames
+            at = content.index(header) + offset
+            content[at : at + 4] = (500).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert (probe(path).duration_seconds or 0) > 5
+    clips = read(path)
+    assert numbers(clips) == list(range(50))
+    assert not any(clip.damaged or clip.is_truncated for clip in clips)
 
 
 ORIENTATIONS = [
@@ -232,7 +252,7 @@ def test_an_attached_picture_is_never_read(tmp_path):
         streams = {}
         for stream in given.streams.video:
             streams[stream.index] = made.add_stream_from_template(stream)
-        streams[0].disposition = av.stream.Disposition.attached_pic
+        streams[0].disposition = Disposition.attached_pic
         for packet in given.demux():
             if packet.dts is not None:
                 packet.stream = streams[packet.stream.index]
