@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -173,8 +175,6 @@ def test_content_decides_what_info_shows(folder, capsys, suffix):
 
 
 def test_escapes_in_a_token_file_are_not_printed(folder, capfd):
-    from dataclasses import replace
-
     tokens = random_tokens()
     replace(tokens, source=replace(tokens.source, file="\x1b[31mred\x9b\x07\nnew\u202e")).save("a.vtok")
     for options in ([], ["--json"]):
@@ -324,8 +324,6 @@ def test_bytes_and_open_files(folder, tiny_model):
 
 def test_tokens_of_other_shapes_than_the_model_are_refused(folder, capfd):
     """The hashes of the weights are right, the shapes are not."""
-    from dataclasses import replace
-
     assert main(["encode", "clip.mp4", *ONE_CLIP]) == 0
     tokens = VideoTokens.load("clip.vtok")
     changes = {
@@ -338,6 +336,40 @@ def test_tokens_of_other_shapes_than_the_model_are_refused(folder, capfd):
     for name, change in changes.items():
         replace(tokens, **change).save(f"{name}.vtok")
         assert "use the right model" in refusal(["decode", f"{name}.vtok", "--model", "model"], capfd)
+
+
+def test_forged_pictures_cost_nothing(folder, capfd):
+    assert main(["encode", "clip.mp4", "--keyframe-storage", "jpeg", *ONE_CLIP]) == 0
+    tokens = VideoTokens.load("clip.vtok")
+    bomb = bytearray(tokens.pictures[0])
+    frame = bomb.index(b"\xff\xc0")
+    bomb[frame + 5 : frame + 9] = (65_000).to_bytes(2, "big") * 2
+    replace(tokens, pictures=(bytes(bomb),)).save("bomb.vtok")
+    line = refusal(["decode", "bomb.vtok", "-o", "out.mp4", "--model", "model"], capfd)
+    assert "the picture of keyframe 0 of clip.mp4 cannot be decoded" in line
+    assert not Path("out.mp4").exists()
+
+
+def test_streams_are_chosen_by_index(folder, capfd):
+    """The second of two streams is the smaller one."""
+    with av.open("two.mkv", "w") as container:
+        streams = [container.add_stream("libx264", rate=12) for _ in range(2)]
+        for side, stream in zip((128, 64), streams, strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        for _ in range(12):
+            for side, stream in zip((128, 64), streams, strict=True):
+                picture = av.VideoFrame.from_ndarray(np.zeros((side, side, 3), np.uint8), format="rgb24")
+                container.mux(stream.encode(picture))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    for index, side in enumerate((128, 64)):
+        options = ["--stream", str(index), *ONE_CLIP, "--force"]
+        assert main(["encode", "two.mkv", *options]) == 0, capfd.readouterr().err
+        assert VideoTokens.load("two.vtok").source.width == side
+        assert main(["info", "two.mkv", "--stream", str(index)]) == 0
+        assert f"{side}x{side}" in capfd.readouterr().out
+    assert "stream 5 is no video" in refusal(["encode", "two.mkv", "-o", "x.vtok", "--stream", "5"], capfd)
 
 
 def test_hub_ids_without_a_network(folder, capfd, monkeypatch):

@@ -82,7 +82,10 @@ def encode(
         int | None, typer.Option(min=1, help="Clips to encode at most; all by default.")
     ] = DEFAULTS.max_clips,
     stream: Annotated[
-        int | None, typer.Option(min=0, help="Number of the video stream in the file; its default one by default.")
+        int | None,
+        typer.Option(
+            min=0, help="Index of the video stream in the file, as ffprobe shows it; its default one by default."
+        ),
     ] = DEFAULTS.stream,
     split_at_cuts: Annotated[
         bool, typer.Option("--split-at-cuts", help="Begin a new clip at every scene cut.")

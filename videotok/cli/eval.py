@@ -15,7 +15,7 @@ from videotok.cli.console import (
     progress_bar,
     refuse_unwritable,
 )
-from videotok.text import printable
+from videotok.text import printable, shorten
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -125,6 +125,6 @@ def _evaluate_files(
 def _numbers(text: str) -> tuple[int, ...]:
     """`1,2,4`: ascending, each once."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise Refusal(f"--motion-quantizers {text!r} must be numbers above 0 with commas between, such as 1,2,4")
+    if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+        raise Refusal(f"--motion-quantizers {shorten(text)} must be numbers above 0 with commas between, such as 1,2,4")
     return tuple(sorted({int(part) for part in parts}))

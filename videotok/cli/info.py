@@ -18,6 +18,9 @@ def info(
         str, typer.Argument(metavar="FILE", help="A .vtok file, or a video; - for standard input; or a URL.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    stream: Annotated[
+        int | None, typer.Option(min=0, help="Index of the video stream in the file; its default one by default.")
+    ] = None,
 ) -> None:
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
     from videotok.inputs import local_input
@@ -32,7 +35,7 @@ def info(
             facts = {"file": source, "format": vtok_format(file.path)} | size | tokens.facts()
             _print(facts, token_lines(facts), as_json)
         else:
-            facts = video_facts(file.path) | {"file": source}
+            facts = video_facts(file.path, stream) | {"file": source}
             _print(facts, video_lines(facts), as_json)
 
 
@@ -44,20 +47,22 @@ def _print(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -
         print_line(f"{name:<{WIDTH}} {value}")
 
 
-def video_facts(path: Path) -> dict[str, Any]:
+def video_facts(path: Path, stream: int | None = None) -> dict[str, Any]:
     """Read a whole video and return facts of its headers, vectors, cuts and damage as plain values.
+
+    `stream` is the index of the video stream in the file; its default one where None.
 
     Raises:
         MediaError: as `codec.iter_clips`.
     """
     from codec import VectorShares, iter_clips, probe
 
-    facts = {"file": str(path), "size_bytes": path.stat().st_size} | asdict(probe(path))
+    facts = {"file": str(path), "size_bytes": path.stat().st_size} | asdict(probe(path, stream))
     facts["average_fps"] = None if facts["average_fps"] is None else str(facts["average_fps"])
     shares: list[VectorShares] = []
     cuts: list[float] = []
     damaged, source = 0, ""
-    for clip in iter_clips(path):
+    for clip in iter_clips(path, stream=stream):
         if clip.num_frames > 1:
             shares.append(clip.shares)
         cuts += [round(clip.pts_seconds + cut / 12, 3) for cut in clip.cuts]

@@ -71,6 +71,9 @@ def inspect(
             "MPEG-4 re-encoding; auto: native where there are any."
         ),
     ] = "auto",
+    stream: Annotated[
+        int | None, typer.Option(min=0, help="Index of the video stream in the file; its default one by default.")
+    ] = None,
     split_at_cuts: Annotated[
         bool, typer.Option("--split-at-cuts", help="Begin a new clip at every scene cut.")
     ] = False,
@@ -97,6 +100,7 @@ def inspect(
             start_seconds=start,
             duration_seconds=duration,
             max_clips=max_clips,
+            stream=stream,
             split_at_cuts=split_at_cuts,
         )
     request = Request(output, force, config, model, keyframe_model)
@@ -129,7 +133,8 @@ def inspect_motion(video: Path, request: Request) -> None:
         write_motion_video,
     )
 
-    info, config, is_video = probe(video), request.config, suffix in VIDEO_SUFFIXES
+    config, is_video = request.config, suffix in VIDEO_SUFFIXES
+    info = probe(video, config.stream)
     size = fit_size(info, VIDEO_SIDE if is_video else TILE_SIDE)
     spec = ClipSpec(fps=config.fps)
     clips = iter_clips(
@@ -142,6 +147,7 @@ def inspect_motion(video: Path, request: Request) -> None:
         duration_seconds=config.duration_seconds,
         max_clips=config.max_clips or (None if is_video else SHEET_CLIPS),
         split_at_cuts=config.split_at_cuts,
+        stream=config.stream,
     )
     shown = _with_progress(clips, spec, config.start_seconds, info.duration_seconds, video.name)
     write = write_motion_video if is_video else write_contact_sheet
@@ -167,8 +173,10 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     is_tokens, config = is_vtok(file) or file.suffix.lower() == ".vtok", request.config
     if source and not is_tokens:
         raise Refusal(f"--source {source}: {file} is a video and its own source; it goes with a .vtok file")
-    if is_tokens and (config.start_seconds or config.duration_seconds or config.max_clips):
-        raise Refusal(f"--start, --duration and --max-clips choose what is encoded; {file} is encoded already")
+    if is_tokens and (config.start_seconds or config.duration_seconds or config.max_clips or config.stream is not None):
+        raise Refusal(
+            f"--start, --duration, --max-clips and --stream choose what is encoded; {file} is encoded already"
+        )
     path = request.output or beside(file, "-tokens.html")
     _refuse_page(path, request, file, source)
 
@@ -181,7 +189,7 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     bundle = Bundle.find(request.model, request.keyframe_model)
     tokens = VideoTokens.load(file) if is_tokens else None
     if tokens is None:
-        probe(file)  # a file that is no video is refused at once, and not after torch is loaded
+        probe(file, config.stream)  # a file that is no video is refused at once, and not after torch is loaded
 
     from videotok.pipeline import VideoTokenizer
     from videotok.report.tokens import write_tokens_page

@@ -149,8 +149,9 @@ def ask(
     ] = "auto",
 ) -> None:
     """Answer a question about a video; the answer is printed while it is generated."""
-    if not video.is_file():
-        raise Refusal(f"cannot read {video}: no such file")
+    from videotok.inputs import check_readable
+
+    check_readable(video)
 
     import tempfile
 

@@ -161,7 +161,9 @@ def _user_error_line(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "there is not enough memory for this; take a smaller size or batch, or another device"
     if hasattr(error, "format_message"):  # Typer's usage errors; their class has no public name
-        return f"{error.format_message()} See `videotok --help`."  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "videotok"
+        return f"{error.format_message() or 'Name a command.'} See `{command} --help`."  # type: ignore[attr-defined]
     return None
 
 
