@@ -2,16 +2,37 @@
 
 import json
 import re
+import sys
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from accelerate import init_empty_weights
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
+
+
+@contextmanager
+def _hidden_modules(*names: str) -> Iterator[None]:
+    """Inside, these modules cannot be imported, unless they are already."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: the import system's own mark for it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+# diffusers asks for these two and does without where they are missing: a decorator for torch.compile, and a base class
+# for type checks of quantized pipelines. Together they take longer to import than all else that encoding needs
+with _hidden_modules("torch._dynamo", "transformers.utils.quantization_config"):
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.models.modeling_utils import ModelMixin
+
+__all__ = ["VideotokModel", "register_to_config"]
 
 _INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
 
@@ -50,6 +71,16 @@ class VideotokModel(ModelMixin, ConfigMixin):
                 return cls._from_old_shards(folder, sorted(set(weight_map.values())), kwargs.get("torch_dtype"))
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are. The property of diffusers imports torch._dynamo, which takes a second."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Cast or move the weights in place; see `torch.nn.Module.to`. The one of diffusers warns at every cast."""
         nn.Module.to(self, *args, **kwargs)
@@ -65,6 +96,8 @@ class VideotokModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def _from_old_shards(cls, folder: Path, files: list[str], dtype: torch.dtype | None) -> Self:
+        from accelerate import init_empty_weights  # slow to import, and hardly ever needed
+
         with init_empty_weights(include_buffers=False):
             model = cls.from_config(cls.load_config(folder))
         state_dict: OrderedDict[str, Any] = OrderedDict()

@@ -8,22 +8,24 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def double_precision(model: nn.Module) -> Iterator[None]:
-    """Inside, a model with float32 weights computes in float64; one with other weights is left as it is.
+def double_precision(*modules: nn.Module) -> Iterator[None]:
+    """Inside, modules with float32 weights compute in float64; others are left as they are.
 
     The weights are cast in place and back, which loses nothing. They move to the CPU where their device has no float64
-    (Apple's GPUs). No other thread may use the model meanwhile.
+    (Apple's GPUs). No other thread may use the modules meanwhile.
     """
-    weight = next(model.parameters())
+    weight = next(modules[0].parameters())
     if weight.dtype != torch.float32:
         yield
         return
     device = weight.device
-    model.to(device=torch.device("cpu") if device.type == "mps" else device, dtype=torch.float64)
     try:
+        for module in modules:
+            module.to(device=torch.device("cpu") if device.type == "mps" else device, dtype=torch.float64)
         yield
     finally:
-        model.to(device=device, dtype=torch.float32)
+        for module in modules:
+            module.to(device=device, dtype=torch.float32)
 
 
 def as_double(values: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from motion_vq.attention import Decoder, Encoder, Stride, fold, split_fused_attention, tanh_head, unfold, zero_module
 from motion_vq.fields import compand, expand, to_fractions, to_pixels
 from motion_vq.global_motion import GlobalMotionCodec
-from motion_vq.model_base import VideotokModel
+from motion_vq.model_base import VideotokModel, register_to_config
 from motion_vq.vector_quantizer import QuantizedLatents, ResidualQuantizer
 
 

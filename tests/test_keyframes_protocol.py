@@ -65,7 +65,7 @@ def test_shipped_class_and_vqmodel_implement_the_protocol(tiny_model, folder):
         assert len(tokenizer.codebook_vectors) == tokenizer.codebook_size
         assert (tokenizer.device.type, tokenizer.dtype) == ("cpu", torch.float32)
         assert tokenizer.to(dtype=torch.float64) is tokenizer
-        assert tokenizer.dtype == tokenizer.encoding_dtype == torch.float64
+        assert tokenizer.dtype == torch.float64
 
 
 def test_capabilities_are_what_encode_takes(tiny_model, folder):

@@ -25,7 +25,6 @@ from codec import (
 from codec.probe import check_length, expected_seconds
 from codec.sources import source_name
 from motion_vq import MotionTokens
-from unet3d import decode_chain
 from videotok.bundle import Bundle
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
@@ -240,6 +239,8 @@ class VideoTokenizer(TokenizerModels):
         self, clips: Iterable["DetokenizerInput"], config: DecodeConfig | None = None
     ) -> Iterator["DecodedClip"]:
         """Rebuild the frames of clips, each joined to its neighbours; of `config` size and quantizers do not matter."""
+        from unet3d import decode_chain  # diffusers' model zoo takes seconds to import, and encoding needs none of it
+
         config = config or DecodeConfig()
         for scene in _scenes(clips):
             shown, ahead = itertools.tee(scene)

@@ -1,0 +1,149 @@
+"""Ids do not depend on rounding: float32 and float64, batches, threads, and pictures that are off within the bound."""
+
+import pytest
+import torch
+from torch import nn
+
+from motion_vq.precision import double_precision
+from tests.keyframe_sizes import SIZES
+from tests.test_keyframes_tokenizer import randomized
+from videotok.keyframe_prediction import PredictiveKeyframeEncoder, _is_at_most, _UncertainError
+from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, KeyframeTokens
+from videotok.virtual_camera import photograph
+
+ERROR = 1e-3
+STILL = torch.zeros(1, 24, 20, 36, 2)
+
+
+def pictures(count, size=64):
+    """Return crops of a photograph, each two pixels further right: float32 [count, 3, size, size]."""
+    wide = torch.from_numpy(photograph("chelsea")[40 : 40 + 4 * size : 4, ::4].copy()).float() / 127.5 - 1
+    return torch.stack([wide[:, 2 * i : 2 * i + size] for i in range(count)]).permute(0, 3, 1, 2)
+
+
+class RoundedPatches(nn.Module, KeyframeTokenizerProtocol):
+    """A tokenizer with an id for each 8 x 8 patch, whose decoded pictures are off by up to `noise` in float32."""
+
+    image_size, grid, num_patches, codebook_size, drops_patches = 64, (8, 8), 64, 16, True
+    encoding_dtype = torch.float32
+
+    def __init__(self, noise, bound):
+        super().__init__()
+        self.weight, self.noise, self.bound, self.exact_decodes = nn.Parameter(torch.zeros(1)), noise, bound, 0
+
+    @property
+    def dtype(self):
+        return self.weight.dtype
+
+    @property
+    def device(self):
+        return self.weight.device
+
+    @property
+    def decode_error(self):
+        return self.bound
+
+    def encode(self, images, **options):
+        del options
+        levels = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 8).flatten(1)
+        ids = ((levels + 1) * 7.5).round().clamp(0, 15).long()
+        return KeyframeTokens(list(ids), torch.ones(len(images), 64, dtype=torch.bool))
+
+    def decode(self, ids, keep_mask):
+        grey = (torch.stack(ids).double() / 7.5 - 1).view(-1, 1, 8, 8).expand(-1, 3, -1, -1)
+        images = torch.nn.functional.interpolate(grey, scale_factor=8, mode="nearest")
+        if self.dtype == torch.float64:
+            self.exact_decodes += len(ids)
+            return images
+        return images + (2 * torch.rand_like(images) - 1) * self.noise
+
+
+def near_ties():
+    """Return two keyframes: 1.1 times the error of own tokens is that of the prediction, to the third digit."""
+    torch.manual_seed(0)
+    ids = torch.arange(64) % 15
+    first = RoundedPatches(0, 0).double().decode([ids], None)
+    share = 1.1**0.5 / (1 + 1.1**0.5) * (1 + 1e-3 * (torch.rand(64) - 0.5))
+    step = (2 / 15 * share).view(1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return torch.cat([first, first + step]).float()
+
+
+def encoded(tokenizer, images, batch=1):
+    encoder, done = PredictiveKeyframeEncoder(tokenizer), []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        done += encoder.push(part, STILL.expand(len(part), -1, -1, -1, -1))
+    return [(one.ids.tolist(), one.skip_mask.tolist()) for one in done + encoder.finish()]
+
+
+@pytest.mark.parametrize("images", [pictures(6), near_ties()], ids=["photographs", "near ties"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_rounding_within_the_bound_changes_no_decision(images, batch):
+    expected = encoded(RoundedPatches(0, 0).double(), images)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        assert encoded(RoundedPatches(ERROR, ERROR), images, batch) == expected
+
+
+def test_without_a_bound_rounding_would_decide():
+    """The pictures of the test above are such that it can fail."""
+    expected = encoded(RoundedPatches(0, 0).double(), near_ties())
+    assert any(any(mask) for _, mask in expected)
+    torch.manual_seed(0)
+    assert encoded(RoundedPatches(ERROR, 0), near_ties()) != expected
+
+
+def test_pictures_are_decoded_in_float64_only_where_a_decision_is_near():
+    sure, unsure = RoundedPatches(1e-9, 1e-9), RoundedPatches(0, 0.5)
+    assert encoded(sure, pictures(6)) == encoded(unsure, pictures(6))
+    assert (sure.exact_decodes, unsure.exact_decodes) == (0, 6)
+    assert sure.dtype == unsure.dtype == torch.float32
+
+
+def test_errors_are_compared_with_the_bound():
+    errors, others = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
+    assert _is_at_most(errors, others, 1.0, 0.0).tolist() == [False, True]
+    assert _is_at_most(errors, others, 1.0, 0.1).tolist() == [False, True]
+    with pytest.raises(_UncertainError):
+        _is_at_most(errors, others, 1.0, 0.3)
+    # exact: equal is at most
+    assert _is_at_most(errors, errors, 1.0, 0.0).all()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomized(KeyframeTokenizer(**SIZES)).eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"keep_ratio": 0.3}, {"num_tokens": 9}, {"refinement_steps": 1}], ids=lambda options: str(options)
+)
+def test_a_float32_model_gives_the_ids_of_float64(model, options):
+    size = model.image_size
+    images = torch.nn.functional.interpolate(pictures(5), size=(size, size))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with double_precision(model):
+        expected, scores = model.encode(images, **options), model.scores(images)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            many = model.encode(images, **options)
+            single = [model.encode(image[None], **options) for image in images]
+            assert torch.equal(many.keep_mask, expected.keep_mask)
+            assert torch.equal(torch.cat([one.keep_mask for one in single]), expected.keep_mask)
+            for together, alone, right in zip(many.ids, single, expected.ids, strict=True):
+                assert torch.equal(together, right)
+                assert torch.equal(alone.ids[0], right)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(model.scores(images), scores, rtol=0, atol=1e-12)
+    assert model.dtype == torch.float32
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_weights_return_to_float32_after_an_error(model):
+    with pytest.raises(ValueError, match="num_tokens"):
+        model.encode(torch.zeros(1, 3, model.image_size, model.image_size), num_tokens=10**6)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
