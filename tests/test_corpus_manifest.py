@@ -1,13 +1,18 @@
 """The videos of a corpus: folders, globs, manifests, URLs."""
 
 import os
+from types import SimpleNamespace
+from typing import cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from codec import ClipSpec, MediaError
 from videotok.corpus.manifest import read_inputs
+from videotok.corpus.settings import EncodePlan
+from videotok.corpus.tokenize import ReadVideos
 from videotok.errors import CorpusError
 from videotok.footage import scan_for_videos
 from videotok.inputs import local_input
@@ -210,3 +215,22 @@ def test_manifests_that_are_refused(tmp_path, text, message):
     with pytest.raises(CorpusError, match=message) as error:
         read_inputs(str(tmp_path / "list.csv"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TypeError("ours"), "a fault of videotok and not of the file: TypeError: ours; please report it"),
+        (MediaError("cannot read {path}: it is cut short"), "cannot read b.mp4: it is cut short"),
+    ],
+)
+def test_a_job_tells_faults_of_ours_from_those_of_a_file(folder, monkeypatch, error, message):
+    path = str(folder / "b.mp4")
+    reader = ReadVideos(cast(EncodePlan, SimpleNamespace(spec=ClipSpec(), image_size=8)))
+
+    def fail(*arguments: object) -> None:
+        raise type(error)(str(error).format(path=path))
+
+    monkeypatch.setattr(reader, "_clips", fail)
+    (row,) = reader.read_video(0, path, 0.0, None)
+    assert row["message"].tolist() == [message]

@@ -306,6 +306,7 @@ def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] |
         max_clips=tokens.num_clips,
         motion_source="auto" if tokens.motion_source == "native" else tokens.motion_source,
         split_at_cuts=was_split,
+        stream=tokens.config.stream if tokens.config else None,
     )
     for index, (pts, num_frames) in enumerate(zip(tokens.pts_seconds, tokens.num_frames, strict=True)):
         clip = next(clips, None)

@@ -77,6 +77,7 @@ def video_features(
         motion_source=tokens.motion_source,
         start_seconds=tokens.start_seconds,
         max_clips=tokens.num_clips,
+        stream=tokens.config.stream if tokens.config else None,
     )
     for number, clip in enumerate(clips):
         found += clip_features(tokenizer, [clip], tokens.keep_mask[number : number + 1], kinds)
