@@ -17,6 +17,7 @@ from videotok.text import printable, shorten
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."
+THREADS_HELP = "CPU threads of the models; by default all cores that this process may use."
 Dtype = Literal["float32", "float64", "float16", "bfloat16"]
 URL_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.IGNORECASE)
 """A URL after it was taken for a path, which has no double slashes."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from videotok.cli.console import (
     DEVICE_HELP,
+    THREADS_HELP,
     Device,
     Dtype,
     Refusal,
@@ -103,6 +104,7 @@ def decode(
     ] = None,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "cpu",
     dtype: Annotated[Dtype, typer.Option(help="Precision of the models.")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
 ) -> None:
     """Turn tokens back into a video."""
     with invalid_options_refused():
@@ -142,7 +144,9 @@ def decode(
     from videotok.evaluation import reconstruct, source_clips
     from videotok.image_utils import display_size, to_uint8, write_picture
     from videotok.pipeline import VideoTokenizer
+    from videotok.threads import limit_threads
 
+    limit_threads(threads)
     tokenizer = VideoTokenizer(bundle, device=device, dtype=getattr(torch, dtype))
     if not bidirectional and noise_rate < 1 and not tokenizer.detokenizer.config.get("forward_residual_scale", 1):
         raise Refusal(

@@ -9,6 +9,7 @@ import typer
 
 from videotok.cli.console import (
     DEVICE_HELP,
+    THREADS_HELP,
     Device,
     Refusal,
     invalid_options_refused,
@@ -100,6 +101,7 @@ def encode(
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
     ] = None,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP + " It does not change the ids.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP + " It does not change the ids.")] = None,
 ) -> None:
     """Turn a video into tokens."""
     with invalid_options_refused():
@@ -136,7 +138,9 @@ def encode(
         (probe_isolated if isolate else probe)(file.path, stream)
 
         from videotok.pipeline import VideoTokenizer
+        from videotok.threads import limit_threads
 
+        limit_threads(threads)
         tokenizer = VideoTokenizer(bundle, device=device)
         with invalid_options_refused():
             tokenizer.check(config)
