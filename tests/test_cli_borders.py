@@ -105,6 +105,16 @@ def test_signals_leave_nothing_half_written(folder, name, code):
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_signal_that_ray_takes(folder, capfd, monkeypatch):
+    """Its handler exits with the number of the signal."""
+
+    def exit_so(*arguments: object, **options: object) -> None:
+        raise SystemExit(signal.SIGTERM)
+
+    monkeypatch.setattr("videotok.pipeline.VideoTokenizer.encode", exit_so)
+    assert "SIGTERM" in refusal(["encode", "clip.mp4", *ONE_CLIP], capfd, code=143)
+
+
 def test_an_ignored_signal_stays_ignored(folder, monkeypatch):
     """As under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

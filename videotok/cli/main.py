@@ -123,8 +123,11 @@ def _signals_raised() -> Iterator[None]:
 
 def _report(error: BaseException) -> int:
     """Print one line on what ended the command, and return the exit code."""
-    if isinstance(error, SystemExit):  # Typer exits so when nobody reads its output
-        error = error.__context__ or error
+    if isinstance(error, SystemExit):
+        if isinstance(error.__context__, BrokenPipeError):  # Typer exits so when nobody reads its output
+            error = error.__context__
+        elif error.code == signal.SIGTERM:  # and Ray so at this signal
+            error = Terminated(signal.SIGTERM)
     if isinstance(error, BrokenPipeError):
         # nobody reads the output: another write, when Python exits, would fail again
         with suppress(OSError):
