@@ -16,7 +16,10 @@ MAX_RESET_SECONDS = 1.0
 """In formats whose timestamps should not begin anew, decoding times that go back by less are taken for errors."""
 
 MAX_GLITCH_SECONDS = 60.0
-"""A jump in timestamps up to this is believed whatever the header says."""
+"""A jump in timestamps up to this, also back, is no clock that was set."""
+
+MAX_UNSTATED_PAUSE_SECONDS = 3600.0
+"""A frame is shown at most this long beyond the end that the header states: that may not count a pause at the end."""
 
 MAX_PAUSE_SECONDS = 24 * 3600.0
 """A frame is shown at most this long; a longer jump is a clock that was set."""
@@ -72,6 +75,8 @@ class Timeline:
         """Whether the last packets that were compared are corrupt."""
         self._end: int | None = None
         """When the frame shown last so far ends."""
+        self._delay: int | None = None
+        """Presentation time less decoding time of the first packet of the stretch."""
         self._recent: deque[int | None] = deque(maxlen=NUM_NEIGHBOURS)
 
     def __len__(self) -> int:
@@ -102,10 +107,7 @@ class Timeline:
             self._recent.clear()
         pts, dts = (None if time is None else time + self._shift for time in (packet.pts, packet.dts))
         self._recent.append(pts)
-        if pts is not None:
-            self._end = max(
-                self._end if self._end is not None else pts, pts + min(packet.duration or self._step, self._step)
-            )
+        self._note_end(packet, first.begins_anew)
         is_join = (is_cut_off and len(stretch) <= NUM_CUT_OFF) or (first.begins_anew and self._may_be_joined)
         return TimedPacket(
             packet,
@@ -114,6 +116,17 @@ class Timeline:
             next_pts=None if pts is None or is_cut_off else self._next_pts(pts, stretch),
             is_corrupt=packet.is_corrupt and not is_join,
         )
+
+    def _note_end(self, packet: av.Packet, begins_anew: bool) -> None:
+        """Note when the frame in a packet ends, if that is later than all before."""
+        if self._delay is None or begins_anew:
+            self._delay = packet.pts - packet.dts if packet.pts is not None and packet.dts is not None else None
+        begin = packet.pts
+        if begin is None and packet.dts is not None and self._delay is not None:
+            begin = packet.dts + self._delay  # of all frames up to here, the one shown last is shown then
+        if begin is not None:
+            end = begin + self._shift + min(packet.duration or self._step, self._step)
+            self._end = end if self._end is None else max(self._end, end)
 
     def _next_pts(self, pts: int, stretch: list[av.Packet]) -> int | None:
         later = (one.pts + self._shift for one in stretch[1:] if one.pts is not None)
@@ -244,4 +257,4 @@ class FrameTimes:
         if abs(gap) <= MAX_GLITCH_SECONDS:
             return True
         is_in_header = self._end is None or seconds <= self._end + MAX_GLITCH_SECONDS
-        return 0 < gap <= MAX_PAUSE_SECONDS and is_in_header
+        return 0 < gap <= (MAX_PAUSE_SECONDS if is_in_header else MAX_UNSTATED_PAUSE_SECONDS)

@@ -73,6 +73,19 @@ def test_a_pause_is_held_still(suffix, tmp_path):
     assert numbers(read(path, ClipSpec(frames=25, fps=Fraction(5)), start_seconds=90.0))[:6] == [24] * 5 + [25]
 
 
+def test_a_pause_before_the_last_frame(tmp_path):
+    path = write_numbered(tmp_path / "end.mp4", range(25), rate=RATE, pts=[*range(24), 23 + 80 * RATE])
+    shown = numbers(read(path, ClipSpec(frames=25, fps=Fraction(5))))
+    assert len(shown) == pytest.approx(405, abs=1)
+    assert shown[5:400] == [23] * 395
+
+
+def test_joined_program_streams_follow_each_other(tmp_path):
+    path = joined(tmp_path, 0, "mpg", "mpeg2video")
+    assert numbers(read(path)) == list(range(100))
+    assert numbers(read(path, start_seconds=2.4)) == list(range(60, 100))
+
+
 def test_a_time_lapse_of_minutes(tmp_path):
     path = write_numbered(tmp_path / "lapse.mp4", range(6), rate=1, pts=[number * 300 for number in range(6)])
     shown = numbers(read(path, ClipSpec(frames=10, fps=Fraction(1, 60))))
