@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from videotok.errors import ModelError, TokensError
 from videotok.io_utils import read_json, weights_sha256
-from videotok.text import one_line
+from videotok.text import printable
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
@@ -370,8 +370,7 @@ def _hub_errors(action: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, HFValidationError | LocalEntryNotFoundError) and not _is_network_error(error):
             raise
-        reason = one_line(error)
-        reason = reason if len(reason) < 200 else reason[:200] + "…"
+        reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
         raise ModelError(f"cannot {action}: {reason}; check the name and the network") from error
 
 
