@@ -14,11 +14,12 @@ tokens: the rounding of float32 has a bound, and only where a decision lies with
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from motion_vq.precision import as_double, double_precision
 from unet3d.warping import compose, upsample_vectors, warp
@@ -344,7 +345,7 @@ class PredictiveKeyframeEncoder:
 
     def _decode_exactly(self, links: list[_ChainLink]) -> None:
         """Decode keyframes again in float64, and compose the references of the chain anew."""
-        with double_precision(self.tokenizer):
+        with double_precision(cast(nn.Module, self.tokenizer)):
             for link in links:
                 if link.error > 0:
                     decoded = self.tokenizer.decode([link.ids], link.keep_mask[None])
