@@ -175,3 +175,16 @@ def test_an_untrained_refiner_changes_nothing_and_a_trained_one_every_frame_but_
 def test_refiner_sizes_must_agree():
     with pytest.raises(ValueError, match="must give one number for each"):
         tiny_detokenizer(refiner_widths=(8, 16), refiner_blocks=(1,))
+
+
+def test_the_refiner_can_be_left_out_for_keyframes_that_lack_nothing():
+    model = trained_detokenizer(refiner_widths=(8, 16), refiner_blocks=(1, 1))
+    torch.nn.init.normal_(model.refiner.write.weight, std=0.05)
+    plain = trained_detokenizer()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    clip = random_clip()
+    (left_out,) = decode_chain(model, [clip], refine=False)
+    (without,) = decode_chain(plain, [clip])
+    (refined,) = decode_chain(model, [clip])
+    assert torch.equal(left_out, without)
+    assert not torch.equal(refined, without)

@@ -18,6 +18,7 @@ def decode_chain(
     noise_rate: float = 1.0,
     num_inference_steps: int | None = None,
     seed: int = 0,
+    refine: bool = True,
 ) -> Iterator[Tensor]:
     """Yield the frames [B, T, 3, H, W] in [-1, 1] of each clip.
 
@@ -30,6 +31,7 @@ def decode_chain(
             noise so far: the explicit noise constraint of Video-LaVIT (arXiv 2402.03161), which has 0.85.
         num_inference_steps: evaluations of the network for each clip.
         seed: of the noise; each clip has its own noise, which depends on the seed and the clip's index alone.
+        refine: False for keyframes that were not decoded from tokens, see `VideoDetokenizer.reconstruct`.
     """
     previous_frame = None
     for index, (clip, next_clip) in enumerate(pairwise(chain(clips, [None]))):
@@ -44,6 +46,7 @@ def decode_chain(
             noise_rate=noise_rate,
             num_inference_steps=num_inference_steps,
             generator=torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63),
+            refine=refine,
         )
         yield frames
         previous_frame = frames[:, -1]

@@ -205,8 +205,9 @@ class LatentVideoDetokenizer:
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
+        refine: bool = True,
     ) -> Tensor:
-        """Return the frames of a clip; arguments as for `VideoDetokenizer.reconstruct`.
+        """Return the frames of a clip; arguments as for `VideoDetokenizer.reconstruct`. There is no refiner here.
 
         The neighbouring clips are not used: the published weights know one keyframe. Frame 0 is rebuilt as all others.
 

@@ -243,7 +243,8 @@ class VideoTokenizer(TokenizerModels):
 
         config = config or DecodeConfig()
         for scene in _scenes(clips):
-            shown, ahead = itertools.tee(scene)
+            first = next(scene)
+            shown, ahead = itertools.tee(itertools.chain([first], scene))
             rebuilt = decode_chain(
                 self.detokenizer,
                 ((clip.keyframe, clip.vectors) for clip in ahead),
@@ -251,6 +252,7 @@ class VideoTokenizer(TokenizerModels):
                 noise_rate=config.noise_rate,
                 num_inference_steps=config.num_inference_steps,
                 seed=config.seed,
+                refine=first.square is not None,  # keyframes that were given lack no detail
             )
             for clip, frames in zip(shown, rebuilt, strict=True):
                 yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])
