@@ -55,8 +55,8 @@ class TokenizerModels:
     """The models of a bundle, each loaded when it is first needed.
 
     There is one set of weights in memory. Outside of `encoding()` it has the caller's dtype. Inside, keyframe and
-    motion tokenizer are cast in place to the precision in which ids are decided (float64), and back afterwards. Weights
-    are stored in half precision, so a cast between float32 and float64 loses nothing. Where it would (weights stored in
+    motion tokenizer are cast in place to what their encoders take (`encoding_dtype`; float64 for motion), and back
+    afterwards. Weights are stored in half precision, so a cast between float32 and float64 loses nothing. Where it would (weights stored in
     float64, or a dtype of 16 bits), encoding has a copy of its own.
 
     A lock lets one thread at a time use the two tokenizers.

@@ -51,8 +51,9 @@ class VideoTokenizer(TokenizerModels):
         VideoTokens ─┬─► keyframe tokenizer ─► keyframe ─┐
                      └─► motion tokenizer ───► vectors ──┴─► video detokenizer, clip after clip ──► frames
 
-    The same file, config and weights give the same ids in any batch and on any number of threads: they are decided in
-    float64. Decoding runs in the caller's dtype. Models are loaded when they are first needed.
+    The same file, config and weights give the same ids in any batch and on any number of threads: codes are
+    chosen in float64, and a comparison of decoded pictures that float32 leaves open is made again in float64
+    (docs/adr/0005-float32-certificate.md). Decoding runs in the caller's dtype. Models are loaded when they are first needed.
     """
 
     @classmethod

@@ -127,9 +127,8 @@ class TokenizeClips:
     def __init__(self, plan: EncodePlan) -> None:
         self._plan = plan
         torch.set_num_threads(1)
-        # workers never decode: with the precision of encoding, no weights are cast between batches
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = VideoTokenizer.from_pretrained(plan.model, device=device, dtype=torch.float64)
+        self._tokenizer = VideoTokenizer.from_pretrained(plan.model, device=device)
         # on a CPU processor time, so that other processes of the machine do not count
         self._clock = time.perf_counter if device == "cuda" else time.process_time
 

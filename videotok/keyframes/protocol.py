@@ -107,8 +107,10 @@ class KeyframeTokenizerProtocol(Protocol):
 
     @property
     def decode_error(self) -> float:
-        """Bound on the rounding error of a pixel that `decode` gives in float32, of a tokenizer that is an `nn.Module`.
-        0: not known; what is decided on decoded pictures is then decided in `encoding_dtype` alone."""
+        """Bound on the rounding error of a pixel that `decode` gives in float32.
+
+        0: not known; what is decided on decoded pictures is then decided in `encoding_dtype` alone. Above 0 only of a
+        tokenizer that is an `nn.Module`."""
         return 0.0
 
     @property

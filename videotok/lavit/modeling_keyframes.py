@@ -150,6 +150,8 @@ class LavitKeyframeTokenizer(VideotokModel):
     """The selector was trained for one rate: `keep_ratio` and `num_tokens` are refused."""
     encoding_dtype = torch.float32
     """In float64 the weights would take 11 GB."""
+    decode_error = 0.0
+    """Not known. Its codes have no positions, so no keyframe is predicted from another."""
 
     @register_to_config
     def __init__(
