@@ -56,8 +56,8 @@ class TokenizerModels:
 
     There is one set of weights in memory. Outside of `encoding()` it has the caller's dtype. Inside, keyframe and
     motion tokenizer are cast in place to what their encoders take (`encoding_dtype`; float64 for motion), and back
-    afterwards. Weights are stored in half precision, so a cast between float32 and float64 loses nothing. Where it would (weights stored in
-    float64, or a dtype of 16 bits), encoding has a copy of its own.
+    afterwards. Weights are stored in half precision, so a cast between float32 and float64 loses nothing. Where it
+    would (weights stored in float64, or a dtype of 16 bits), encoding has a copy of its own.
 
     A lock lets one thread at a time use the two tokenizers.
     """

@@ -53,7 +53,7 @@ class VideoTokenizer(TokenizerModels):
 
     The same file, config and weights give the same ids in any batch and on any number of threads: codes are
     chosen in float64, and a comparison of decoded pictures that float32 leaves open is made again in float64
-    (docs/adr/0005-float32-certificate.md). Decoding runs in the caller's dtype. Models are loaded when they are first needed.
+    (docs/adr/0005-float32-certificate.md). Decoding runs in the caller's dtype. Models are loaded when first needed.
     """
 
     @classmethod
