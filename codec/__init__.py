@@ -2,10 +2,10 @@
 
 from codec.atomic_files import atomic_path, check_writable
 from codec.clips import iter_clips
+from codec.container import Source, local_file
 from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
-from codec.sources import Source, local_file
 from codec.subprocess_reader import SubprocessReader, iter_clips_isolated, probe_isolated
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.video_writer import REPRODUCIBLE, VideoWriter

@@ -14,19 +14,18 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from codec.container import NATIVE_CODECS, open_video
+from codec.container import NATIVE_CODECS, Source, local_file, open_video, source_name
 from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError, media_errors
 from codec.motion_composition import FrameWithMotion, compose_motion
 from codec.motion_fields import StepField
 from codec.mvextractor_backend import read_frames_mvextractor
-from codec.orientation import Orientation, has_other_shape
 from codec.parallel_decoder import ParallelDecoder
 from codec.probe import displayed_size, has_native_vectors, no_frame_error
 from codec.reencode import add_mpeg4_motion, add_x264_motion
 from codec.resample import FrameSchedule, ResampledFrame, Resampler, fine_grid
 from codec.seeking import BEGINNING, StartPoint, find_start
-from codec.sources import Source, local_file, source_name
+from codec.side_data import Orientation, has_other_shape
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 
 MotionChoice = Literal["auto", "native", "reencode", "mpeg4"]

@@ -1,6 +1,8 @@
-"""Open a video file, select its video stream, and demux the packets of that stream."""
+"""Open a video (a path, bytes, or an open file), select its video stream, and demux the packets of that stream."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +21,49 @@ from av.video.stream import VideoStream
 
 from codec.errors import MediaError, media_errors
 from codec.timeline import TimedPacket, Timeline
+
+Source = str | Path | bytes | BinaryIO
+"""A path, the content of a file, or a file that is open for reading in binary mode."""
+
+
+@contextmanager
+def local_file(source: Source) -> Iterator[Path]:
+    """Give the path of a source; bytes and open files are copied to a temporary file, since videos are read by seeking.
+
+    Raises:
+        MediaError: the open file cannot be read, or holds text.
+    """
+    if isinstance(source, str | Path):
+        yield Path(source)
+        return
+    name = source_name(source)
+    suffix = Path(name).suffix if name.isprintable() else ""
+    with tempfile.NamedTemporaryFile(prefix="videotok-", suffix=suffix) as copy:
+        try:
+            if isinstance(source, bytes | bytearray | memoryview):
+                copy.write(source)
+            else:
+                shutil.copyfileobj(source, copy)
+            copy.flush()
+        except (OSError, TypeError, ValueError, AttributeError) as error:
+            raise MediaError(
+                f"cannot read {name}: {error}; give a path, bytes, or a file opened in binary mode"
+            ) from error
+        try:
+            yield Path(copy.name)
+        except MediaError as error:
+            raise MediaError(str(error).replace(copy.name, name)) from error
+
+
+def source_name(source: Source) -> str:
+    """Return how a source is named in messages."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<{len(source)} bytes>"
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<open file>"
+
 
 NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
 """Codecs whose motion vectors FFmpeg exports."""

@@ -14,17 +14,10 @@ from av.error import FFmpegError, PatchWelcomeError
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from codec.container import (
-    DemuxedPacket,
-    Demuxer,
-    end_from_header,
-    is_cut_off,
-    nominal_frame_interval,
-)
+from codec.container import DemuxedPacket, Demuxer, end_from_header, is_cut_off, nominal_frame_interval
 from codec.errors import MediaError
-from codec.orientation import UPRIGHT, Orientation, OrientationReader, orientation_of
 from codec.reference_lists import PictureHeaders, ReferenceListBuilder
-from codec.side_data import motion_records
+from codec.side_data import UPRIGHT, Orientation, OrientationReader, motion_records, orientation_of
 from codec.timeline import FrameTimes, PictureTimes
 
 TRUNCATION_SECONDS = 0.5

@@ -16,7 +16,7 @@ from av.video.frame import PictureType
 from codec.decoder import SourceFrame
 from codec.motion_fields import OpticalFlow, StepField, WeightedField, fill_holes, orient, sample
 from codec.motion_vectors import NO_MOTION, FrameMotion, ReferenceMotion, motion_by_reference
-from codec.orientation import has_other_shape
+from codec.side_data import has_other_shape
 from codec.types import NO_VECTORS, VectorShares
 
 PRIOR_TOLERANCE = 0.01, 0.5

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from codec.orientation import Orientation
+from codec.side_data import Orientation
 
 MIN_VALID_SHARE = 0.5
 """Share of a cell that must be valid for the cell to be valid."""

@@ -12,15 +12,16 @@ from av.video.stream import VideoStream
 from codec.container import (
     MAX_FPS,
     NATIVE_CODECS,
+    Source,
     duration_from_header,
     has_no_timestamps,
+    local_file,
     nominal_frame_interval,
     open_video,
 )
 from codec.decoder import SourceFrame, read_frames
 from codec.errors import MediaError, media_errors
-from codec.orientation import Orientation
-from codec.sources import Source, local_file
+from codec.side_data import Orientation
 from codec.types import ClipSpec
 
 

@@ -9,7 +9,7 @@ import av
 
 from codec.motion_composition import FrameWithMotion
 from codec.motion_fields import StepField, compose, pool
-from codec.orientation import UPRIGHT, Orientation
+from codec.side_data import UPRIGHT, Orientation
 from codec.types import ClipSpec, VectorShares
 
 TOLERANCE_SECONDS = 6e-4

@@ -1,6 +1,7 @@
-"""Side data of decoded pictures: motion vectors and the display matrix. Other kinds are ignored."""
+"""Side data of decoded pictures: motion vectors, and the display matrix that turns and mirrors them for display."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import av
@@ -46,3 +47,102 @@ def _unknown_type(kind: type[Type], value: object) -> Type:
     member = object.__new__(kind)
     member._name_, member._value_ = f"UNKNOWN_{value}", value
     return member
+
+
+MIN_DETERMINANT = 1e-3
+"""A display matrix whose determinant is smaller, compared with the squares of its elements, shows no picture."""
+
+MAX_ASPECT_DIFFERENCE = 0.1
+"""Aspect ratios that differ by less are the same: sizes are rounded to whole blocks."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Steps that make a coded picture upright: it is transposed, then mirrored."""
+
+    is_transposed: bool = False
+    """Rows become columns."""
+    flips_x: bool = False
+    """Then left and right are exchanged."""
+    flips_y: bool = False
+    """Then top and bottom are exchanged."""
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the steps are not a rotation alone."""
+        return self.is_transposed ^ self.flips_x ^ self.flips_y
+
+    @property
+    def rotation_degrees(self) -> int:
+        """Counter-clockwise rotation, 0, 90, 180 or 270; of the picture mirrored left to right, if it is mirrored."""
+        flips_x = self.flips_x
+        if self.is_mirrored:
+            # the picture is first mirrored left to right, which is the other axis after a transposition
+            flips_x, flips_y = flips_x ^ (not self.is_transposed), self.flips_y ^ self.is_transposed
+        else:
+            flips_y = self.flips_y
+        if self.is_transposed:
+            return 90 if flips_y else 270
+        return 180 if flips_x and flips_y else 0
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the upright picture of an array [H, W, ...]."""
+        if self == UPRIGHT:
+            return image
+        turned = image.swapaxes(0, 1) if self.is_transposed else image
+        return np.ascontiguousarray(turned[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1])
+
+    def upright_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the upright picture's (width, height)."""
+        return (height, width) if self.is_transposed else (width, height)
+
+    def coded_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the (h, w) cells of the coded picture for a grid of the upright one."""
+        return (grid[1], grid[0]) if self.is_transposed else grid
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(picture: av.VideoFrame) -> Orientation:
+    """Return the orientation that the picture's display matrix states, to the nearest quarter turn."""
+    matrix = display_matrix(picture)
+    return UPRIGHT if matrix is None else orientation_from_matrix(matrix)
+
+
+def orientation_from_matrix(matrix: np.ndarray) -> Orientation:
+    """Return the orientation nearest to a display matrix; none if it maps the picture to a line or a point.
+
+    Args:
+        matrix: int64 [3, 3]: (x, y, 1) times the matrix is the displayed position, with y downwards.
+    """
+    (a, b), (c, d) = matrix[:2, :2].astype(float)
+    if abs(a * d - b * c) <= MIN_DETERMINANT * (a * a + b * b + c * c + d * d):
+        return UPRIGHT
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, bool(a < 0), bool(d < 0))
+    return Orientation(True, bool(c < 0), bool(b < 0))
+
+
+def has_other_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two (width, height) differ in aspect ratio, and not only in scale or by rounding."""
+    one, two = size[0] * other[1], other[0] * size[1]
+    return abs(one - two) > MAX_ASPECT_DIFFERENCE * max(one, two)
+
+
+class OrientationReader:
+    """Reads the orientation of one picture after another.
+
+    Reading side data is slow and makes cycles of references, so that it is read only where the rotation changes.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._orientation = UPRIGHT
+
+    def read(self, picture: av.VideoFrame) -> Orientation:
+        """Return the orientation of the next picture."""
+        if self._rotation != picture.rotation:
+            self._rotation = picture.rotation
+            self._orientation = orientation_of(picture)
+        return self._orientation

@@ -19,9 +19,9 @@ from typing import Any
 import cv2
 
 from codec.clips import iter_clips
+from codec.container import Source, local_file
 from codec.errors import MediaError, error_text, is_caused_by_file
 from codec.probe import MediaInfo, probe
-from codec.sources import Source, local_file
 from codec.types import Clip, ClipSpec
 
 PATIENCE_SECONDS = 120.0

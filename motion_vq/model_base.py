@@ -1,4 +1,4 @@
-"""VideotokModel: a diffusers model that still loads configs and weights written under older names."""
+"""VideotokModel: a diffusers model that loads older configs and weights; and its precision while it decides ids."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -130,3 +130,29 @@ class VideotokModel(ModelMixin, ConfigMixin):
                 if renamed is not None:
                     state_dict[renamed] = value
         self.upgrade_weights(state_dict)
+
+
+@contextmanager
+def double_precision(*modules: nn.Module) -> Iterator[None]:
+    """Inside, modules with float32 weights compute in float64; others are left as they are.
+
+    The weights are cast in place and back, which loses nothing. They move to the CPU where their device has no float64
+    (Apple's GPUs). No other thread may use the modules meanwhile.
+    """
+    weight = next(modules[0].parameters())
+    if weight.dtype != torch.float32:
+        yield
+        return
+    device = weight.device
+    try:
+        for module in modules:
+            module.to(device=torch.device("cpu") if device.type == "mps" else device, dtype=torch.float64)
+        yield
+    finally:
+        for module in modules:
+            module.to(device=device, dtype=torch.float32)
+
+
+def as_double(values: Tensor) -> Tensor:
+    """Return values in float64; on the CPU where their device has none (Apple's GPUs)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -18,7 +18,7 @@ from av.stream import Disposition
 
 from codec import Clip, ClipSpec, MediaError, iter_clips, iter_clips_isolated, local_file, probe, probe_isolated
 from codec.errors import media_errors
-from codec.orientation import UPRIGHT, Orientation, orientation_from_matrix
+from codec.side_data import UPRIGHT, Orientation, orientation_from_matrix
 from tests.numbered_videos import numbered_picture, shown_number, write_numbered
 from tests.videos import even, scenes, write
 

@@ -10,8 +10,8 @@ from codec import ClipSpec
 from codec.decoder import SourceFrame
 from codec.motion_composition import AccumulatedMotion, FrameWithMotion, weighted_mean
 from codec.motion_fields import StepField, WeightedField, compose, fill_holes, orient, pool
-from codec.orientation import Orientation
 from codec.resample import FrameSchedule, Resampler, fine_grid
+from codec.side_data import Orientation
 
 SPEC = ClipSpec(frames=4, fps=Fraction(10), grid=(4, 6))
 GRID = fine_grid(SPEC)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from motion_vq.precision import double_precision
+from motion_vq.model_base import double_precision
 from tests.keyframe_sizes import SIZES
 from tests.test_keyframes_tokenizer import randomized
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder, _is_at_most, _UncertainError

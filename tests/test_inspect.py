@@ -10,13 +10,7 @@ from PIL import Image
 from codec import ClipSpec, VectorShares, iter_clips
 from tests.conftest import FPS, SECONDS
 from videotok.cli.main import main
-from videotok.report.flow_vis import (
-    HATCH_COLOUR,
-    KEYFRAME_COLOUR,
-    MotionPainter,
-    direction_colours,
-    flow_strength,
-)
+from videotok.report.flow_vis import HATCH_COLOUR, KEYFRAME_COLOUR, MotionPainter, direction_colours, flow_strength
 from videotok.report.overlay import CAPTION_HEIGHT, SHARE_COLOURS, Panel, draw_motion, format_time, side_by_side
 
 GREY = np.full((90, 160, 3), 128, np.uint8)

@@ -11,7 +11,6 @@ from skimage import data
 from torch import Tensor
 
 from videotok.keyframes import KeyframeTokenizer, KeyframeTraining
-from videotok.keyframes.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from videotok.keyframes.selector import PredictedErrors
 from videotok.keyframes.train import (
     KeyframeAdversarialTraining,
@@ -22,7 +21,7 @@ from videotok.keyframes.train import (
     random_crop,
     sample_keep_mask,
 )
-from videotok.perceptual import LPIPS
+from videotok.perceptual import LPIPS, PatchDiscriminator, adaptive_weight, hinge_loss
 from videotok.training.trainer import Plan, train
 
 

@@ -12,13 +12,7 @@ import pytest
 
 from benchmarks import motion_qa
 from benchmarks.motion_questions import encoded_videos, footage, labeled_videos, models, scenes
-from benchmarks.motion_questions.labeled_videos import (
-    LabeledVideo,
-    encode_and_read,
-    kind_of,
-    mirror,
-    reverse_time,
-)
+from benchmarks.motion_questions.labeled_videos import LabeledVideo, encode_and_read, kind_of, mirror, reverse_time
 from codec import VideoWriter, iter_clips
 from videotok.pipeline import VideoTokenizer
 from videotok.virtual_camera import Layer, Scene, constant_speed, photograph

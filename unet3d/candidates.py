@@ -14,14 +14,7 @@ from torch import Tensor
 
 from motion_vq.fields import cell_centres
 from motion_vq.global_motion import robust_fit
-from unet3d.warping import (
-    ALL_FRAMES,
-    inside_frame,
-    nearness,
-    sample_frames,
-    warp_bidirectional,
-    warp_forward,
-)
+from unet3d.warping import ALL_FRAMES, inside_frame, nearness, sample_frames, warp_bidirectional, warp_forward
 
 CANDIDATES = (
     "forward",

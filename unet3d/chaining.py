@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from unet3d.detokenizer import VideoDetokenizer
-from unet3d.latent_detokenizer import LatentVideoDetokenizer
+if TYPE_CHECKING:
+    from unet3d.detokenizer import VideoDetokenizer
+    from unet3d.latent_detokenizer import LatentVideoDetokenizer
 
 
 def decode_chain(
-    model: VideoDetokenizer | LatentVideoDetokenizer,
+    model: "VideoDetokenizer | LatentVideoDetokenizer",
     clips: Iterable[tuple[Tensor, Tensor]],
     *,
     bidirectional: bool = True,

@@ -16,9 +16,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from videotok.errors import ModelError, TokensError
+from videotok.errors import ModelError, TokensError, printable
 from videotok.io_utils import read_json, weights_sha256
-from videotok.text import printable
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded

@@ -9,7 +9,7 @@ from fractions import Fraction
 from numbers import Rational, Real
 from typing import Any, Literal, Self, get_args
 
-from videotok.text import shorten
+from videotok.errors import shorten
 
 MotionSourceChoice = Literal["auto", "native", "reencode", "mpeg4"]
 KeyframeStorage = Literal["tokens", "jpeg"]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from codec import MediaError, local_file
-from videotok.text import one_line
+from videotok.errors import one_line
 
 STANDARD_INPUT = "-"
 MAX_SUFFIX = 16

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motion_vq.precision import as_double, double_precision
+from motion_vq.model_base import as_double, double_precision
 from unet3d.warping import compose, upsample_vectors, warp
 from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes.selector import keep_best

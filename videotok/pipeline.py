@@ -22,8 +22,8 @@ from codec import (
     probe,
     probe_isolated,
 )
+from codec.container import source_name
 from codec.probe import check_length, expected_seconds
-from codec.sources import source_name
 from motion_vq import MotionTokens
 from videotok.bundle import Bundle
 from videotok.config import DecodeConfig, EncodeConfig

@@ -15,9 +15,8 @@ from safetensors.numpy import save as to_bytes
 
 from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
 from videotok.config import EncodeConfig
-from videotok.text import printable, shorten, utf8_name
-from videotok.vtok_checks import MAX_SECONDS, check_arrays, check_header
-from videotok.vtok_file import FORMAT, HEADER, open_vtok
+from videotok.errors import printable, shorten, utf8_name
+from videotok.vtok import FORMAT, HEADER, MAX_SECONDS, check_arrays, check_header, open_vtok
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videotok.config import parse_rate
-from videotok.text import printable, shorten
+from videotok.errors import printable, shorten
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from videotok.cli.console import Refusal, invalid_options_refused, print_line, print_lines, print_note
 from videotok.config import EncodeConfig, MotionSourceChoice
 from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
-from videotok.text import to_json
+from videotok.errors import to_json
 
 if TYPE_CHECKING:
     from videotok.corpus.report import JobProgress

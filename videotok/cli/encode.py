@@ -18,7 +18,7 @@ from videotok.cli.console import (
     refuse_unwritable,
 )
 from videotok.config import EncodeConfig, KeyframeStorage, MotionSourceChoice, PatchSelection
-from videotok.text import printable, utf8_name
+from videotok.errors import printable, utf8_name
 
 if TYPE_CHECKING:
     from videotok.tokens import VideoTokens

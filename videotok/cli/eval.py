@@ -15,7 +15,7 @@ from videotok.cli.console import (
     progress_bar,
     refuse_unwritable,
 )
-from videotok.text import printable, shorten
+from videotok.errors import printable, shorten
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

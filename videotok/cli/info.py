@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from videotok.cli.console import print_line
-from videotok.text import to_json
+from videotok.errors import to_json
 
 WIDTH = 18
 """Characters of the column of names."""
@@ -25,7 +25,7 @@ def info(
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
     from videotok.inputs import local_input
     from videotok.tokens import VideoTokens, vtok_format
-    from videotok.vtok_file import is_vtok
+    from videotok.vtok import is_vtok
 
     with local_input(source) as file:
         # what a file is called does not say what it is

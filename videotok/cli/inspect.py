@@ -17,7 +17,7 @@ from videotok.cli.console import (
     refuse_unwritable,
 )
 from videotok.config import EncodeConfig, MotionSourceChoice
-from videotok.text import printable
+from videotok.errors import printable
 
 if TYPE_CHECKING:
     from codec import Clip, ClipSpec
@@ -168,7 +168,7 @@ def _with_progress(
 
 def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     """Write the page of a .vtok file, with or without its `source`, or of a video, which is encoded first."""
-    from videotok.vtok_file import is_vtok
+    from videotok.vtok import is_vtok
 
     is_tokens, config = is_vtok(file) or file.suffix.lower() == ".vtok", request.config
     if source and not is_tokens:

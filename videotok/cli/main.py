@@ -24,7 +24,7 @@ from videotok.cli.eval import evaluate
 from videotok.cli.info import info
 from videotok.cli.inspect import inspect
 from videotok.cli.sample import sample
-from videotok.text import printable, shorten
+from videotok.errors import printable, shorten
 
 OWN_FAULT, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"

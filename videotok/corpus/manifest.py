@@ -18,10 +18,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from videotok.corpus.schema import CLIP_COLUMNS, INPUTS
-from videotok.errors import CorpusError
+from videotok.errors import CorpusError, utf8_name
 from videotok.footage import VIDEO_SUFFIXES, left_out_message
 from videotok.inputs import is_url, path_exists
-from videotok.text import utf8_name
 
 MANIFESTS = (".csv", ".parquet", ".txt")
 RESERVED_COLUMNS = {"fingerprint", *CLIP_COLUMNS.names}

@@ -13,10 +13,10 @@ from codec import MediaError, SubprocessReader
 from videotok.corpus.decoder import ResizedClip, read_resized_clips
 from videotok.corpus.schema import ENCODED_ROWS
 from videotok.corpus.settings import EncodePlan
+from videotok.errors import one_line
 from videotok.image_utils import to_tensor
 from videotok.inputs import local_input
 from videotok.pipeline import VideoTokenizer
-from videotok.text import one_line
 
 CLIPS_PER_BLOCK = 8
 """Clips that leave the first stage together: how much of a long video is in memory."""

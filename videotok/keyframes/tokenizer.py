@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motion_vq.model_base import VideotokModel, register_to_config
-from motion_vq.precision import double_precision
+from motion_vq.model_base import VideotokModel, double_precision, register_to_config
 from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.protocol import (

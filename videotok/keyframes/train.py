@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from motion_vq.losses import psnr
 from motion_vq.vector_quantizer import codebook_usage, collapse_message
-from videotok.keyframes.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from videotok.keyframes.initialization import initialize_linear
 from videotok.keyframes.selector import ERROR_EXPONENT, PredictedErrors, Selector, greedy_selection, keep_best
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.keyframes.vit import patchify
-from videotok.perceptual import LPIPS
+from videotok.perceptual import LPIPS, PatchDiscriminator, adaptive_weight, hinge_loss
 
 PATCHES_PER_CODE = 6
 """The codebook is initialized from this many patches for each code."""

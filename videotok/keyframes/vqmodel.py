@@ -9,12 +9,7 @@ from diffusers import VQModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from videotok.keyframes.protocol import (
-    KeyframeTokenizerProtocol,
-    KeyframeTokens,
-    check_ids,
-    check_images,
-)
+from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens, check_ids, check_images
 
 SETTINGS = "videotok.json"
 """Optional file beside config.json, with what a VQModel's own config does not say."""
