@@ -74,12 +74,16 @@ class VideotokModel(ModelMixin, ConfigMixin):
     @property
     def device(self) -> torch.device:
         """Where the weights are. The property of diffusers imports torch._dynamo, which takes a second."""
-        return next(self.parameters()).device
+        return super().device if self._has_hooks() else next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return next(self.parameters()).dtype
+        return super().dtype if self._has_hooks() else next(self.parameters()).dtype
+
+    def _has_hooks(self) -> bool:
+        """Whether diffusers offloads or casts layers of this model: then its weights do not say where it runs."""
+        return any(hasattr(module, "_diffusers_hook") for module in self.modules())
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Cast or move the weights in place; see `torch.nn.Module.to`. The one of diffusers warns at every cast."""
