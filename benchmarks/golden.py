@@ -6,8 +6,7 @@
 Two clips of every video are read, encoded in the default configuration and decoded, with the shipped weights or those
 of `--model`; the first three videos are also encoded in the configurations of `VARIANTS`, and files after `--ids-only`
 in the default one alone.
-benchmarks/golden.json holds the checksums from before the code was rearranged (November 2026), with the weights that
-were shipped then:
+benchmarks/golden.json holds the checksums of 2026-11-26, with the weights that ship since then:
 
     python -m benchmarks.golden NATURAL --ids-only EDGE/* --against benchmarks/golden.json
 
