@@ -6,6 +6,7 @@ PHOTOS ?= $(FOOTAGE)/photos
 CACHE ?= cache/train
 PRECISION ?= bf16
 RUNS ?= runs
+LPIPS ?= ../shared/metrics/lpips_squeeze.safetensors
 INSTALLED = $(VENV)/.installed
 
 help: ## Say what there is to make
@@ -41,6 +42,9 @@ test: $(INSTALLED) ## The tests: CPU, offline, a few minutes
 bench: $(INSTALLED) ## Rate and quality of the reconstruction of VIDEOS
 	$(PYTHON) -m benchmarks.reconstruction $(VIDEOS) --json results/reconstruction.json
 
+figures: $(INSTALLED) ## Measure what changed since and renew the tables of README and cards (docs/figures.json)
+	$(PYTHON) -m benchmarks.figures $(VIDEOS) --lpips $(LPIPS)
+
 tree: ## Renew the list of files in docs/architecture.md
 	$(PYTHON) docs/tree.py
 
@@ -58,4 +62,4 @@ train: $(INSTALLED) ## Train all three models from FOOTAGE (hours on a CPU) into
 		$(VENV)/bin/videotok train export $$model $(RUNS)/$$model $(RUNS)/bundle/$$model || exit; \
 	done
 
-.PHONY: help setup demo check test bench tree train
+.PHONY: help setup demo check test bench figures tree train

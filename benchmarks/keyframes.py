@@ -9,9 +9,9 @@ For every number of tokens a keyframe (32 to 256) and three ways to choose the p
 and the tokenizer's default rate, where plain images take fewer tokens than detailed ones: how well the number follows
 the size of the image's H.264 intra coding is given as Spearman's rank correlation.
 
-Rows of the JSON: {video, selector, tokens, psnr, ssim, ms_ssim, lpips, seconds}, means over the video's keyframes
-squashed to the model's size; psnr in dB; lpips only with `--lpips`; seconds are those of encoding and decoding one
-keyframe. At the default rate, selector is "default".
+Rows of the JSON: {video, selector, keyframes (their number), tokens, psnr, ssim, ms_ssim, lpips, seconds}, means over
+the video's keyframes squashed to the model's size; psnr in dB; lpips only with `--lpips`; seconds are those of encoding
+and decoding one keyframe. At the default rate, selector is "default".
 """
 
 import argparse
@@ -40,6 +40,7 @@ from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes.vit import patchify
 from videotok.perceptual import LPIPS
 
+SELECTORS = ("learned", "variance", "random")
 TOKENS = (32, 48, 64, 90, 128, 192, 256)
 SHIPPED = Path(__file__).parent.parent / "videotok" / "weights" / "keyframes"
 
@@ -95,10 +96,15 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def measure(
-    model: KeyframeTokenizer, images: Tensor, lpips: LPIPS | None, refinement_steps: int | None
+    model: KeyframeTokenizer,
+    images: Tensor,
+    lpips: LPIPS | None,
+    refinement_steps: int | None,
+    selectors: Sequence[str] = SELECTORS,
+    rates: Sequence[int] = TOKENS,
 ) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
     """Yield a row and the ids for each selector and rate, and for the default rate."""
-    cases: list[tuple[str, int | None]] = [(s, t) for s in ("learned", "variance", "random") for t in TOKENS]
+    cases: list[tuple[str, int | None]] = [(selector, count) for selector in selectors for count in rates]
     for selector, count in [*cases, ("default", None)]:
         options = {} if count is None else selection(model, images, selector, count)
         start = time.perf_counter()
@@ -107,7 +113,10 @@ def measure(
         seconds = (time.perf_counter() - start) / len(images)
         kept = float(tokens.keep_mask.sum(dim=1).double().mean())
         figures = quality(decoded, images, lpips)
-        yield {"selector": selector, "tokens": kept, **figures, "seconds": seconds}, tokens.ids
+        yield (
+            {"selector": selector, "keyframes": len(images), "tokens": kept, **figures, "seconds": seconds},
+            tokens.ids,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,25 +127,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keyframes", type=int, default=4, help="keyframes a video at most (default 4)")
     parser.add_argument("--refinement-steps", type=int, help="steps of code refinement; default: the model's own")
     parser.add_argument("--lpips", type=Path, help="LPIPS network (safetensors); without it there is no LPIPS")
+    parser.add_argument("--selectors", nargs="+", default=SELECTORS, choices=SELECTORS, help="ways to choose patches")
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="tokens a keyframe to measure at")
     options = parser.parse_args(arguments)
     model = KeyframeTokenizer.from_pretrained(options.model).eval()
     lpips = LPIPS.load(options.lpips) if options.lpips else None
     rows, counts, sizes, ids = [], [], [], []
     for video in footage(options.videos):
         images = load_keyframes(video, model.image_size, options.keyframes)
-        for row, row_ids in measure(model, images, lpips, options.refinement_steps):
+        measured = measure(model, images, lpips, options.refinement_steps, options.selectors, options.tokens)
+        for row, row_ids in measured:
             rows.append({"video": video.name, **row})
             if row["selector"] == "default":
                 counts += [len(one) for one in row_ids]
             elif row["selector"] == "learned" and row["tokens"] == model.num_patches:
                 ids += row_ids
         sizes += [intra_bytes(image) for image in images]
-    show(rows, counts, sizes, codebook_usage(torch.cat(ids), model.codebook_size))
+    show(rows, counts, sizes, codebook_usage(torch.cat(ids), model.codebook_size) if ids else None)
     if options.json:
         write_json(options.json, rows)
 
 
-def show(rows: list[dict[str, Any]], counts: list[int], sizes: list[int], usage: CodebookUsage) -> None:
+def show(rows: list[dict[str, Any]], counts: list[int], sizes: list[int], usage: CodebookUsage | None) -> None:
     """Print the table of means over videos, and what the default rate spends."""
     names = [name for name in ("psnr", "ssim", "ms_ssim", "lpips", "seconds") if name in rows[0]]
     table = Table("tokens", "selector", *names)
@@ -150,8 +162,9 @@ def show(rows: list[dict[str, Any]], counts: list[int], sizes: list[int], usage:
     console = Console()
     console.print(table)
     console.print(f"default: {min(counts)} to {max(counts)} tokens, mean {np.mean(counts):.1f};", end=" ")
-    console.print(f"Spearman with H.264 intra size {spearman(counts, sizes):.2f};", end=" ")
-    console.print(f"{usage.used_share:.0%} of the codes used here, perplexity {usage.perplexity:.0f}")
+    console.print(f"Spearman with H.264 intra size {spearman(counts, sizes):.2f}")
+    if usage is not None:  # the largest rate was measured, at which every patch has an id
+        console.print(f"{usage.used_share:.0%} of the codes used here, perplexity {usage.perplexity:.0f}")
 
 
 if __name__ == "__main__":
