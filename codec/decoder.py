@@ -1,6 +1,5 @@
 """Decode a video stream: frames in display order, each with the motion vectors of the bitstream."""
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,10 +22,6 @@ from codec.timeline import FrameTimes, PictureTimes
 TRUNCATION_SECONDS = 0.5
 """A stream that ends this much before its header says has lost its end. One whose first decodable frame comes this much
 after its first packet has lost its beginning."""
-
-GC_BYTES = 80 << 20
-"""Run the garbage collector after this many bytes of pictures: a picture and its side data refer to each other, and
-Python alone would let hundreds of megabytes accumulate."""
 
 MAX_PACKETS_IN_DECODER = 512
 """Packets whose facts are kept until their pictures come: more than any decoder holds back."""
@@ -236,7 +231,6 @@ def read_frames(
     read_orientation = orientation_of if with_vectors else OrientationReader().read
     waiting: DecodedPicture | None = None
     last: SourceFrame | None = None
-    uncollected_bytes = 0
 
     def frame(decoded: DecodedPicture, following_pts: int | None) -> SourceFrame:
         picture = decoded.picture
@@ -254,10 +248,6 @@ def read_frames(
 
     for decoded in pictures:
         times.begin(decoded.pts)
-        uncollected_bytes += 2 * decoded.picture.width * decoded.picture.height
-        if with_vectors and uncollected_bytes > GC_BYTES:
-            gc.collect()
-            uncollected_bytes = 0
         if waiting is not None:
             yield frame(waiting, decoded.pts)
         waiting = decoded

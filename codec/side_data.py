@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 MotionRecord = np.dtype(
     {
@@ -39,7 +39,8 @@ def _side_data(picture: av.VideoFrame) -> Mapping[str, Any]:
     if Type._missing_.__func__ is not _unknown_type:
         # PyAV refuses all side data of a picture if it has no name for one kind (stereo views, EXIF …)
         setattr(Type, "_missing_", classmethod(_unknown_type))  # noqa: B010
-    return cast(Mapping[str, Any], picture.side_data)
+    # `picture.side_data` would be kept by the picture that it refers to: a cycle that only the garbage collector frees
+    return cast(Mapping[str, Any], SideDataContainer(picture))
 
 
 def _unknown_type(kind: type[Type], value: object) -> Type:
@@ -131,10 +132,7 @@ def has_other_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 class OrientationReader:
-    """Reads the orientation of one picture after another.
-
-    Reading side data is slow and makes cycles of references, so that it is read only where the rotation changes.
-    """
+    """Reads the orientation of one picture after another; the display matrix only where the rotation changes."""
 
     def __init__(self) -> None:
         self._rotation: int | None = None
