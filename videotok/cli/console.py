@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.config import parse_rate
 from videotok.errors import printable, shorten
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -108,14 +106,6 @@ def _is_same_file(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except (OSError, ValueError):  # there is no such file
         return False
-
-
-def parse_fps(text: str) -> Fraction:
-    """Parse a frame rate such as `12`, `12.5` or `30000/1001`."""
-    try:
-        return parse_rate(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def parse_size(text: str) -> tuple[int, int]:

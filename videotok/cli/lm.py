@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, parse_fps
+from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.config import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,8 @@ def train(
     video_model: VideoModel = None,
 ) -> None:
     """Train a language model on text and video."""
-    parse_fps(fps)
+    with invalid_options_refused():
+        parse_rate(fps)
     if (out / "checkpoint.safetensors").exists() and not resume:
         raise Refusal(f"{out} already holds a run; continue it with --resume, or choose another --out")
 

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
-from fractions import Fraction
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -14,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, invalid_options_refused, parse_fps
+from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.config import parse_rate
 
 if TYPE_CHECKING:
     from videotok.keyframes import KeyframeTokenizerProtocol
@@ -115,7 +115,8 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Cut videos into clips and write them, and photographs, to a training cache."""
-    rate = parse_fps(fps)
+    with invalid_options_refused():
+        rate = parse_rate(fps)
 
     from codec import ClipSpec
     from videotok.training.prepare import prepare as prepare_cache
@@ -125,7 +126,7 @@ def prepare(
         result = prepare_cache(
             videos,
             cache,
-            ClipSpec(frames=frames, fps=Fraction(rate)),
+            ClipSpec(frames=frames, fps=rate),
             workers=workers,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
