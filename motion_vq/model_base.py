@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from motion_vq.diffusers_import import light_diffusers
 
-@contextmanager
-def _hidden_modules(*names: str) -> Iterator[None]:
-    """Inside, these modules cannot be imported, unless they are already."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: the import system's own mark for it
-    try:
-        yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
-
-
-# diffusers asks for these two and does without where they are missing: a decorator for torch.compile, and a base class
-# for type checks of quantized pipelines. Together they take longer to import than all else that encoding needs
-with _hidden_modules("torch._dynamo", "transformers.utils.quantization_config"):
+with light_diffusers("diffusers.models.modeling_utils"):
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.modeling_utils import ModelMixin
 

@@ -7,12 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from motion_vq.attention import split_fused_attention, zero_module
-from motion_vq.model_base import VideotokModel
+from motion_vq.model_base import VideotokModel, register_to_config
 from unet3d.candidates import (
     CANDIDATES,
     MAPS,
@@ -22,7 +20,7 @@ from unet3d.candidates import (
     merge_frames,
     shift_warps,
 )
-from unet3d.diffusion import MotionEncoder, build_unet, noise_level, sample_euler
+from unet3d.diffusion import MotionEncoder, build_unet, noise_level, randn_tensor, sample_euler
 from unet3d.refiner import Refiner
 from unet3d.warping import warp_from_previous
 

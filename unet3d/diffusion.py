@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
-from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
-from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor, nn
 
 from motion_vq.attention import SpaceTimeBlock
+from motion_vq.diffusers_import import light_diffusers
 from unet3d.warping import resize_fields
+
+with light_diffusers("diffusers.models.unets.unet_spatio_temporal_condition"):
+    from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+    from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+    from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+    from diffusers.utils.torch_utils import randn_tensor as randn_tensor
 
 RHO = 7.0
 """Spacing of the noise levels (Karras et al., arXiv 2206.00364)."""

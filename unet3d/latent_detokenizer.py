@@ -6,15 +6,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from motion_vq.attention import split_fused_attention
-from motion_vq.model_base import VideotokModel
-from unet3d.diffusion import MotionEncoder, MotionUNet, build_unet, device_of
+from motion_vq.model_base import VideotokModel, register_to_config
+from unet3d.diffusion import MotionEncoder, MotionUNet, build_unet, device_of, randn_tensor
 from unet3d.warping import resize_fields
 
 PUBLISHED_SCALE = (-1 / 0.0993703, -1 / 0.1130276)

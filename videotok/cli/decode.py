@@ -141,7 +141,6 @@ def decode(
     import torch
 
     from codec import REPRODUCIBLE, VideoWriter
-    from videotok.evaluation import reconstruct, source_clips
     from videotok.image_utils import display_size, to_uint8, write_picture
     from videotok.pipeline import VideoTokenizer
     from videotok.threads import limit_threads
@@ -154,7 +153,7 @@ def decode(
             "and add nothing; leave one of the two out, or give other weights with --model"
         )
     width, height = config.size or display_size(tokens.source.width, tokens.source.height)
-    given = (clip.keyframe for clip in source_clips(tokens, keyframes_from)) if keyframes_from else None
+    given = _keyframes_of(keyframes_from, tokens) if keyframes_from else None
     if is_picture:
         shown = next(tokenizer.detokenizer_inputs(tokens, config, keyframes=given))
         write_picture(path, to_uint8(shown.keyframe[:, None])[0])
@@ -165,6 +164,8 @@ def decode(
         options = QUALITY | REPRODUCIBLE
         writer = stack.enter_context(VideoWriter(path, tokens.spec.fps, (width, height), options=options))
         if compare and comparison:
+            from videotok.evaluation import reconstruct  # metrics are slow to import
+
             panel_size = (NUM_PANELS * width, height)
             panels = stack.enter_context(VideoWriter(comparison, tokens.spec.fps, panel_size, options=options))
             decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
@@ -179,6 +180,13 @@ def decode(
         are_stored = tokens.pictures and keyframe_source != "tokens"
         print_line(f"{comparison}: the source, its bidirectional warp and the result side by side")
         print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
+
+
+def _keyframes_of(video: Path, tokens: "VideoTokens") -> "Iterator[np.ndarray]":
+    """Yield the keyframes of the tokens' clips from their source video, uint8 [H, W, 3] RGB."""
+    from videotok.evaluation import source_clips
+
+    return (clip.keyframe for clip in source_clips(tokens, video))
 
 
 def _measured(
