@@ -15,13 +15,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.motion_questions.encoded_videos import EncodedVideo, count_answers, encode_videos
-from benchmarks.motion_questions.footage import Split
-from benchmarks.motion_questions.labeled_videos import SourceFolders, labeled_videos
-from benchmarks.motion_questions.models import FORMS, predict_answer, train_model
-from benchmarks.motion_questions.scenes import ANSWERS
+from benchmarks.motion_question_models import FORMS, predict_answer, train_model
 from videotok.io_utils import write_json
 from videotok.lm.model import VideoLanguageModel
+from videotok.lm.motion_questions.encoded_videos import (
+    TOKENS_PER_KEYFRAME,
+    EncodedVideo,
+    count_answers,
+    encode_videos,
+)
+from videotok.lm.motion_questions.footage import Split
+from videotok.lm.motion_questions.labeled_videos import SourceFolders, labeled_videos
+from videotok.lm.motion_questions.scenes import ANSWERS
 from videotok.pipeline import VideoTokenizer
 
 console = Console(stderr=True)
@@ -84,6 +89,7 @@ def _encoded_videos(
             options.cache,
             split,
             variants=variants,
+            tokens_per_keyframe=TOKENS_PER_KEYFRAME,
             with_raw_field="raw field" in options.forms,
             on_progress=_progress_printer(f"{split} videos", count),
         )

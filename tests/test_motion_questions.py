@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks import motion_qa
-from benchmarks.motion_questions import encoded_videos, footage, labeled_videos, models, scenes
-from benchmarks.motion_questions.labeled_videos import LabeledVideo, encode_and_read, kind_of, mirror, reverse_time
+from benchmarks import motion_question_models as models
 from codec import VideoWriter, iter_clips
+from videotok.lm.motion_questions import encoded_videos, footage, labeled_videos, scenes
+from videotok.lm.motion_questions.labeled_videos import LabeledVideo, encode_and_read, kind_of, mirror, reverse_time
 from videotok.pipeline import VideoTokenizer
 from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
@@ -75,8 +76,7 @@ def test_zoom_is_travel_and_a_pan_is_not():
     assert footage.zoom_rate(motion_of(constant_speed(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
 
 
-def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
-    monkeypatch.setattr(encoded_videos, "TOKENS_PER_KEYFRAME", 4)
+def test_every_question_is_a_document_of_its_own(tiny_model):
     tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
     rng = np.random.default_rng(0)
     vectors = rng.normal(0, 0.01, (2, 24, 20, 36, 2)).astype(np.float32)
@@ -84,8 +84,14 @@ def test_every_question_is_a_document_of_its_own(tiny_model, monkeypatch):
     answers = {scenes.CAMERA: "left", scenes.SPEED: "faster"}
     video = LabeledVideo(pictures, vectors, np.ones(vectors.shape[:4], bool), answers)
     with tempfile.TemporaryDirectory() as folder:
-        found = list(encoded_videos.encode_videos(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
-        again = list(encoded_videos.encode_videos(iter([video]), tokenizer, Path(folder), "train", variants=(0, 5)))
+        found, again = (
+            list(
+                encoded_videos.encode_videos(
+                    iter([video]), tokenizer, Path(folder), "train", variants=(0, 5), tokens_per_keyframe=4
+                )
+            )
+            for _ in range(2)
+        )
     assert [each.answers for each in found] == [answers, {scenes.CAMERA: "left", scenes.SPEED: "slower"}]
     for one, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(one.tokens.motion_ids, other.tokens.motion_ids)
@@ -112,8 +118,8 @@ def test_shares_of_kinds_are_kept():
 def test_the_whole_benchmark(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys):
     monkeypatch.setattr(labeled_videos, "KIND_SHARES", {"pan": 0.3, "count": 0.7})
     monkeypatch.setattr(motion_qa, "TRAIN_VARIANTS", (0, 5))
-    monkeypatch.setattr("benchmarks.motion_questions.encoded_videos.TOKENS_PER_KEYFRAME", 4)
-    monkeypatch.setattr("benchmarks.motion_questions.models.WIDTH", 32)
+    monkeypatch.setattr(motion_qa, "TOKENS_PER_KEYFRAME", 4)
+    monkeypatch.setattr("benchmarks.motion_question_models.WIDTH", 32)
     monkeypatch.setattr(labeled_videos, "FOOTAGE_SHARE", 0.0)
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -6,7 +6,7 @@ paths ── read_samples ──► Sample ── TokenCache ──► EncodedVi
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from codec import atomic_path
 from videotok.errors import TokensError
 from videotok.lm.chat import Turn
 from videotok.lm.model import VideoLanguageModel, VideoSettings
-from videotok.lm.packing import Document, VideoInput, conversation_document, evenly_spaced, video_document
+from videotok.lm.packing import Document, VideoInput, conversation_document, video_document
 from videotok.tokens import VideoTokens
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class TokenCache:
         tokenizer: encodes the videos.
         settings: how they are encoded.
         feature_kinds: features to compute as well.
+        max_clips: encode so many clips of a video, from its beginning; None: all.
     """
 
     def __init__(
@@ -150,9 +151,11 @@ class TokenCache:
         tokenizer: "VideoTokenizer",
         settings: VideoSettings,
         feature_kinds: Sequence[str] = (),
+        *,
+        max_clips: int | None = None,
     ) -> None:
         self.folder, self.tokenizer, self.settings = folder, tokenizer, settings
-        self.feature_kinds = tuple(feature_kinds)
+        self.feature_kinds, self.max_clips = tuple(feature_kinds), max_clips
 
     def get(self, video: Path) -> EncodedVideo:
         """Return a video's tokens and features. A .vtok file is read; any other video is encoded on its first use.
@@ -169,7 +172,7 @@ class TokenCache:
         if path.is_file():
             tokens = VideoTokens.load(path)
         else:
-            tokens = self.tokenizer.encode(video, self.settings.encode_config)
+            tokens = self.tokenizer.encode(video, replace(self.settings.encode_config, max_clips=self.max_clips))
             tokens.save(path)
         return EncodedVideo(tokens, self._features(video, tokens, path) if self.feature_kinds else None)
 
@@ -177,8 +180,10 @@ class TokenCache:
         """Return a short hash of everything that the tokens depend on."""
         status, settings = video.stat(), self.settings
         values = [str(video.resolve()), status.st_size, status.st_mtime_ns, settings.fps, settings.motion_quantizers]
-        # caches from before this option existed stay valid
+        # caches from before these options existed stay valid
         values += [] if settings.motion_source == "auto" else [settings.motion_source]
+        values += [] if settings.tokens_per_keyframe is None else [settings.tokens_per_keyframe]
+        values += [] if self.max_clips is None else [f"{self.max_clips} clips"]
         weights = [self.tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")]
         return hashlib.sha256(json.dumps([*values, *weights]).encode()).hexdigest()[:12]
 
@@ -253,7 +258,7 @@ def _conversation(
 ) -> Document:
     num_clips = model.settings.max_clips or (video.tokens.num_clips if video else 1)
     while True:
-        clips = None if video is None else evenly_spaced(video.tokens.num_clips, num_clips)
+        clips = None if video is None else model.settings.clips(video.tokens, num_clips)
         shown = None if video is None or clips is None else _video_input(model, video, clips)
         try:
             document = conversation_document(

@@ -10,7 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 from videotok.lm.chat import Turn
 from videotok.lm.data import EncodedVideo
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.packing import VideoInput, conversation_document, evenly_spaced, pack
+from videotok.lm.packing import VideoInput, conversation_document, pack
 
 
 class TextOnlyProcessor(LogitsProcessor):
@@ -141,7 +141,7 @@ def model_input(model: VideoLanguageModel, video: EncodedVideo | None) -> VideoI
     return VideoInput.from_tokens(
         model.vocabulary,
         tokens,
-        evenly_spaced(tokens.num_clips, settings.max_clips),
+        settings.clips(tokens),
         keyframes_only=settings.keyframes_only,
         features=features if model.feature_kinds and features else None,
     )

@@ -18,7 +18,7 @@ from videotok.config import EncodeConfig, MotionSourceChoice
 from videotok.errors import ModelError, TokensError
 from videotok.io_utils import read_json, write_json
 from videotok.lm.chat import ChatTemplate, Prompt
-from videotok.lm.packing import IGNORED, PackedBatch
+from videotok.lm.packing import IGNORED, PackedBatch, evenly_spaced
 from videotok.lm.tokenizer_extension import embedding_table
 from videotok.tokens import VideoTokens
 from videotok.vocabulary import Vocabulary
@@ -80,6 +80,10 @@ class VideoSettings:
     """sha256 of the `keyframes` and `motion` weights; empty where unknown."""
     motion_source: MotionSourceChoice = "auto"
     """As in `EncodeConfig`."""
+    tokens_per_keyframe: int | None = None
+    """As in `EncodeConfig`."""
+    complete_clips: bool = False
+    """Leave out a last clip that is cut off by the end of the video, where there is a clip before it."""
 
     def __post_init__(self) -> None:
         _ = self.encode_config
@@ -96,8 +100,16 @@ class VideoSettings:
             fps=Fraction(self.fps),
             motion_quantizers=self.motion_quantizers,
             motion_source=self.motion_source,
+            tokens_per_keyframe=self.tokens_per_keyframe,
             predict_keyframes=False,
         )
+
+    def clips(self, tokens: VideoTokens, limit: int | None = None) -> list[int]:
+        """Return the numbers of the clips that are read of a video, evenly spaced, at most `limit` or `max_clips`."""
+        count = tokens.num_clips
+        if self.complete_clips and count > 1 and tokens.num_frames[-1] < tokens.spec.frames:
+            count -= 1
+        return evenly_spaced(count, self.max_clips if limit is None else limit)
 
     def check(self, tokens: VideoTokens) -> None:
         """Check that tokens were made with the weights that the language model knows.
@@ -228,6 +240,61 @@ class VideoLanguageModel(nn.Module):
             hook.remove()
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()[positions])
 
+    def legal_losses(self, batch: PackedBatch, *, fixed_visual: bool = False) -> dict[str, Tensor]:
+        """Return the cross-entropy in nats of each target among the ids that are legal in its place, by kind of id.
+
+        That is what generation samples from (`videotok.lm.grammar`, and text alone in answers), it costs a fraction of
+        a head over all ids, and nothing has to be learned that the place already says: markers, of which no place
+        leaves a choice, have no loss. Only for models whose output head is one matrix without a bias.
+
+        Args:
+            batch: rows of documents with independent keyframes.
+            fixed_visual: no gradient to the head's rows of visual ids, which is much of the work.
+
+        Returns:
+            Kind (`text`, `keyframe`, `global motion`, `motion`) -> float [targets of that kind].
+        """
+        hidden = self.model.base_model(
+            inputs_embeds=self.embed(batch.ids, batch.features),
+            attention_mask=self._attention_mask(batch),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )[0].flatten(0, 1)
+        labels = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()
+        head = cast(Tensor, cast(nn.Module, self.model.get_output_embeddings()).weight)
+        found: dict[str, list[Tensor]] = {}
+        for kind, ids, rows in self._head_parts(head, fixed_visual):
+            where = torch.isin(labels, ids).nonzero()[:, 0] if kind == "keyframe" else _between(labels, ids)
+            if len(where):
+                logits = F.linear(hidden[where], rows).float()
+                targets = torch.searchsorted(ids, labels[where])
+                found.setdefault(kind, []).append(F.cross_entropy(logits, targets, reduction="none"))
+        return {kind: torch.cat(parts) for kind, parts in found.items()}
+
+    def _head_parts(self, head: Tensor, fixed_visual: bool) -> list[tuple[str, Tensor, Tensor]]:
+        """Return (kind, sorted ids [n], their rows of the head [n, width]) of each set of ids that exclude others."""
+        vocabulary, rest = self.vocabulary, len(head) - self.vocabulary.size
+        spans = vocabulary.spans
+        sizes = [vocabulary.text_size, *(span.size for span in spans), rest]
+        # one split: a slice for each set would have a gradient of the whole table each
+        rows = dict(zip(["text", *(span.name for span in spans), ""], head.split(sizes), strict=True))
+        visual = rows["visual"].detach() if fixed_visual else rows["visual"]
+        keyframe = [(vocabulary.image_end, 1), (vocabulary.visual.start, vocabulary.visual.size)]
+        keyframe += [(vocabulary.drop.start, vocabulary.drop.size)]
+        ids = torch.cat([torch.arange(start, start + size, device=head.device) for start, size in keyframe])
+        parts = [
+            ("text", torch.arange(vocabulary.text_size, device=head.device), rows["text"]),
+            ("keyframe", ids, torch.cat([rows["[/IMG]"], visual, rows["drop"]])),
+        ]
+        for span, size in (
+            (vocabulary.motion, vocabulary.motion_size),
+            (vocabulary.global_motion, vocabulary.global_motion_size),
+        ):
+            for number, part in enumerate(rows[span.name].split(size) if size else ()):
+                start = span.start + number * size
+                parts.append((span.name, torch.arange(start, start + size, device=head.device), part))
+        return parts
+
     def _attention_mask(self, batch: PackedBatch) -> Tensor:
         mask = batch.attention_mask()
         if self.model.config._attn_implementation == "sdpa":
@@ -309,6 +376,11 @@ class VideoLanguageModel(nn.Module):
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{path} does not fit the language model beside it: {reason}") from error
         return found
+
+
+def _between(labels: Tensor, ids: Tensor) -> Tensor:
+    """Return the positions [m] of labels [n] in a run of consecutive ids."""
+    return ((labels >= ids[0]) & (labels <= ids[-1])).nonzero()[:, 0]
 
 
 def _load_projections(path: Path) -> dict[str, Tensor]:

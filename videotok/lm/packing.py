@@ -58,7 +58,10 @@ class VideoInput:
         for kind in features[0] if features else ():
             if features is None or (kind == "motion" and keyframes_only):
                 continue
-            found[kind] = torch.cat([features[clip][kind] for clip in chosen])
+            # a clip without motion ids has latents of its motion all the same
+            has_ids = tokens.motion_quantizers > 0 if kind == "motion" else np.ones(tokens.num_clips, bool)
+            rows = [features[clip][kind] for clip in chosen if has_ids[clip]]
+            found[kind] = torch.cat(rows) if rows else features[0][kind][:0]
             count = int(is_in_span(ids, feature_span(vocabulary, kind)).sum())
             if len(found[kind]) != count:
                 raise ValueError(f"{len(found[kind])} {kind} features for {count} {kind} ids: not of the same video")
@@ -139,6 +142,26 @@ def video_document(tokenizer: PreTrainedTokenizerBase, video: VideoInput, captio
     is_target = torch.ones(len(ids), dtype=torch.bool)
     is_target[: len(begin)] = False
     return Document(ids, is_target, video.features)
+
+
+def generation_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Return the ids that stand before a video that a text describes, int64 [n]: they begin a `generation_document`.
+
+    Without a text, the beginning of the sequence alone: also the unconditional form of classifier-free guidance.
+    """
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    text_ids = _text_ids(tokenizer, text.strip(), is_plain=True)
+    return torch.cat([torch.tensor(begin, dtype=torch.long), text_ids])
+
+
+def generation_document(tokenizer: PreTrainedTokenizerBase, text: str, video: VideoInput) -> Document:
+    """Return a text and the video that it describes as one document; the video and its end are the targets.
+
+    A picture and a text, or the beginning of a video and a text, are prefixes of the same document.
+    """
+    prompt = generation_prompt(tokenizer, text)
+    ids = torch.cat([prompt, video.ids, torch.tensor([tokenizer.eos_token_id])])
+    return Document(ids, torch.arange(len(ids)) >= len(prompt), video.features)
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str, is_plain: bool) -> Tensor:

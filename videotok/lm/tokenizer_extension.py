@@ -125,7 +125,12 @@ def embedding_table(model: PreTrainedModel) -> nn.Parameter:
 
 
 def extend(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, codebooks: Codebooks, *, seed: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    codebooks: Codebooks,
+    *,
+    seed: int = 0,
+    add_tokens: bool = True,
 ) -> Vocabulary:
     """Add the ids of video to any Hugging Face tokenizer and causal language model, in place.
 
@@ -139,6 +144,8 @@ def extend(
         model: may have more rows than the tokenizer has tokens; the spare rows are used.
         codebooks: of the video tokenizer.
         seed: of the projection.
+        add_tokens: False: the model gets rows for the ids, and the tokenizer no names for them, which would be most of
+            its file where text has few tokens. Only `Vocabulary` then knows the ids.
 
     Returns:
         The vocabulary; its text ids are the tokenizer's old ones.
@@ -148,17 +155,22 @@ def extend(
     """
     text_size = len(tokenizer)
     vocabulary = codebooks.vocabulary(text_size)
-    names = vocabulary.new_names()
-    known = tokenizer.get_vocab()
+    known, names = tokenizer.get_vocab(), vocabulary.new_names()
     if names[0] in known:
         raise ValueError(f"this tokenizer has {names[0]} already (id {known[names[0]]}): it was extended before")
+    if add_tokens:
+        _add_tokens(tokenizer, names, vocabulary.size)
+    _initialize_rows(model, vocabulary, codebooks, text_size, seed)
+    return vocabulary
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerBase, names: list[str], size: int) -> None:
+    """Add the names of ids to a tokenizer; the last one must get the id `size` - 1."""
     new: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in names]
     tokenizer.add_tokens(new, special_tokens=True)  # type: ignore[arg-type]
     last = tokenizer.convert_tokens_to_ids(names[-1])
-    if last != vocabulary.size - 1:
-        raise ValueError(f"this tokenizer gave {names[-1]} the id {last}, expected {vocabulary.size - 1}")
-    _initialize_rows(model, vocabulary, codebooks, text_size, seed)
-    return vocabulary
+    if last != size - 1:
+        raise ValueError(f"this tokenizer gave {names[-1]} the id {last}, expected {size - 1}")
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Labeled videos in every form that the benchmark compares: ids, latents and raw fields, kept beside the videos."""
+"""Labeled videos as ids, and in the other forms that benchmarks compare: latents and raw fields; kept in a cache."""
 
 import zlib
 from collections import Counter
@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.motion_questions import labeled_videos
-from benchmarks.motion_questions.labeled_videos import LabeledVideo, augment
 from codec import ClipSpec, atomic_path
 from motion_vq.attention import fold
 from motion_vq.fields import compand, to_pixels
 from videotok.image_utils import to_square_tensor
+from videotok.lm.motion_questions import labeled_videos
+from videotok.lm.motion_questions.labeled_videos import LabeledVideo, augment
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
 TOKENS_PER_KEYFRAME = 24
-"""Few, since motion is what matters here; all forms have the same."""
+"""Of the benchmark: few, since motion is what matters there; all forms have the same."""
 SOURCE = SourceFacts("clip.mp4", 0, "h264", 256, 144, 0, 2.5, None)
 RAW_PATCH = (8, 4, 4)
 """Steps, rows and columns of the raw field in one vector: those of one motion id."""
@@ -35,7 +35,7 @@ CACHE_VERSION = 3
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A video in every form that the benchmark compares."""
+    """A video in every form that the benchmark compares, and its answers."""
 
     tokens: VideoTokens
     """Motion is that of the first clip only; that of later clips is used in no form, and is zero here."""
@@ -54,6 +54,7 @@ def encode_videos(
     name: str,
     *,
     variants: Sequence[int] = (0,),
+    tokens_per_keyframe: int = TOKENS_PER_KEYFRAME,
     with_raw_field: bool = True,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Iterator[EncodedVideo]:
@@ -67,13 +68,14 @@ def encode_videos(
         cache: folder.
         name: of the split, for the names of files.
         variants: as for `augment`; 0 is the video itself.
+        tokens_per_keyframe: visual ids; 0: keyframes are not encoded, which takes most of the time.
         with_raw_field: it is most of the memory.
         on_progress: called with the number of videos so far.
     """
     # a hash reads the whole file, so it is computed once
     models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
     weights = "".join(model.sha256 for model in models.values())
-    key = f"{weights} {list(variants)} {TOKENS_PER_KEYFRAME} {labeled_videos.CACHE_VERSION} {CACHE_VERSION}"
+    key = f"{weights} {list(variants)} {tokens_per_keyframe} {labeled_videos.CACHE_VERSION} {CACHE_VERSION}"
     folder = cache / f"coded-{zlib.crc32(key.encode()):08x}"
     folder.mkdir(parents=True, exist_ok=True)
     encoders = None
@@ -82,7 +84,7 @@ def encode_videos(
         if not path.exists():
             encoders = encoders or Encoders.from_tokenizer(tokenizer)
             with atomic_path(path) as temporary:
-                save_file(encoders.encode(video, variants), temporary)
+                save_file(encoders.encode(video, variants, tokens_per_keyframe), temporary)
         arrays = load_file(path)
         for row, variant in enumerate(variants):
             arrays_of_variant = {key: value[row] for key, value in arrays.items()}
@@ -110,15 +112,12 @@ class Encoders:
         return cls(keyframes.float(), deepcopy(tokenizer.motion).float())
 
     @torch.no_grad()
-    def encode(self, video: LabeledVideo, variants: Sequence[int]) -> dict[str, Tensor]:
+    def encode(self, video: LabeledVideo, variants: Sequence[int], tokens_per_keyframe: int) -> dict[str, Tensor]:
         """Return ids, masks and latents of some variants, each [variants, ...]."""
         # reversing time changes the order of keyframes, not their ids
         mirrors = sorted({variant & 3 for variant in variants})
         images = [image for number in mirrors for image in augment(video, number).keyframes]
-        squares = torch.cat([to_square_tensor(np.ascontiguousarray(i), self.keyframes.image_size) for i in images])
-        visual = self.keyframes.encode(squares, num_tokens=TOKENS_PER_KEYFRAME)
-        ids = torch.stack(list(visual.ids)).int().unflatten(0, (len(mirrors), -1))
-        masks = visual.keep_mask.to(torch.uint8).unflatten(0, (len(mirrors), -1))
+        ids, masks = (rows.unflatten(0, (len(mirrors), -1)) for rows in self.keyframe_ids(images, tokens_per_keyframe))
 
         def of_variant(rows: Tensor, variant: int) -> Tensor:
             mirrored = rows[mirrors.index(variant & 3)]
@@ -138,6 +137,27 @@ class Encoders:
         }
         return {name: value.contiguous() for name, value in found.items()}
 
+    @torch.no_grad()
+    def keyframe_ids(self, images: Sequence[np.ndarray], count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` ids of each image, int32 [n, count], and the patches they stand for, uint8 [n, patches]."""
+        if not count:
+            return torch.zeros(len(images), 0, dtype=torch.int32), torch.zeros(
+                len(images), self.keyframes.num_patches, dtype=torch.uint8
+            )
+        squares = torch.cat([to_square_tensor(np.ascontiguousarray(i), self.keyframes.image_size) for i in images])
+        visual = self.keyframes.encode(squares, num_tokens=count)
+        return torch.stack(list(visual.ids)).int(), visual.keep_mask.to(torch.uint8)
+
+
+def picture_tokens(ids: Tensor, masks: Tensor, tokenizer: "VideoTokenizer") -> VideoTokens:
+    """Return keyframes, ids int [n, count] and masks uint8 [n, patches], as a video whose clips have no motion."""
+    models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
+    motion = {
+        "motion_ids": torch.zeros(0, tokenizer.motion.tokens_per_quantizer, dtype=torch.int32),
+        "global_motion_ids": torch.zeros(tokenizer.motion.num_global_motion_ids, dtype=torch.int32),
+    }
+    return _tokens({"visual_ids": ids, "keep_mask": masks, **motion}, models, tokenizer.codebooks)
+
 
 def _tokens(arrays: dict[str, Tensor], models: dict[str, ModelIdentity], codebooks: Mapping[str, int]) -> VideoTokens:
     count = len(arrays["visual_ids"])
@@ -152,7 +172,7 @@ def _tokens(arrays: dict[str, Tensor], models: dict[str, ModelIdentity], codeboo
         models=models,
         codebooks=codebooks,
         visual_ids=arrays["visual_ids"].flatten().numpy(),
-        visual_offsets=np.arange(count + 1) * TOKENS_PER_KEYFRAME,
+        visual_offsets=np.arange(count + 1) * arrays["visual_ids"].shape[-1],
         keep_mask=arrays["keep_mask"].numpy().astype(bool),
         motion_ids=motion_ids,
         global_motion_ids=global_motion_ids,

@@ -3,7 +3,7 @@
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from benchmarks.motion_questions import footage
-from benchmarks.motion_questions.scenes import (
+from codec import Clip, VideoWriter, atomic_path, iter_clips
+from videotok.lm.motion_questions import footage
+from videotok.lm.motion_questions.scenes import (
     ANSWERS,
     FPS,
     SIZE,
@@ -24,7 +25,6 @@ from benchmarks.motion_questions.scenes import (
     time_example,
     zoom_example,
 )
-from codec import Clip, VideoWriter, atomic_path, iter_clips
 
 KIND_SHARES: dict[SceneKind, float] = {"pan": 0.22, "zoom": 0.16, "object": 0.22, "count": 0.24, "time": 0.16}
 """Share of all videos."""
@@ -36,6 +36,8 @@ REVERSED_ANSWERS = {**dict(OPPOSITES), **{b: a for a, b in OPPOSITES}}
 """Answer -> answer when time is reversed."""
 FOOTAGE_SHARE = 0.3
 """Share of camera scenes over footage, which has motion of its own, and not over a photograph."""
+SLOWER = 0.6
+"""Of `augment`."""
 CACHE_VERSION = 3
 """Raised when videos are made in another way; older caches are then made again."""
 
@@ -136,9 +138,16 @@ def encode_and_read(example: Example, index: int) -> LabeledVideo:
 
 
 def augment(video: LabeledVideo, variant: int) -> LabeledVideo:
-    """Return a variant of a video: a sum of 1 (mirror left and right), 2 (mirror up and down), 4 (reverse time)."""
+    """Return a variant of a video.
+
+    Args:
+        video: the video.
+        variant: a sum of 1 (mirror left and right), 2 (mirror up and down), 4 (reverse time), 8 (`SLOWER` motion; the
+            keyframes stay).
+    """
     mirrored = mirror(video, bool(variant & 1), bool(variant & 2))
-    return reverse_time(mirrored) if variant & 4 else mirrored
+    found = reverse_time(mirrored) if variant & 4 else mirrored
+    return replace(found, vectors=found.vectors * np.float32(SLOWER)) if variant & 8 else found
 
 
 def mirror(video: LabeledVideo, horizontal: bool, vertical: bool) -> LabeledVideo:

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
 from codec import Clip, ClipSpec, MediaError, MotionField, iter_clips
 from motion_vq.fields import to_pixels
 from motion_vq.global_motion import GlobalMotionCodec
+from videotok.lm.motion_questions.scenes import FPS, NUM_FRAMES, SIZE
 from videotok.training.prepare import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Split = Literal["train", "test"]
@@ -32,7 +32,7 @@ class MediaFolder:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
         self.files = [path for path in found if (_recording_hash(path) % 4 == 0) == (split == "test")]
         if not self.files:
-            raise SystemExit(f"{folder} has no {split} files of {', '.join(sorted(suffixes))}; name another folder")
+            raise MediaError(f"{folder} has no {split} files of {', '.join(sorted(suffixes))}; name another folder")
 
     def random_file(self, rng: np.random.Generator) -> Path:
         """Return one of the files."""
@@ -72,12 +72,12 @@ def random_travel_stretch(folder: MediaFolder, rng: np.random.Generator) -> np.n
     """Return a stretch, as `random_stretch`, in which the camera travels along its line of sight, ahead or back.
 
     Raises:
-        SystemExit: none of `MAX_STRETCHES` does.
+        MediaError: none of `MAX_STRETCHES` does.
     """
     for clip in islice(_random_clips(folder, rng), MAX_STRETCHES):
         if zoom_rate(clip.motion) > MIN_ZOOM_RATE:
             return _frames(clip)
-    raise SystemExit(
+    raise MediaError(
         f"in {MAX_STRETCHES} stretches of {folder.files[0].parent} no camera travels; name another --moving"
     )
 

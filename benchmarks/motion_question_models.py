@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmarks.motion_questions.encoded_videos import EncodedVideo
-from benchmarks.motion_questions.scenes import ANSWERS
 from videotok.lm.chat import Prompt, Turn
 from videotok.lm.model import VideoLanguageModel, VideoSettings
+from videotok.lm.motion_questions.encoded_videos import EncodedVideo
+from videotok.lm.motion_questions.scenes import ANSWERS
 from videotok.lm.packing import Document, VideoInput, conversation_document, pack
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.lm.tokenizer_extension import Codebooks, embedding_table, extend

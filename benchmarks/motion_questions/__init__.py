@@ -1,1 +1,0 @@
-"""Questions that only motion answers: videos of known motion, and tiny language models that are asked about them."""
