@@ -40,7 +40,8 @@ def coded_bits(tokens: VideoTokens, grid: tuple[int, int]) -> dict[str, float]:
         "global_motion": id_bits(tokens.global_motion_ids.ravel(), sizes["global_motion"]),
     }
     for quantizer in range(tokens.num_motion_quantizers):
-        streams[f"motion_{quantizer + 1}"] = id_bits(tokens.motion_ids[:, quantizer].ravel(), sizes["motion"])
+        ids = tokens.motion_ids[tokens.motion_quantizers > quantizer, quantizer]
+        streams[f"motion_{quantizer + 1}"] = id_bits(ids.ravel(), sizes["motion"])
     return streams
 
 

@@ -51,6 +51,15 @@ def random_tokens(
     )
 
 
+def uneven_tokens(clips: int = 3, quantizers: int = 2, seed: int = 0) -> VideoTokens:
+    """Return random tokens whose clips have different numbers of motion quantizers; the first one has all of them."""
+    tokens = random_tokens(clips, quantizers=quantizers, seed=seed)
+    counts = np.random.default_rng(seed).integers(0, quantizers + 1, clips).astype(np.int32)
+    counts[0], counts[-1] = quantizers, 0
+    is_there = np.arange(quantizers)[:, None] < counts[:, None, None]
+    return replace(tokens, motion_ids=tokens.motion_ids * is_there, motion_quantizers=counts)
+
+
 def assert_same(a: VideoTokens, b: VideoTokens) -> None:
     assert a.facts() == b.facts()
     for name in (*(set(ARRAYS) - {"pictures", "picture_offsets"}), "visual_counts"):
@@ -66,6 +75,26 @@ def test_round_trip(tmp_path_factory, clips, patches, quantizers, global_motion,
     tokens = random_tokens(clips, patches, quantizers, global_motion, seed)
     tokens.save(path)
     assert_same(tokens, VideoTokens.load(path))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
+def test_round_trip_of_different_quantizers(tmp_path_factory, clips, quantizers, seed):
+    path = tmp_path_factory.mktemp("tokens") / "clip.vtok"
+    tokens = uneven_tokens(clips, quantizers, seed)
+    tokens.save(path)
+    assert vtok_format(path) == 4
+    assert_same(tokens, VideoTokens.load(path))
+    with safe_open(path, framework="numpy") as file:
+        assert file.get_tensor("motion_ids").shape == (tokens.motion_quantizers.sum(), 135)
+
+
+def test_equal_quantizers_are_saved_as_format_3(tmp_path):
+    """Earlier versions can read such a file."""
+    random_tokens().save(tmp_path / "a.vtok")
+    assert vtok_format(tmp_path / "a.vtok") == 3
+    uneven_tokens().first_quantizers(0).save(tmp_path / "b.vtok")
+    assert vtok_format(tmp_path / "b.vtok") == 3
 
 
 def test_equal_tokens_give_equal_bytes(tmp_path):
@@ -85,7 +114,7 @@ def test_file_is_compact(tmp_path):
 def test_counts():
     tokens = random_tokens()
     assert tokens.num_clips == 3
-    assert tokens.motion_tokens_per_clip == 5 + 2 * 135
+    assert tokens.motion_counts.tolist() == [5 + 2 * 135] * tokens.num_clips
     assert tokens.num_tokens == len(tokens.visual_ids) + 3 * 275
     assert tokens.duration_seconds == pytest.approx((24 + 24 + 7) / 12)
     assert tokens.tokens_per_second == pytest.approx(tokens.num_tokens / tokens.duration_seconds)
@@ -99,6 +128,25 @@ def test_quantizers_are_nested():
     assert coarse.num_tokens == tokens.num_tokens - 3 * 2 * 135
     with pytest.raises(ValueError, match="between 0 and 3"):
         tokens.first_quantizers(4)
+
+
+def test_each_clip_has_its_own_quantizers():
+    tokens = uneven_tokens(4, 3, seed=1)
+    counts = tokens.motion_quantizers
+    assert sorted(set(counts.tolist())) == [0, 2, 3]
+    assert tokens.motion_counts.tolist() == (5 + 135 * counts).tolist()
+    assert tokens.num_tokens == len(tokens.visual_ids) + 4 * 5 + 135 * counts.sum()
+    assert [len(tokens.motion_ids_of(clip)) for clip in range(4)] == counts.tolist()
+    coarse = tokens.first_quantizers(1)
+    assert coarse.motion_quantizers.tolist() == np.minimum(counts, 1).tolist()
+    part = tokens.part(1, 4)
+    assert part.motion_quantizers.tolist() == counts[1:].tolist()
+    assert part.num_motion_quantizers == counts[1:].max()
+    assert tokens.facts()["motion_quantizers_per_clip"] == {"min": 0, "mean": counts.mean(), "max": 3}
+    uniform = replace(tokens, motion_quantizers=np.full(4, 3, np.int32))
+    assert tokens.bits_per_second()["motion"] == pytest.approx(
+        uniform.bits_per_second()["motion"] - (12 - counts.sum()) * 135 * 10 / tokens.duration_seconds
+    )
 
 
 def test_parts_begin_at_independent_clips():
@@ -122,7 +170,7 @@ def test_parts_begin_at_independent_clips():
 def test_repr_prints_no_data():
     assert (
         repr(random_tokens())
-        == f"VideoTokens(clip.mp4, clips=3, visual={len(random_tokens().visual_ids)}, motion=3x275, 4.58 s)"
+        == f"VideoTokens(clip.mp4, clips=3, visual={len(random_tokens().visual_ids)}, motion=825, 4.58 s)"
     )
 
 
@@ -146,6 +194,10 @@ def test_repr_prints_no_data():
             "never name a patch that `keep_mask` keeps",
         ),
         ("pictures", (b"one",), "none, or one per clip"),
+        ("motion_quantizers", np.array([2, 1, 2], np.int32), "0 past the quantizers that a clip has"),
+        ("motion_quantizers", np.array([1, 1, 1], np.int32), "run from 1 to 1"),
+        ("motion_quantizers", np.array([2, -1, 2], np.int32), "run from -1 to 2"),
+        ("motion_quantizers", np.array([2, 2], np.int32), r"int32 \[3\], got int32 \[2\]"),
         ("motion_source", "guess", "must be native"),
         ("models", {"keyframes": MODELS["keyframes"]}, "must name keyframes, motion"),
     ],

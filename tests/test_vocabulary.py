@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokens import assert_same, random_tokens
+from test_tokens import assert_same, random_tokens, uneven_tokens
 
 from videotok import TokensError
 from videotok.vocabulary import Vocabulary
@@ -24,6 +24,14 @@ def test_videos_come_back(clips, patches, quantizers, global_motion, seed, inter
     assert ids.min() >= TEXT
     assert ids.max() < vocabulary.size
     assert_same(vocabulary.tokens(ids, like=tokens), tokens)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 99), st.booleans())
+def test_clips_of_different_quantizers_come_back(clips, quantizers, seed, interleaved):
+    tokens = uneven_tokens(clips, quantizers, seed)
+    vocabulary = Vocabulary.of(tokens, TEXT, interleaved=interleaved)
+    assert_same(vocabulary.tokens(vocabulary.ids(tokens), like=tokens), tokens)
 
 
 @settings(max_examples=20, deadline=None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tests.test_tokens import random_tokens, refusal, rewritten
+from tests.test_tokens import random_tokens, refusal, rewritten, uneven_tokens
 from videotok import TokensError, VideoTokens
 from videotok.image_utils import decode_jpeg, encode_jpeg, jpeg_size
 from videotok.tokens import ARRAYS
@@ -107,9 +107,10 @@ def test_any_header_field_missing(saved, data):
     ),
     shape=st.lists(st.integers(0, 40), max_size=4),
     seed=st.integers(0, 99),
+    tokens=st.sampled_from([random_tokens(), uneven_tokens()]),
 )
-def test_any_array_of_any_type_and_shape(saved, name, dtype, shape, seed):
-    random_tokens().save(saved)
+def test_any_array_of_any_type_and_shape(saved, name, dtype, shape, seed, tokens):
+    tokens.save(saved)
     array = np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
     load_or_refuse(rewritten(saved, **{name: array}))
 
@@ -143,6 +144,17 @@ def test_any_array_of_any_type_and_shape(saved, name, dtype, shape, seed):
 )
 def test_fields_of_wrong_type_or_range(saved, path, value, message):
     assert message in refusal(rewritten(saved, with_field(header_of(saved), path, value)))
+
+
+def test_quantizers_that_ask_for_all_memory(saved):
+    """A few bytes a clip must not become motion ids of 255 quantizers in memory."""
+    uneven_tokens(200).save(saved)
+    counts = np.zeros(200, np.uint8)
+    counts[0] = 255
+    ids = np.zeros((255, 400), np.uint16)
+    assert load_or_refuse(rewritten(saved, motion_ids=ids, motion_quantizers=counts)) is None
+    assert "ask for 20400000 ids, 102000 are stored" in refusal(saved)
+    assert "add up to 255" in refusal(rewritten(saved, motion_ids=ids[:9]))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "null", '"text"', "{", "{}" * 2])

@@ -439,7 +439,7 @@ def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig) -> Iterator[Cl
 def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:
     """Return the motion ids and global-motion ids of one clip, as a batch of one."""
     return MotionTokens(
-        ids=torch.from_numpy(tokens.motion_ids[clip : clip + 1]).long(),
+        ids=torch.from_numpy(tokens.motion_ids_of(clip)[None]).long(),
         global_motion_ids=torch.from_numpy(tokens.global_motion_ids[clip : clip + 1]).long(),
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -84,6 +84,7 @@ class VideoTokens:
         keep_mask          [clips, patches], the patches that visual ids stand for
         skip_mask          [clips, patches], the patches that are predicted from the clip before
         motion_ids         [clips, quantizers, 135], the first n quantizers give a coarser motion
+        motion_quantizers  [clips], how many of these quantizers each clip has
         global_motion_ids  [clips, K], the motion of the whole picture
 
     Raises:
@@ -104,7 +105,7 @@ class VideoTokens:
     keep_mask: np.ndarray = field(repr=False)
     """bool [clips, patches]: the patches, in raster order, that have a visual id."""
     motion_ids: np.ndarray = field(repr=False)
-    """int32 [clips, quantizers, ids per quantizer]."""
+    """int32 [clips, quantizers, ids per quantizer]; 0 past the quantizers that a clip has, see `motion_quantizers`."""
     global_motion_ids: np.ndarray = field(repr=False)
     """int32 [clips, K]; K may be 0."""
     num_frames: np.ndarray = field(repr=False)
@@ -120,6 +121,8 @@ class VideoTokens:
     `keep_mask`, and clip 0 has none. A clip without any is independent. Left out, no patch is skipped."""
     pictures: tuple[bytes, ...] = field(default=(), repr=False)
     """The keyframes as JPEG files, one per clip, or none at all."""
+    motion_quantizers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32), repr=False)
+    """int32 [clips]: the quantizers that each clip has. Left out, every clip has all of `motion_ids`."""
     config: EncodeConfig | None = field(default=None, repr=False)
     """The options that the video was encoded with, as a record. None where they are not known."""
 
@@ -127,12 +130,15 @@ class VideoTokens:
         clips = len(self.num_frames)
         if self.skip_mask.size == 0:
             object.__setattr__(self, "skip_mask", np.zeros_like(self.keep_mask))
+        if self.motion_quantizers.size == 0 and self.motion_ids.ndim == 3:
+            object.__setattr__(self, "motion_quantizers", np.full(clips, self.motion_ids.shape[1], np.int32))
         _check_array("visual_ids", self.visual_ids, np.int32, (None,))
         _check_array("visual_offsets", self.visual_offsets, np.int64, (clips + 1,))
         _check_array("keep_mask", self.keep_mask, np.bool_, (clips, None))
         _check_array("skip_mask", self.skip_mask, np.bool_, self.keep_mask.shape)
         _check_array("motion_ids", self.motion_ids, np.int32, (clips, None, None))
         _check_array("global_motion_ids", self.global_motion_ids, np.int32, (clips, None))
+        _check_array("motion_quantizers", self.motion_quantizers, np.int32, (clips,))
         _check_array("num_frames", self.num_frames, np.int32, (clips,))
         _check_array("pts_seconds", self.pts_seconds, np.float64, (clips,))
         _check_array("damaged", self.damaged, np.bool_, (clips,))
@@ -153,6 +159,7 @@ class VideoTokens:
             raise ValueError("`visual_offsets` must give each clip as many ids as `keep_mask` keeps patches")
         if self.skip_mask[0].any() or (self.skip_mask & self.keep_mask).any():
             raise ValueError("`skip_mask` must be empty in clip 0, and never name a patch that `keep_mask` keeps")
+        self._check_motion_quantizers()
         if len(self.pictures) not in (0, clips):
             raise ValueError(f"`pictures` (={len(self.pictures)}) must be none, or one per clip (={clips})")
         for name in CODEBOOKS:
@@ -162,6 +169,16 @@ class VideoTokens:
                     f"`{name}_ids` run from {ids.min()} to {ids.max()}, "
                     f"their codebook from 0 to {self.codebooks[name] - 1}"
                 )
+
+    def _check_motion_quantizers(self) -> None:
+        counts, most = self.motion_quantizers, self.motion_ids.shape[1]
+        if counts.min() < 0 or counts.max() != most:
+            raise ValueError(
+                f"`motion_quantizers` run from {counts.min()} to {counts.max()}; they must be 0 or more, and the most "
+                f"must be the {most} quantizers of `motion_ids`"
+            )
+        if self.motion_ids[np.arange(most) >= counts[:, None]].any():
+            raise ValueError("`motion_ids` must be 0 past the quantizers that a clip has")
 
     @property
     def num_clips(self) -> int:
@@ -175,7 +192,7 @@ class VideoTokens:
 
     @property
     def num_motion_quantizers(self) -> int:
-        """Residual quantizers of the motion ids."""
+        """Residual quantizers of the motion ids; the most that a clip has, see `motion_quantizers`."""
         return self.motion_ids.shape[1]
 
     @property
@@ -184,14 +201,14 @@ class VideoTokens:
         return np.diff(self.visual_offsets)
 
     @property
-    def motion_tokens_per_clip(self) -> int:
-        """Global-motion ids and motion ids of all quantizers, per clip."""
-        return self.global_motion_ids.shape[1] + self.motion_ids[0].size
+    def motion_counts(self) -> np.ndarray:
+        """int64 [clips]: number of global-motion ids and motion ids of each clip."""
+        return self.global_motion_ids.shape[1] + self.motion_quantizers.astype(np.int64) * self.motion_ids.shape[2]
 
     @property
     def num_tokens(self) -> int:
         """Visual, motion and global-motion ids together."""
-        return len(self.visual_ids) + self.num_clips * self.motion_tokens_per_clip
+        return len(self.visual_ids) + int(self.motion_counts.sum())
 
     @property
     def duration_seconds(self) -> float:
@@ -212,8 +229,12 @@ class VideoTokens:
         """Return the visual ids of one clip's keyframe, int32 [n]."""
         return self.visual_ids[self.visual_offsets[clip] : self.visual_offsets[clip + 1]]
 
+    def motion_ids_of(self, clip: int) -> np.ndarray:
+        """Return the motion ids of one clip, int32 [its quantizers, ids per quantizer]."""
+        return self.motion_ids[clip, : self.motion_quantizers[clip]]
+
     def first_quantizers(self, num_quantizers: int) -> "VideoTokens":
-        """Return the same video with coarser motion: only the first `num_quantizers` quantizers.
+        """Return the same video with coarser motion: no more than the first `num_quantizers` quantizers of each clip.
 
         Raises:
             ValueError: more quantizers than there are, or a negative number.
@@ -223,7 +244,11 @@ class VideoTokens:
                 f"`num_quantizers` (={num_quantizers}) must be between 0 and {self.num_motion_quantizers}, "
                 "the quantizers of these tokens"
             )
-        return replace(self, motion_ids=np.ascontiguousarray(self.motion_ids[:, :num_quantizers]))
+        return replace(
+            self,
+            motion_ids=np.ascontiguousarray(self.motion_ids[:, :num_quantizers]),
+            motion_quantizers=np.minimum(self.motion_quantizers, num_quantizers).astype(np.int32),
+        )
 
     def part(self, first: int, stop: int) -> "VideoTokens":
         """Return the clips from `first` up to `stop` (not included).
@@ -240,9 +265,12 @@ class VideoTokens:
                 "or encode with `predict_keyframes=False`"
             )
         ids = slice(self.visual_offsets[first], self.visual_offsets[stop])
-        names = ("keep_mask", "skip_mask", "motion_ids", "global_motion_ids", "num_frames", "pts_seconds", "damaged")
+        names = ("keep_mask", "skip_mask", "global_motion_ids", "num_frames", "pts_seconds", "damaged")
+        quantizers = self.motion_quantizers[first:stop]
         return replace(
             self,
+            motion_ids=self.motion_ids[first:stop, : quantizers.max()],
+            motion_quantizers=quantizers,
             visual_ids=self.visual_ids[ids],
             visual_offsets=self.visual_offsets[first : stop + 1] - self.visual_offsets[first],
             pictures=self.pictures[first:stop],
@@ -262,7 +290,7 @@ class VideoTokens:
     def __repr__(self) -> str:
         return (
             f"VideoTokens({printable(self.source.file)}, clips={self.num_clips}, visual={len(self.visual_ids)}, "
-            f"motion={self.num_clips}x{self.motion_tokens_per_clip}, {self.duration_seconds:.2f} s)"
+            f"motion={int(self.motion_counts.sum())}, {self.duration_seconds:.2f} s)"
         )
 
     def bits_per_second(self) -> dict[str, float]:
@@ -275,11 +303,12 @@ class VideoTokens:
         masks = self.keep_mask.size * (not self.keep_mask.all()) + self.skip_mask.size * bool(self.skip_mask.any())
         totals = {
             "visual": len(self.visual_ids) * bits["visual"] + masks,
-            "motion": self.motion_ids.size * bits["motion"] + self.global_motion_ids.size * bits["global_motion"],
+            "motion": self.motion_quantizers.sum() * self.motion_ids.shape[2] * bits["motion"]
+            + self.global_motion_ids.size * bits["global_motion"],
         }
         if self.pictures:
             totals["pictures"] = 8 * sum(map(len, self.pictures))
-        return {name: total / self.duration_seconds for name, total in totals.items()}
+        return {name: float(total / self.duration_seconds) for name, total in totals.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return counts and everything but the arrays as plain values: what `videotok info --json` prints."""
@@ -298,8 +327,13 @@ class VideoTokens:
             "skipped_patches_per_keyframe": float(self.skip_mask.sum(axis=1).mean()),
             "independent_clips": int(self.independent.sum()),
             "bits_per_second": self.bits_per_second(),
-            "motion_tokens_per_clip": self.motion_tokens_per_clip,
+            "motion_tokens": int(self.motion_counts.sum()),
             "motion_quantizers": self.num_motion_quantizers,
+            "motion_quantizers_per_clip": {
+                "min": int(self.motion_quantizers.min()),
+                "mean": float(self.motion_quantizers.mean()),
+                "max": int(self.motion_quantizers.max()),
+            },
             "motion_ids_per_quantizer": self.motion_ids.shape[2],
             "global_motion_ids_per_clip": self.global_motion_ids.shape[1],
             "motion_source": self.motion_source,
@@ -323,6 +357,7 @@ ARRAYS = (
     "global_motion_ids",
     "keep_mask",
     "motion_ids",
+    "motion_quantizers",
     "num_frames",
     "picture_offsets",
     "pictures",
@@ -335,17 +370,28 @@ SINCE_2 = ("skip_mask", "picture_offsets", "pictures")
 """Arrays that format 1 did not have."""
 NAMES_BEFORE_3 = {"global_motion_ids": "camera_ids", "skip_mask": "carry_mask", "global_motion": "camera"}
 """Name of an array or codebook today -> its name in formats 1 and 2."""
+SINCE_4 = ("motion_quantizers",)
+"""Arrays that only format 4 has; in it `motion_ids` is [sum of them, ids per quantizer]."""
+
+
+MAX_PADDED_IDS, MAX_PADDING = 1 << 24, 64
+"""Motion ids that a file of clips with different numbers of quantizers may become in memory: so many, or so many times
+those that are stored. A forged file could else ask for all memory."""
 
 
 def write_vtok(tokens: VideoTokens, path: str | Path) -> None:
     """Write a .vtok file, whole or not at all. Equal tokens give equal bytes.
 
+    It has format 4 where clips have different numbers of motion quantizers. Else format 3 can hold them, which earlier
+    versions of videotok read too.
+
     Raises:
         MediaError: the place cannot be written to.
     """
-    arrays = _pack(tokens)
+    version = FORMAT if (tokens.motion_quantizers < tokens.num_motion_quantizers).any() else 3
+    arrays = _pack(tokens, version)
     header = {
-        "format": FORMAT,
+        "format": version,
         "spec": spec_facts(tokens.spec),
         "source": source_facts(tokens.source),
         "motion_source": tokens.motion_source,
@@ -378,7 +424,7 @@ def read_vtok(path: str | Path) -> VideoTokens:
         check_header(
             header, [NAMES_BEFORE_3.get(name, name) if file.version < 3 else name for name in CODEBOOKS], TOKENIZERS
         )
-        check_arrays({name: file.arrays[there] for name, there in stored.items()}, header["patches"])
+        check_arrays({name: file.arrays[there] for name, there in stored.items()}, header["patches"], file.version)
         arrays = {name: file.load(name) for name in file.arrays}
         found, promised = digest(header, arrays), header["sha256"]
         if found != promised:
@@ -404,18 +450,23 @@ def current_codebooks(codebooks: Mapping[str, int]) -> dict[str, int]:
 
 def _names(version: int) -> dict[str, str]:
     """Return the arrays of a format: name today -> name in the file."""
-    names = [name for name in ARRAYS if version > 1 or name not in SINCE_2]
+    later = [*(SINCE_2 if version < 2 else ()), *(SINCE_4 if version < 4 else ())]
+    names = [name for name in ARRAYS if name not in later]
     return {name: NAMES_BEFORE_3.get(name, name) if version < 3 else name for name in names}
 
 
-def _pack(tokens: VideoTokens) -> dict[str, np.ndarray]:
+def _pack(tokens: VideoTokens, version: int) -> dict[str, np.ndarray]:
     """Return the arrays as they are stored: ids in the smallest type of their codebook, one bit per patch."""
     id_types = {name: np.uint16 if size <= 1 << 16 else np.uint32 for name, size in tokens.codebooks.items()}
-    return {
+    motion_ids, since_4 = tokens.motion_ids, {}
+    if version >= 4:
+        motion_ids = motion_ids[np.arange(motion_ids.shape[1]) < tokens.motion_quantizers[:, None]]
+        since_4 = {"motion_quantizers": tokens.motion_quantizers.astype(np.uint8)}
+    return since_4 | {
         "damaged": tokens.damaged.astype(np.uint8),
         "global_motion_ids": tokens.global_motion_ids.astype(id_types["global_motion"]),
         "keep_mask": np.packbits(tokens.keep_mask, axis=1),
-        "motion_ids": tokens.motion_ids.astype(id_types["motion"]),
+        "motion_ids": motion_ids.astype(id_types["motion"]),
         "num_frames": tokens.num_frames.astype(np.uint32),
         "picture_offsets": np.cumsum([0, *map(len, tokens.pictures)], dtype=np.uint64),
         "pictures": np.frombuffer(b"".join(tokens.pictures), np.uint8),
@@ -442,7 +493,6 @@ def _unpack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoToken
         visual_ids=arrays["visual_ids"].astype(np.int32),
         visual_offsets=arrays["visual_offsets"].astype(np.int64),
         keep_mask=np.unpackbits(arrays["keep_mask"], axis=1, count=header["patches"]).astype(bool),
-        motion_ids=arrays["motion_ids"].astype(np.int32),
         global_motion_ids=arrays["global_motion_ids"].astype(np.int32),
         num_frames=arrays["num_frames"].astype(np.int32),
         pts_seconds=arrays["pts_seconds"],
@@ -450,8 +500,38 @@ def _unpack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> VideoToken
         start_seconds=header["start_seconds"],
         # a record: options of later versions are left out
         config=None if config is None else EncodeConfig.from_dict({n: config[n] for n in config if n in options}),
+        **_unpack_motion(arrays),
         **(_unpack_since_2(header, arrays) if header["format"] >= 2 else {}),
     )
+
+
+def _unpack_motion(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return `motion_ids`, and `motion_quantizers` where they are stored."""
+    ids = arrays["motion_ids"].astype(np.int32)
+    if "motion_quantizers" not in arrays:
+        return {"motion_ids": ids}
+    counts = arrays["motion_quantizers"].astype(np.int32)
+    if counts.sum() != len(ids):
+        raise ValueError(f"`motion_quantizers` add up to {counts.sum()}, `motion_ids` has {len(ids)} rows")
+    padded = len(counts) * int(counts.max(initial=0)) * ids.shape[1]
+    if padded > max(MAX_PADDED_IDS, MAX_PADDING * ids.size):
+        raise ValueError(f"`motion_quantizers` (at most {counts.max()}) ask for {padded} ids, {ids.size} are stored")
+    return pad_motion_ids(np.split(ids, np.cumsum(counts)[:-1]))
+
+
+def pad_motion_ids(clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the motion ids of clips, int [its quantizers, ids per quantizer] each, as fields of `VideoTokens`.
+
+    Returns:
+        `motion_ids` int32 [clips, quantizers, ids per quantizer], with zeros past the quantizers of a clip, and
+        `motion_quantizers` int32 [clips].
+    """
+    counts = np.array([len(ids) for ids in clips], np.int32)
+    widths = [ids.shape[1] for ids in clips if len(ids)] or [clips[0].shape[-1]]
+    padded = np.zeros((len(clips), counts.max(initial=0), widths[0]), np.int32)
+    for row, ids in zip(padded, clips, strict=True):
+        row[: len(ids)] = ids
+    return {"motion_ids": padded, "motion_quantizers": counts}
 
 
 def _unpack_since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from videotok.errors import TokensError
-from videotok.tokens import VideoTokens
+from videotok.tokens import VideoTokens, pad_motion_ids
 
 MARKERS = ("[IMG]", "[/IMG]", "[MOV]", "[/MOV]")
 OLD_NAMES = {
@@ -300,13 +300,13 @@ class Vocabulary:
         """Return ids as VideoTokens.
 
         Args:
-            ids: nothing but video, every clip with its motion, all with the same number of quantizers.
+            ids: nothing but video, every clip with its motion.
             like: what ids do not hold: spec, source and models and, clip by clip, num_frames, pts_seconds and damaged.
                 Clips past its last one are complete and follow each other without a gap.
             keep_mask: bool [clips, patches], where the vocabulary has no drop ids.
 
         Raises:
-            TokensError: the ids are not a video, the clips are not alike, or it is not known which patches were kept.
+            TokensError: the ids are not a video, a clip has no motion, or it is not known which patches were kept.
         """
         clips = self.clips(ids)
         masks = [clip.keep_mask for clip in clips] if keep_mask is None else list(keep_mask)
@@ -315,11 +315,11 @@ class Vocabulary:
                 f"there are {len(clips)} clips and {sum(mask is not None for mask in masks)} rows that say which "
                 "patches were kept; give one row of `keep_mask` per clip where the vocabulary has no drop ids"
             )
-        quantizers = {len(clip.motion_ids) for clip in clips}
-        if len(quantizers) > 1 or any(len(clip.global_motion_ids) != self.num_global_motion_ids for clip in clips):
-            raise TokensError(
-                f"clips have {sorted(quantizers)} motion quantizers: all must have the same number, and global motion"
-            )
+        without = [
+            number for number, clip in enumerate(clips) if len(clip.global_motion_ids) != self.num_global_motion_ids
+        ]
+        if without:
+            raise TokensError(f"clip {without[0]} has no motion: every clip must have global motion")
         return _join(clips, np.stack([mask for mask in masks if mask is not None]), like)
 
     def _clip_ids(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
@@ -328,8 +328,8 @@ class Vocabulary:
             visual = self._with_runs(visual, tokens.keep_mask[clip], tokens.skip_mask[clip])
         parts = [[self.image_begin], visual, [self.image_end]]
         if not keyframes_only:
-            offsets = np.arange(tokens.num_motion_quantizers)[:, None] * self.motion_size + self.motion.start
-            motion = tokens.motion_ids[clip].astype(np.int64) + offsets
+            motion = tokens.motion_ids_of(clip).astype(np.int64)
+            motion += np.arange(len(motion))[:, None] * self.motion_size + self.motion.start
             offsets = np.arange(self.num_global_motion_ids) * self.global_motion_size + self.global_motion.start
             global_motion = tokens.global_motion_ids[clip].astype(np.int64) + offsets
             parts += [[self.motion_begin], global_motion, (motion.T if self.interleaved else motion).ravel()]
@@ -466,7 +466,7 @@ def _join(clips: Sequence[ClipIds], keep_mask: np.ndarray, like: VideoTokens) ->
             visual_ids=np.concatenate([clip.visual_ids for clip in clips]),
             visual_offsets=np.cumsum([0, *(len(clip.visual_ids) for clip in clips)], dtype=np.int64),
             keep_mask=keep_mask,
-            motion_ids=np.stack([clip.motion_ids for clip in clips]),
+            **pad_motion_ids([clip.motion_ids for clip in clips]),
             global_motion_ids=np.stack([clip.global_motion_ids for clip in clips]),
             num_frames=np.concatenate([like.num_frames, complete])[:count],
             pts_seconds=np.concatenate([like.pts_seconds, like.pts_seconds[-1] + later])[:count],

@@ -99,12 +99,13 @@ def check_header(header: Mapping[str, Any], codebooks: Sequence[str], models: Se
     _object(fields)("header", header)
 
 
-def check_arrays(arrays: Mapping[str, StoredArray], patches: int) -> None:
+def check_arrays(arrays: Mapping[str, StoredArray], patches: int, version: int) -> None:
     """Check types and shapes of arrays under today's names against each other.
 
     Args:
-        arrays: by name; formats before 2 have fewer of them.
+        arrays: by name; earlier formats have fewer of them.
         patches: of a keyframe.
+        version: format of the file.
 
     Raises:
         ValueError: names the array, its type and shape, and what is allowed.
@@ -117,7 +118,8 @@ def check_arrays(arrays: Mapping[str, StoredArray], patches: int) -> None:
         "damaged": (("U8",), (clips,)),
         "global_motion_ids": (ids, (clips, None)),
         "keep_mask": (("U8",), mask),
-        "motion_ids": (ids, (clips, None, None)),
+        "motion_ids": (ids, (None, None) if version >= 4 else (clips, None, None)),
+        "motion_quantizers": (("U8",), (clips,)),
         "num_frames": (("U32",), (clips,)),
         "picture_offsets": (("U64",), (None,)),
         "pictures": (("U8",), (None,)),
@@ -234,8 +236,8 @@ SOURCE_FIELDS: Mapping[str, Check] = {
 }
 
 
-FORMAT = 3
-"""Raised whenever an older reader would misread a file."""
+FORMAT = 4
+"""The newest format. Raised whenever an older reader would misread a file."""
 HEADER = "videotok"
 """Key of the JSON in the safetensors metadata. One key only: the order of several is not fixed."""
 

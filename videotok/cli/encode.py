@@ -184,7 +184,7 @@ def summary_line(path: Path, tokens: "VideoTokens", seconds: float) -> str:
     return (
         f"{path}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} per keyframe{skipped}), "
-        f"{tokens.num_clips * tokens.motion_tokens_per_clip} motion tokens, "
+        f"{tokens.motion_counts.sum()} motion tokens, "
         f"{tokens.tokens_per_second:.0f} tokens/s of video, "
         f"{seconds:.1f} s taken, {tokens.duration_seconds / seconds:.1f} times real time"
     )

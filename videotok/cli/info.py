@@ -98,7 +98,10 @@ def token_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the facts of a .vtok file as (name, value) for people."""
     source, spec, models = facts["source"], facts["spec"], facts["models"]
     visual = facts["visual_tokens_per_keyframe"]
-    motion = f"{facts['motion_quantizers']} quantizers of {facts['motion_ids_per_quantizer']} ids"
+    quantizers = facts["motion_quantizers_per_clip"]
+    motion = f"{quantizers['max']} quantizers of {facts['motion_ids_per_quantizer']} ids"
+    if quantizers["min"] < quantizers["max"]:
+        motion = f"{quantizers['min']} to {motion}, {quantizers['mean']:.1f} on average"
     if facts["global_motion_ids_per_clip"]:
         motion = f"{facts['global_motion_ids_per_clip']} of global motion, {motion}"
     damaged = f", {facts['damaged_clips']} damaged" if facts["damaged_clips"] else ""
@@ -122,7 +125,7 @@ def token_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{facts['visual_tokens']:,}; {visual['min']} to {visual['max']} per keyframe, "
             f"{visual['mean']:.1f} on average, of {facts['patches_per_keyframe']} patches{predicted}",
         ),
-        ("motion tokens", f"{facts['clips'] * facts['motion_tokens_per_clip']:,}; per clip {motion}"),
+        ("motion tokens", f"{facts['motion_tokens']:,}; per clip {motion}"),
         ("motion source", facts["motion_source"]),
         ("tokens/s of video", f"{facts['tokens_per_second']:.1f}"),
         ("kbit/s of video", bits),

@@ -33,7 +33,7 @@ from videotok.corpus.tokenize import file_name
 from videotok.errors import CorpusError
 from videotok.io_utils import write_json
 from videotok.packing import first_fit
-from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
+from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
 from videotok.vocabulary import Vocabulary
 
 ARRAY_DTYPES = {"visual_ids": np.int32, "keep_mask": np.bool_, "motion_ids": np.int32, "global_motion_ids": np.int32}
@@ -74,7 +74,7 @@ def video_tokens(rows: pa.Table, facts: dict[str, Any]) -> VideoTokens:
         visual_ids=np.concatenate(visual),
         visual_offsets=np.cumsum([0, *map(len, visual)], dtype=np.int64),
         keep_mask=np.array(rows["keep_mask"].to_pylist(), np.bool_),
-        motion_ids=np.array(rows["motion_ids"].to_pylist(), np.int32),
+        **pad_motion_ids([np.array(ids, np.int32) for ids in rows["motion_ids"].to_pylist()]),
         global_motion_ids=np.array(rows["global_motion_ids"].to_pylist(), np.int32),
         num_frames=rows["num_frames"].to_numpy(),
         pts_seconds=rows["start_seconds"].to_numpy(),

@@ -148,7 +148,7 @@ def encode_query(video: Path, facts: dict[str, Any], model: str | None = None) -
             "start_seconds": tokens.pts_seconds,
             "end_seconds": ends,
             "visual_ids": [tokens.visual_ids_of(clip) for clip in range(tokens.num_clips)],
-            "motion_ids": [list(quantizers) for quantizers in tokens.motion_ids],
+            "motion_ids": [list(tokens.motion_ids_of(clip)) for clip in range(tokens.num_clips)],
             "global_motion_ids": list(tokens.global_motion_ids),
         }
     )
