@@ -80,8 +80,8 @@ def synthesize(
     if not all(sources.photos for sources in splits.values()):
         raise MediaError(
             f"{photos} has {len(pictures)} photographs, too few: about one in twenty is held back for validation, and "
-            "both splits need at least one; names that differ in their last number alone, such as IMG_1.jpg and IMG_2.jpg, "
-            "are held back or not together: rename some, or add others"
+            "both splits need at least one; names that differ in their last number alone, such as IMG_1.jpg and "
+            "IMG_2.jpg, are held back or not together: rename some, or add others"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
