@@ -1,42 +1,17 @@
 """The pages of tokens and codes: what they show, and that a browser displays them."""
 
-import json
 import re
-import shutil
-import subprocess
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from queue import Queue
-from threading import Thread
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from browser import browser_page, needs_browser
 
 from videotok import VideoTokenizer, VideoTokens
 from videotok.cli.main import main
 from videotok.config import EncodeConfig
+from videotok.image_utils import decode_jpeg
 from videotok.report.tokens import colour_patches, find_code
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PROBE = """
-<script>
-const found = {errors: []};
-addEventListener("error", event => found.errors.push(String(event.message || event.target.src).slice(0, 80)), true);
-addEventListener("load", async () => {
-  const videos = [...document.querySelectorAll("video")], images = [...document.images];
-  images.forEach(image => image.loading = "eager");
-  await Promise.all(images.map(image => image.decode().catch(error => found.errors.push(String(error)))));
-  for (let tries = 0; tries < 600 && videos.some(video => video.readyState < 3); tries++)
-    await new Promise(done => setTimeout(done, 50));
-  found.videos = videos.map(video => [video.readyState, video.videoWidth, Math.round(video.duration * 10) / 10]);
-  found.images = images.map(image => image.naturalWidth);
-  found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  await fetch("/found", {method: "POST", body: JSON.stringify(found)});
-});
-</script>
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,72 +22,63 @@ def pages(clip_mp4, tiny_model, tmp_path_factory):
     assert main(["inspect", str(clip_mp4), "--tokens", "-o", str(folder / "both.html"), *model]) == 0
     assert main(["encode", str(clip_mp4), "-o", str(folder / "clip.vtok"), "--max-clips", "1", *model]) == 0
     assert main(["inspect", str(folder / "clip.vtok"), "--tokens", *model]) == 0
+    assert main(["encode", str(clip_mp4), "-o", str(folder / "long.vtok"), *model]) == 0
     return folder
 
 
-def browser(folder: Path, width: int, *arguments: str) -> list[str]:
-    """The command that runs a browser of its own."""
-    assert BROWSER
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-    return [*command, f"--user-data-dir={folder / 'browser'}", f"--window-size={width},1400", *arguments]
-
-
-def display(text: str, folder: Path, width: int) -> tuple[dict[str, Any], str]:
-    """Return what a browser finds on a page, as PROBE reports it, and what it writes to its console."""
-    reports: Queue[dict[str, Any]] = Queue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/" else 404)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            if self.path == "/":
-                self.wfile.write(text.replace("</title>", f"</title>{PROBE}", 1).encode())
-
-        def do_POST(self):
-            reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, (folder / "console.txt").open("w") as console:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        process = subprocess.Popen(browser(folder, width, address), stderr=console, stdout=subprocess.DEVNULL)
-        try:
-            found = reports.get(timeout=90)
-        finally:
-            process.terminate()
-            process.wait(20)
-            server.shutdown()
-    return found, (folder / "console.txt").read_text()
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@needs_browser
 @pytest.mark.parametrize("width", [1366, 500])
-def test_a_browser_shows_the_page(pages, tmp_path, width):
-    found, console = display((pages / "both.html").read_text(encoding="utf-8"), tmp_path, width)
-    # the server here has no icon
-    messages = [line for line in console.splitlines() if "CONSOLE" in line and "favicon" not in line]
-    assert messages == []
-    assert found["errors"] == []
+def test_a_browser_shows_the_page(pages, width):
+    with browser_page(width) as page:
+        page.goto((pages / "both.html").as_uri())
+        page.wait_for_function("[...document.querySelectorAll('video')].every(video => video.readyState >= 3)")
+        found = page.evaluate(FOUND)
     assert found["overflow"] <= 0
     assert len(found["images"]) == 8
     assert min(found["images"]) > 400
-    assert [video[0] >= 3 for video in found["videos"]] == [True, True]  # enough is there to play
-    assert [video[2] for video in found["videos"]] == [3.0, 3.0]
+    assert found["videos"] == [3.0, 3.0]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_the_page_is_not_blank(pages, tmp_path):
-    path, page = tmp_path / "page.png", (pages / "both.html").as_uri()
-    command = browser(tmp_path, 1366, f"--screenshot={path}", "--virtual-time-budget=8000", page)
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
-    picture = cv2.imread(str(path))
+FOUND = """async () => {
+    const videos = [...document.querySelectorAll("video")], images = [...document.images];
+    images.forEach(image => image.loading = "eager");
+    await Promise.all(images.map(image => image.decode()));
+    return {
+        videos: videos.map(video => Math.round(video.duration * 10) / 10),
+        images: images.map(image => image.naturalWidth),
+        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    };
+}"""
+
+
+@needs_browser
+def test_keys_and_links_step_through_keyframes(pages):
+    with browser_page(height=500) as page:
+        page.goto((pages / "both.html").as_uri())
+
+        def place() -> tuple[str, bool]:
+            shown = "() => document.querySelector(':target').getBoundingClientRect().top < innerHeight"
+            return page.evaluate("location.hash"), page.evaluate(shown)
+
+        for key, wanted in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowRight", 2), ("ArrowLeft", 1)]:
+            page.keyboard.press(key)
+            assert place() == (f"#keyframe-{wanted}", True)
+        page.get_by_text("next keyframe →").click()
+        assert place() == ("#keyframe-2", True)
+        page.get_by_text("← previous keyframe").click()
+        assert place() == ("#keyframe-1", True)
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_colour_scheme(pages, scheme):
+    with browser_page(scheme=scheme) as page:
+        page.goto((pages / "both.html").as_uri())
+        page.wait_for_timeout(200)
+        picture = decode_jpeg(page.screenshot(type="jpeg", quality=90))
     assert picture is not None
-    assert picture.shape[:2] == (1400, 1366)
+    margin = picture[:, :20].mean()
+    assert margin > 240 if scheme == "light" else margin < 40
     coloured = np.ptp(picture.astype(int), axis=-1) > 40
     assert coloured.mean() > 0.05  # pictures, not paper alone
 
@@ -129,6 +95,21 @@ def test_every_code_is_on_the_page(pages):
     assert f"{len(tokens.visual_ids)} codes" in text
     assert text.count("<video") == 1  # no source was given
     assert "on the decoded picture" in text
+
+
+def test_what_is_left_out_is_said(pages, clip_mp4, tiny_model, tmp_path, capsys):
+    model = ["--model", str(tiny_model), "--max-keyframes", "1"]
+    assert main(["inspect", str(pages / "long.vtok"), "--tokens", "-o", str(tmp_path / "tokens.html"), *model]) == 0
+    text, tokens = (tmp_path / "tokens.html").read_text(encoding="utf-8"), VideoTokens.load(pages / "long.vtok")
+    assert "left out: 1 of 2 keyframes; --max-keyframes shows more" in capsys.readouterr().out
+    assert "The first 1 of 2 keyframes are shown" in text
+    assert "2.0 of 3.0 seconds" in text
+    assert [int(code) for code in re.findall(r'title="code (\d+)"', text)] == tokens.visual_ids_of(0).tolist()
+    assert text.count('class="bar"') == 2  # the bars are of all keyframes
+    assert text.count('href="#keyframe-') == 1
+    assert main(["inspect", str(clip_mp4), "--tokens", "-o", str(tmp_path / "video.html"), *model]) == 0
+    assert "left out: the video after 2.0 of 3.0 s" in capsys.readouterr().out
+    assert (tmp_path / "video.html").read_text(encoding="utf-8").count("<section") == 1
 
 
 def test_three_kinds_of_patches():

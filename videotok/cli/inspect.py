@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from codec import Clip, ClipSpec
 
 VIDEO_SUFFIXES, SHEET_SUFFIXES, PAGE_SUFFIXES = {".mp4", ".mkv", ".mov"}, {".png", ".jpg", ".webp"}, {".html", ".htm"}
-PAGE_CLIPS = 12
-"""Clips on a page of tokens where the caller does not say: pictures and videos are inside the file."""
+PAGE_KEYFRAMES = 12
+"""Keyframes on a page of tokens where the caller does not say: pictures and videos are inside the file."""
 CODE_CLIPS = 8
 """Keyframes of a video that are searched for a code where the caller does not say."""
 
@@ -36,6 +36,8 @@ class Request:
     output: Path | None
     force: bool
     config: EncodeConfig
+    max_keyframes: int
+    """Keyframes on a page of tokens at most."""
     model: str | None
     keyframe_model: Path | None
 
@@ -81,8 +83,13 @@ def inspect(
     duration: Annotated[float | None, typer.Option(help="Seconds of video to show; to the end by default.")] = None,
     max_clips: Annotated[
         int | None,
-        typer.Option(min=1, help="Clips at most; by default 4 on a sheet, 12 on a page, 8 of a video for a code."),
+        typer.Option(
+            min=1, help="Clips to read at most; by default 4 for a sheet, --max-keyframes for a page, 8 for a code."
+        ),
     ] = None,
+    max_keyframes: Annotated[
+        int, typer.Option(min=1, help="Keyframes on a page of tokens at most; the first ones.")
+    ] = PAGE_KEYFRAMES,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub id of the weights for --tokens and --code; those that ship.")
     ] = None,
@@ -103,7 +110,7 @@ def inspect(
             stream=stream,
             split_at_cuts=split_at_cuts,
         )
-    request = Request(output, force, config, model, keyframe_model)
+    request = Request(output, force, config, max_keyframes, model, keyframe_model)
     if code is not None:
         inspect_code(code, videos, request)
     elif tokens:
@@ -188,27 +195,36 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
 
     bundle = Bundle.find(request.model, request.keyframe_model)
     tokens = VideoTokens.load(file) if is_tokens else None
+    total = None
     if tokens is None:
-        probe(file, config.stream)  # a file that is no video is refused at once, and not after torch is loaded
+        # a file that is no video is refused at once, and not after torch is loaded
+        total = probe(file, config.stream).duration_seconds
 
     from videotok.pipeline import VideoTokenizer
     from videotok.report.tokens import write_tokens_page
 
-    tokenizer = VideoTokenizer(bundle)
+    tokenizer, max_keyframes = VideoTokenizer(bundle), request.max_keyframes
     with progress_bar() as bar:
         if tokens is None:
             task = bar.add_task(printable(f"encode {file.name}"), total=None, of="?")
             tokens = tokenizer.encode(
                 file,
-                replace(config, max_clips=config.max_clips or PAGE_CLIPS),
+                replace(config, max_clips=config.max_clips or max_keyframes),
                 progress=lambda done, total: bar.update(task, completed=done, total=total, of=_seconds(total)),
             )
             bar.remove_task(task)
-        seconds = tokens.duration_seconds
+        seconds = float(tokens.num_frames[:max_keyframes].sum() / tokens.spec.fps)
         task = bar.add_task(printable(f"decode {file.name}"), total=seconds, of=_seconds(seconds))
         shown = source if is_tokens else file
-        number = write_tokens_page(tokenizer, tokens, shown, path, lambda done: bar.advance(task, done))
+        number = write_tokens_page(
+            tokenizer, tokens, shown, path, max_keyframes, progress=lambda done: bar.advance(task, done)
+        )
     print_line(f"{path}: {number} keyframes, {tokens.tokens_per_second:.0f} tokens/s of video")
+    if number < tokens.num_clips:
+        print_line(f"left out: {tokens.num_clips - number} of {tokens.num_clips} keyframes; --max-keyframes shows more")
+    end = config.start_seconds + tokens.duration_seconds
+    if total is not None and config.duration_seconds is None and total - end > 0.5:
+        print_line(f"left out: the video after {end:.1f} of {total:.1f} s; --max-keyframes shows more")
 
 
 def inspect_code(code: int, videos: list[Path], request: Request) -> None:

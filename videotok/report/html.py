@@ -10,14 +10,15 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from codec import REPRODUCIBLE, VideoWriter, atomic_path
+from videotok.image_utils import encode_jpeg
 
 VIDEO_OPTIONS = {"preset": "medium", "crf": "18", **REPRODUCIBLE}
+JPEG_QUALITY = 92
 CHART_WIDTH, CHART_HEIGHT = 580, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 176, 14, 40
 """Margins of a chart; the names of the curves stand in the right one."""
@@ -37,11 +38,8 @@ def write_page(path: Path, template: str, **values: object) -> None:
 
 
 def picture_uri(picture: np.ndarray) -> str:
-    """Return a picture uint8 [H, W, 3] RGB as the `data:` address of a PNG."""
-    encoded, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise ValueError(f"a picture of shape {picture.shape} cannot be written as PNG")
-    return _data_uri("image/png", content.tobytes())
+    """Return a picture uint8 [H, W, 3] RGB as the `data:` address of a JPEG file."""
+    return _data_uri("image/jpeg", encode_jpeg(picture, JPEG_QUALITY))
 
 
 def video_uri(frames: Iterable[np.ndarray], fps: Fraction | int, size: tuple[int, int]) -> str:
@@ -60,13 +58,15 @@ def _data_uri(media_type: str, content: bytes) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("videotok.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["uri"] = picture_uri
+    return environment
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The page of `videotok eval`: rate and quality of a user's own videos, and pictures side by side."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,23 @@ VIDEO_METHODS = ("repeat", "warp", "bidirectional", "detokenized")
 """Columns of the table of videos."""
 
 
+@dataclass(frozen=True)
+class Example:
+    """A clip that the page shows side by side with its source."""
+
+    clip: int
+    """Number of the clip in its video, from 1."""
+    uris: Mapping[int, str]
+    """Motion quantizers -> the `data:` address of a video."""
+
+
 @dataclass
 class VideoResult:
     """Figures of all clips of one video, and some of its clips as pictures."""
 
     name: str
     clips: list[ClipResult] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-    """Videos of clips side by side, as `data:` addresses."""
+    examples: list[Example] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,16 @@ class Rate:
             float(np.mean([clip.tokens_per_second for clip in clips])),
             float(np.mean([clip.bits_per_second for clip in clips])) / 1000,
         )
+
+
+@dataclass(frozen=True)
+class ShownRate:
+    """A rate that the slider of the page chooses, and what is reached at it."""
+
+    motion_quantizers: int
+    rate: Rate
+    psnr: float
+    """Of the detokenized frames, in dB."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +121,23 @@ def evaluate_video(
     Raises:
         MediaError: the video cannot be read, or has no clip of two frames.
     """
-    result, panels = VideoResult(video.name), defaultdict(dict)
-    most, fps = max(config.motion_quantizers), config.encode.fps
+    result, fps = VideoResult(video.name), config.encode.fps
+    panels: dict[tuple[int, int], dict[str, np.ndarray]] = defaultdict(dict)
     for clip in evaluate(tokenizer, video, config, other_motion={"uncoded": uncoded_motion}, lpips=lpips):
         if clip.result.figures:
             result.clips.append(clip.result)
-        if clip.result.index < num_examples and clip.result.motion_quantizers == most:
-            panels[clip.result.index] |= _panels(clip.reconstruction, clip.result.keyframes)
+        if clip.result.index < num_examples:
+            key = clip.result.index, clip.result.motion_quantizers
+            panels[key] |= _panels(clip.reconstruction, clip.result.keyframes)
         progress(float(len(clip.reconstruction.source) / fps))
     if not result.clips:
         raise MediaError(f"{video} has no clip of two frames or more; there is nothing to measure")
-    for found in panels.values():
+    uris: dict[int, dict[int, str]] = defaultdict(dict)
+    for (index, quantizers), found in panels.items():
         ordered = {name: found[name] for name in PANELS if name in found}
         height, width = ordered["source"].shape[1:3]
-        result.examples.append(video_uri(side_by_side(ordered), fps, (len(ordered) * width, height)))
+        uris[index][quantizers] = video_uri(side_by_side(ordered), fps, (len(ordered) * width, height))
+    result.examples = [Example(index + 1, uris[index]) for index in sorted(uris)]
     return result
 
 
@@ -176,7 +198,8 @@ def write_quality_page(
         titles=METHOD_TITLES,
         shown_methods=VIDEO_METHODS,
         videos=[_video(result, most) for result in results],
-        has_examples=any(result.examples for result in results),
+        num_examples=sum(len(result.examples) for result in results),
+        rates=_rates(joined),
         panels=[name for name in PANELS if exact or name != "exact keyframes"],
     )
 
@@ -199,6 +222,15 @@ def _table(clips: Sequence[ClipResult], most: int) -> list[TableRow]:
             )
         )
     return rows
+
+
+def _rates(clips: Sequence[ClipResult]) -> list[ShownRate]:
+    """Return the rates of the slider, in ascending order."""
+    return [
+        ShownRate(quantizers, Rate.of(group), mean_figures([clip.figures["detokenized"] for clip in group]).psnr)
+        for (method, quantizers), group in _grouped(clips).items()
+        if method == "detokenized"
+    ]
 
 
 def _by_frame(clips: Sequence[ClipResult]) -> Markup:

@@ -22,7 +22,7 @@ from videotok.evaluation import frames_of, source_clips
 from videotok.image_utils import display_size, resize, to_square_tensor, to_uint8
 from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.report.flow_vis import MotionPainter
-from videotok.report.html import picture_uri, video_uri, write_page
+from videotok.report.html import video_uri, write_page
 from videotok.report.overlay import format_time
 from videotok.tokens import VideoTokens
 
@@ -53,7 +53,7 @@ class CodedPatch:
 
 @dataclass(frozen=True)
 class KeyframeCard:
-    """One keyframe on the page; pictures are `data:` addresses."""
+    """One keyframe and what is known of it; pictures are uint8 [H, W, 3] RGB."""
 
     number: int
     time: str
@@ -61,35 +61,44 @@ class KeyframeCard:
     num_skipped: int
     independent: bool
     codes: Sequence[CodedPatch]
-    source: str | None
+    source: np.ndarray | None
     """The keyframe itself; None without the source."""
-    patches: str
+    patches: np.ndarray
     """The keyframe, coloured by what each patch is decoded from."""
-    decoded: str
-    motion: str
+    decoded: np.ndarray
+    motion: np.ndarray
     """The keyframe with the mean motion of its clip."""
 
 
-def write_tokens_page(
+@dataclass(frozen=True)
+class ShownTokens:
+    """What a page shows of the tokens of a video: cards of keyframes, and frames uint8 [H, W, 3] RGB of `size`."""
+
+    cards: Sequence[KeyframeCard]
+    size: tuple[int, int]
+    """(width, height) of the frames."""
+    decoded: Sequence[np.ndarray]
+    source: Sequence[np.ndarray]
+    """The frames that were encoded, as many as decoded ones; none without the source."""
+
+
+def show_tokens(
     tokenizer: VideoTokenizer,
     tokens: VideoTokens,
     video: Path | None,
-    path: Path,
+    max_keyframes: int | None = None,
     progress: Callable[[float], None] = lambda seconds: None,
-) -> int:
-    """Write the page of one video's tokens.
+) -> ShownTokens:
+    """Decode tokens and draw their keyframes.
 
     Args:
         tokenizer: the weights that the tokens were made with.
         video: the file they were made from; without it, patches are shown on the decoded keyframes.
+        max_keyframes: keyframes at most, the first ones; nothing after them is decoded. All if None.
         progress: called with the seconds of every clip that is finished.
-
-    Returns:
-        The number of keyframes on the page.
 
     Raises:
         TokensError: tokens of other weights, or of another video.
-        OSError: the file cannot be written.
     """
     tokenizer.bundle.check(tokens)
     still = display_size(tokens.source.width, tokens.source.height, STILL_AREA)
@@ -102,26 +111,56 @@ def write_tokens_page(
     cards: list[KeyframeCard] = []
     decoded_frames: list[np.ndarray] = []
     source_frames: list[np.ndarray] = []
-    for index, (source, clip) in enumerate(zip(sources, tokenizer.decode_clips(tokens, config), strict=False)):
+    shown = min(tokens.num_clips, max_keyframes or tokens.num_clips)
+    # `range` comes first: `zip` asks it before it decodes one clip more
+    for index, source, clip in zip(range(shown), sources, tokenizer.decode_clips(tokens, config), strict=False):
         cards.append(_card(tokens, index, source, clip, grid, still))
         decoded_frames.extend(clip.frames)
         if source is not None:
             source_frames.extend(frames_of(source)[: clip.num_frames])
         progress(clip.num_frames / float(tokens.spec.fps))
+    return ShownTokens(cards, small, decoded_frames, source_frames)
+
+
+def write_tokens_page(
+    tokenizer: VideoTokenizer,
+    tokens: VideoTokens,
+    video: Path | None,
+    path: Path,
+    max_keyframes: int | None = None,
+    progress: Callable[[float], None] = lambda seconds: None,
+) -> int:
+    """Write the page of one video's tokens; its figures and its bars are of all tokens, whatever it shows of them.
+
+    Arguments are those of `show_tokens`.
+
+    Returns:
+        The number of keyframes on the page.
+
+    Raises:
+        TokensError: tokens of other weights, or of another video.
+        OSError: the file cannot be written.
+    """
+    shown = show_tokens(tokenizer, tokens, video, max_keyframes, progress)
+    codes, skipped = tokens.visual_counts.tolist(), tokens.skip_mask.sum(axis=1).tolist()
+    rows, columns = tokenizer.keyframes.grid
+    fps = tokens.spec.fps
     write_page(
         path,
         "tokens.html",
         tokens=tokens,
         facts=tokens.facts(),
-        cards=cards,
-        most=max(1, *(card.num_codes + card.num_skipped for card in cards)),
-        patch_width=100 / grid[1],
-        patch_height=100 / grid[0],
+        cards=shown.cards,
+        bars=list(zip(codes, skipped, strict=True)),
+        most=max(1, *map(sum, zip(codes, skipped, strict=True))),
+        patch_width=100 / columns,
+        patch_height=100 / rows,
+        shown_seconds=len(shown.decoded) / float(fps),
         kbit_per_second=sum(tokens.bits_per_second().values()) / 1000,
-        decoded=video_uri(decoded_frames, tokens.spec.fps, small),
-        source=video_uri(source_frames, tokens.spec.fps, small) if source_frames else None,
+        decoded=video_uri(shown.decoded, fps, shown.size),
+        source=video_uri(shown.source, fps, shown.size) if shown.source else None,
     )
-    return len(cards)
+    return len(shown.cards)
 
 
 def _card(
@@ -137,7 +176,6 @@ def _card(
     shown = decoded if source is None else resize(source.keyframe, size)
     kept, skipped = tokens.keep_mask[index].reshape(grid), tokens.skip_mask[index].reshape(grid)
     positions = zip(tokens.visual_ids_of(index), *np.nonzero(kept), strict=True)
-    motion = draw_mean_motion(shown, clip.vectors[0].cpu().numpy(), clip.num_frames, float(tokens.spec.fps))
     return KeyframeCard(
         number=index + 1,
         time=format_time(float(tokens.pts_seconds[index])),
@@ -145,10 +183,10 @@ def _card(
         num_skipped=int(skipped.sum()),
         independent=not skipped.any(),
         codes=[CodedPatch(int(code), 100 * x / grid[1], 100 * y / grid[0]) for code, y, x in positions],
-        source=None if source is None else picture_uri(shown),
-        patches=picture_uri(colour_patches(shown, kept, skipped)),
-        decoded=picture_uri(decoded),
-        motion=picture_uri(motion),
+        source=None if source is None else shown,
+        patches=colour_patches(shown, kept, skipped),
+        decoded=decoded,
+        motion=draw_mean_motion(shown, clip.vectors[0].cpu().numpy(), clip.num_frames, float(tokens.spec.fps)),
     )
 
 
@@ -190,11 +228,6 @@ class FoundPatch:
     time: str
     picture: np.ndarray
     """uint8 [TILE_SIDE, TILE_SIDE, 3] RGB: the patch in a border, and its surroundings."""
-
-    @property
-    def uri(self) -> str:
-        """The picture as a `data:` address."""
-        return picture_uri(self.picture)
 
 
 @dataclass
