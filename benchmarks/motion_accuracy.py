@@ -26,7 +26,8 @@ from benchmarks.footage import footage
 from codec import Clip, ClipSpec, MotionField, VectorShares, VideoWriter, iter_clips, probe
 from codec.container import open_video
 from codec.decoder import SourceFrame, read_frames
-from codec.motion_composition import MIN_KNOWN_WEIGHT, MIN_VALID_WEIGHT, FrameWithMotion
+from codec.field_operations import MIN_KNOWN_WEIGHT
+from codec.motion_composition import MIN_VALID_WEIGHT, FrameWithMotion
 from codec.motion_fields import StepField, WeightedField, compose, fill_holes
 from codec.motion_vectors import lattice_to_grid, vectors_to_lattice
 from codec.resample import FrameSchedule, Resampler, fine_grid

@@ -318,6 +318,9 @@ class Demuxer:
     last_frame_seconds: float = field(default=float("-inf"), init=False)
     """When the frame in the video's packets that is shown last begins."""
 
+    def __post_init__(self) -> None:
+        self._seconds_per_unit = float(self.stream.time_base or 0)
+
     def packets(self) -> Iterator[DemuxedPacket]:
         """Yield the packets in decoding order, then the end.
 
@@ -346,11 +349,15 @@ class Demuxer:
         """Yield the video's packets; note when those of other streams end."""
         has_no_times = has_no_timestamps(self.stream)
         has_no_pts = has_no_times or guesses_presentation_times(self.stream)
+        own_index = self.stream.index
+        # arithmetic with fractions would take longer than demuxing
+        seconds_per_unit = {other.index: float(other.time_base or 0) for other in self.container.streams}
         for packet in self.container.demux():
-            if packet.stream_index != self.stream.index:
+            index = packet.stream_index
+            if index != own_index:
                 time = packet.pts if packet.pts is not None else packet.dts
-                if packet.size and time is not None and packet.time_base is not None:
-                    end = float((time + (packet.duration or 0)) * packet.time_base)
+                if time is not None and packet.size:
+                    end = (time + (packet.duration or 0)) * seconds_per_unit.get(index, 0.0)
                     self.end_seconds = max(self.end_seconds, end)
                 continue
             if not packet.size:
@@ -364,9 +371,9 @@ class Demuxer:
             yield packet
 
     def _note_time(self, timed: TimedPacket) -> None:
-        if timed.pts is None or timed.packet.pts is None or self.stream.time_base is None:
+        if timed.pts is None or timed.packet.pts is None or not self._seconds_per_unit:
             return
-        self.last_frame_seconds = max(self.last_frame_seconds, float(timed.pts * self.stream.time_base))
+        self.last_frame_seconds = max(self.last_frame_seconds, timed.pts * self._seconds_per_unit)
         # the header counts as the stream's own timestamps do
-        end = float((timed.packet.pts + (timed.packet.duration or 0)) * self.stream.time_base)
+        end = (timed.packet.pts + (timed.packet.duration or 0)) * self._seconds_per_unit
         self.end_seconds = max(self.end_seconds, end)

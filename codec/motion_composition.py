@@ -7,21 +7,19 @@ Motion added up along any path thus ends where the stream's own vectors end, and
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from av.video.frame import PictureType
 
+from codec.acceleration import CHOOSER
 from codec.decoder import SourceFrame
-from codec.motion_fields import OpticalFlow, StepField, WeightedField, fill_holes, orient, sample
-from codec.motion_vectors import NO_MOTION, FrameMotion, ReferenceMotion, motion_by_reference
+from codec.field_operations import MIN_KNOWN_WEIGHT, FieldOperations, ListCandidates, MotionPrior
+from codec.motion_fields import StepField, WeightedField, orient
+from codec.optical_flow import OpticalFlow
 from codec.side_data import has_other_shape
 from codec.types import NO_VECTORS, VectorShares
-
-PRIOR_TOLERANCE = 0.01, 0.5
-"""Motion may differ from the step before by this share of the frame's width, plus this share of that step's length,
-before it counts as a wrong match: encoders point to whatever looks alike."""
 
 MAX_PENDING_STEPS = 32
 """Steps that are stored before they are accumulated."""
@@ -34,12 +32,6 @@ MAX_REFERENCES = 12
 
 EXTRA_REFERENCES = 3
 """References kept beyond the stream's own number: it may drop one before a frame that refers to it is shown."""
-
-NUM_INVERSION_ROUNDS = 3
-"""Rounds of the fixed-point iteration; steps are small, so it converges fast."""
-
-MIN_KNOWN_WEIGHT = 0.25
-"""Share of a cell that must have vectors for its motion to count as known."""
 
 MIN_VALID_WEIGHT = 0.5
 """Share of a cell that must have vectors for the cell to be valid."""
@@ -61,6 +53,70 @@ class FrameWithMotion:
     """A new scene begins with this frame: vectors are zero and not valid."""
 
 
+@dataclass(frozen=True)
+class ReferenceMotion:
+    """Motion from one frame to another that its blocks refer to."""
+
+    index: int
+    """Position in the stream of the frame referred to."""
+    motion: WeightedField
+    """Vectors are zero where no block refers to that frame; the weight is the share of the cell whose blocks do."""
+    is_exact: bool
+    """The reference list has no other frame. Otherwise it is inferred that this one is meant."""
+
+
+@dataclass(frozen=True)
+class FrameMotion:
+    """Motion from one frame to all frames that its blocks refer to."""
+
+    references: tuple[ReferenceMotion, ...]
+    shares: VectorShares
+    """Shares of the frame's area."""
+
+
+NO_MOTION = FrameMotion((), NO_VECTORS)
+
+
+def motion_by_reference(
+    frame: SourceFrame,
+    lists: Sequence[Sequence[int]],
+    times: Mapping[int, float],
+    velocity: np.ndarray,
+    operations: FieldOperations,
+) -> FrameMotion:
+    """Pool a frame's vectors to a grid, separately for each frame that they refer to.
+
+    A field-coded picture has no usable vectors: they do not lead from frame to frame.
+
+    Args:
+        frame: a frame with vectors.
+        lists: indices of the frames in list 0 and list 1, by reference index.
+        times: pts in seconds of the frames that can be referred to, by index.
+        velocity: float32 [h, w, 2], the expected motion in fractions of the frame per second. Where a list has several
+            frames, it decides which one a vector refers to.
+        operations: what computes it.
+    """
+    if frame.vectors is None or not len(frame.vectors) or (frame.headers and frame.headers.is_interlaced):
+        return NO_MOTION
+    size = frame.picture.width, frame.picture.height
+    # weighted prediction lists a frame more than once
+    indices = [[index for index in dict.fromkeys(one) if index in times] for one in lists]
+    candidates = [
+        ListCandidates(
+            np.array([frame.pts_seconds - times[index] for index in possible], np.float32), len(set(one)) == 1
+        )
+        for one, possible in zip(lists, indices, strict=True)
+    ]
+    lattice = operations.lattice(frame.vectors, size)
+    pooled = operations.pool_vectors(lattice, size, candidates, velocity, frame.headers is None)
+    references = tuple(
+        ReferenceMotion(indices[one.which][one.number], one.motion, candidates[one.which].is_exact)
+        for one in pooled.references
+    )
+    exact, known = pooled.exact_share, pooled.any_share
+    return FrameMotion(references, VectorShares(exact, known - exact, 1 - known))
+
+
 class AccumulatedMotion:
     """The motion from the last frame to an earlier one. It is added up only on request: most is never used."""
 
@@ -72,53 +128,14 @@ class AccumulatedMotion:
         """Add a new last frame, whose motion since the one before is `vectors`, float32 [h, w, 2]."""
         self._pending.append(vectors)
         if len(self._pending) > MAX_PENDING_STEPS:
-            self.total()
+            self.total(FieldOperations())
 
-    def total(self) -> np.ndarray:
+    def total(self, operations: FieldOperations) -> np.ndarray:
         """Return the displacement float32 [h, w, 2] in fractions of the frame."""
         for vectors in self._pending:
-            self._total = vectors + sample(self._total, vectors)
+            self._total = operations.add_step(self._total, vectors)
         self._pending.clear()
         return self._total
-
-
-class MotionPrior:
-    """Judges motion by how near it is to `expected`, float32 [h, w, 2] in fractions of the frame."""
-
-    def __init__(self, expected: np.ndarray) -> None:
-        self._expected = expected
-        self._tolerance: np.ndarray | None = None
-
-    def likelihood(self, vectors: np.ndarray) -> np.ndarray:
-        """Return float32 [h, w]: 1 where `vectors` are as expected, falling with the square of the difference."""
-        if self._tolerance is None:
-            self._tolerance = PRIOR_TOLERANCE[0] + PRIOR_TOLERANCE[1] * _length(self._expected)
-        error = _length(vectors - self._expected)
-        error /= self._tolerance
-        error *= error
-        error += 1
-        return np.reciprocal(error, out=error)
-
-    def weigh(self, candidate: WeightedField) -> WeightedField:
-        """Return a motion candidate, its weight multiplied by the likelihood of its vectors."""
-        return WeightedField(candidate.vectors, candidate.weight * self.likelihood(candidate.vectors))
-
-
-def _length(vectors: np.ndarray) -> np.ndarray:
-    """Return lengths float32 [h, w] in frame widths, as if the picture were 16 : 9."""
-    x, y = vectors[..., 0], vectors[..., 1] * np.float32(9 / 16)
-    return np.sqrt(x * x + y * y)
-
-
-def weighted_mean(candidates: list[WeightedField]) -> WeightedField:
-    """Return the mean of motion candidates, zero where all weights are, and the sum of their weights."""
-    first, *others = candidates
-    weight = first.weight
-    total = first.vectors * weight[..., None]
-    for other in others:
-        total += other.vectors * other.weight[..., None]
-        weight = weight + other.weight
-    return WeightedField(total / np.maximum(weight, 1e-6)[..., None], weight)
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,7 @@ class MotionComposer:
     def __init__(self, grid: tuple[int, int]) -> None:
         self._grid = grid
         self._flow = OpticalFlow()
+        self._operations = FieldOperations()
         self._last: SourceFrame | None = None
         self._last_motion = NO_MOTION
         self._to_references: OrderedDict[int, AccumulatedMotion] = OrderedDict()
@@ -172,6 +190,7 @@ class MotionComposer:
         self._ahead = {other.index: other for other in ahead}
         self._times.update({other.index: other.pts_seconds for other in self._ahead.values()})
         self._to_last = {}
+        self._operations = CHOOSER.for_next_frame(self._grid)
         last = self._last
         step = self._no_motion() if last is None else self._complete(frame, last, self._motion_to_last(frame))
         shares = self._frame_motions.get(frame.index, NO_MOTION).shares
@@ -188,7 +207,7 @@ class MotionComposer:
             flow = self._flow.measure(frame.picture, last.picture, self._grid)
             return ComposedStep(WeightedField(flow.vectors, np.zeros(self._grid, np.float32)), is_cut=flow.is_cut)
         known = motion.weight >= MIN_KNOWN_WEIGHT
-        if known.mean() > 1 - MAX_MISSING_SHARE:
+        if np.count_nonzero(known) / known.size > 1 - MAX_MISSING_SHARE:
             return ComposedStep(motion)
         flow = self._flow.measure(frame.picture, last.picture, self._grid)
         if flow.is_cut:
@@ -221,24 +240,25 @@ class MotionComposer:
         if frame.index not in self._frame_motions:
             lists = self._reference_lists(frame)
             velocity = self._expected_velocity(lists)
-            self._frame_motions[frame.index] = motion_by_reference(frame, lists, self._times, velocity)
+            self._frame_motions[frame.index] = motion_by_reference(
+                frame, lists, self._times, velocity, self._operations
+            )
         prior = MotionPrior(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
         candidates: list[WeightedField] = []
         for reference in self._frame_motions[frame.index].references:
-            candidate = self._motion_over(reference)
+            candidate = self._motion_over(reference, prior)
             if candidate is not None:
-                is_certain = reference.is_exact and reference.index == self._last.index
-                candidates.append(candidate if is_certain else prior.weigh(candidate))
-        inverse = self._inverse_of_last(frame, candidates)
-        if inverse is not None:
-            candidates.append(prior.weigh(inverse))
+                candidates.append(candidate)
+        # B frames have vectors where P frames have none: to this frame, from the last one
+        forward = next((one.motion for one in self._last_motion.references if one.index == frame.index), None)
+        if forward is not None:
+            mean = self._operations.weighted_mean(candidates) if candidates else None
+            candidates.append(self._operations.inverse(forward, mean, prior))
         if not candidates:
             return None
-        mean = weighted_mean(candidates)
-        known = mean.weight >= MIN_KNOWN_WEIGHT
-        if not known.any():
+        motion = self._operations.filled(self._operations.weighted_mean(candidates))
+        if motion is None:
             return None
-        motion = WeightedField(fill_holes(mean.vectors, known), np.minimum(mean.weight, 1))
         self._to_last[frame.index] = motion
         return motion
 
@@ -255,50 +275,22 @@ class MotionComposer:
                 return motion.vectors / np.float32(self._ahead[first].pts_seconds - self._last.pts_seconds)
         return self._velocity
 
-    def _motion_over(self, reference: ReferenceMotion) -> WeightedField | None:
-        """Return the motion candidate to the last frame that leads over the frame `reference` refers to."""
-        vectors, weight = reference.motion.vectors, reference.motion.weight
+    def _motion_over(self, reference: ReferenceMotion, prior: MotionPrior) -> WeightedField | None:
+        """Return the motion candidate to the last frame that leads over the frame `reference` refers to.
+
+        Its weight is multiplied by its likelihood, unless the stream states that it leads to the last frame.
+        """
         if reference.index in self._ahead:
             remaining = self._motion_to_last(self._ahead[reference.index])
             if remaining is None:
                 return None
-            sampled = sample(np.dstack([remaining.vectors, remaining.weight]), vectors)
-            return WeightedField(vectors + sampled[..., :2], weight * sampled[..., 2])
+            return self._operations.over_later(reference.motion, remaining, prior)
         if self._last is not None and reference.index == self._last.index:
-            return reference.motion
+            return reference.motion if reference.is_exact else self._operations.weigh(reference.motion, prior)
         accumulated = self._to_references.get(reference.index)
         if accumulated is None:
             return None
-        # solves motion + total(x + motion) = vectors, with the total motion from the last frame to the reference
-        total = accumulated.total()
-        motion = vectors - total
-        for _ in range(NUM_INVERSION_ROUNDS):
-            motion = vectors - sample(total, motion)
-        return WeightedField(motion, weight)
-
-    def _inverse_of_last(self, frame: SourceFrame, candidates: list[WeightedField]) -> WeightedField | None:
-        """Return the inverse of the last frame's motion to `frame`: B frames have vectors where P frames have none."""
-        forward = next((one.motion for one in self._last_motion.references if one.index == frame.index), None)
-        if forward is None:
-            return None
-        weight = forward.weight
-        backward, is_known = -forward.vectors, weight >= MIN_KNOWN_WEIGHT
-        if candidates:
-            mean = weighted_mean(candidates)
-            covered = mean.weight > 0
-            motion = mean.vectors
-            if not covered.all():
-                motion = np.where(covered[..., None], motion, fill_holes(backward, is_known))
-        else:
-            motion = fill_holes(backward, is_known)
-        stacked = np.dstack([backward * weight[..., None], weight])
-        for _ in range(2):
-            sampled = sample(stacked, motion)
-            weight = sampled[..., 2]
-            is_known = weight >= MIN_KNOWN_WEIGHT
-            mean_vectors = sampled[..., :2] / np.maximum(weight, 1e-6)[..., None]
-            motion = np.where(is_known[..., None], mean_vectors, motion)
-        return WeightedField(motion, np.where(is_known, weight, 0))
+        return self._operations.over_earlier(reference.motion, accumulated.total(self._operations), prior)
 
     def _reference_lists(self, frame: SourceFrame) -> tuple[tuple[int, ...], ...]:
         """Return the indices in list 0 and list 1; without headers, the nearest reference in each direction."""

@@ -3,16 +3,12 @@
 Blocks are laid on a lattice of 8 x 8 pixels (the smallest blocks that FFmpeg exports), then pooled to the grid by area.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
-from codec.decoder import SourceFrame
 from codec.motion_fields import WeightedField
-from codec.types import NO_VECTORS, VectorShares
 
 LATTICE_PIXELS = 8
 """Side of a lattice cell."""
@@ -22,10 +18,6 @@ MACROBLOCK_PIXELS = 16
 
 MOTION_TOLERANCE = 0.1
 """Deviation from the expected motion, as a share of the vector's length, that counts as much as one pixel."""
-
-FIRST_REFERENCE_BONUS = 0.3, 0.004
-"""How much better another reference than the first must match: pixels, plus a share of the picture's width, since the
-error of the expected motion grows with the picture."""
 
 FARTHER_REFERENCE_PENALTY = 0.1
 """How much better, in pixels, each further reference must match than the one before it."""
@@ -39,30 +31,6 @@ class VectorLattice:
     """float32 [2, rows, columns, 2]: displacement in pixels towards the reference, for list 0 and list 1."""
     known: np.ndarray
     """bool [2, rows, columns]"""
-
-
-@dataclass(frozen=True)
-class ReferenceMotion:
-    """Motion from one frame to another that its blocks refer to."""
-
-    index: int
-    """Position in the stream of the frame referred to."""
-    motion: WeightedField
-    """Vectors are zero where no block refers to that frame; the weight is the share of the cell whose blocks do."""
-    is_exact: bool
-    """The reference list has no other frame. Otherwise it is inferred that this one is meant."""
-
-
-@dataclass(frozen=True)
-class FrameMotion:
-    """Motion from one frame to all frames that its blocks refer to."""
-
-    references: tuple[ReferenceMotion, ...]
-    shares: VectorShares
-    """Shares of the frame's area."""
-
-
-NO_MOTION = FrameMotion((), NO_VECTORS)
 
 
 def vectors_to_lattice(records: np.ndarray, width: int, height: int) -> VectorLattice:
@@ -155,13 +123,13 @@ def _pool_rows(values: np.ndarray, num_cells: int, length: int) -> np.ndarray:
     """
     sums = np.zeros((len(values) + 1, values.shape[1]))
     np.cumsum(values, axis=0, out=sums[1:])
-    edges = _pooling_edges(num_cells, length, len(values))
+    edges = pooling_edges(num_cells, length, len(values))
     at_edges = sums[edges.row] + edges.fraction * values[edges.row]
     return np.diff(at_edges, axis=0) * (num_cells * LATTICE_PIXELS / length)
 
 
 @dataclass(frozen=True)
-class _Edges:
+class PoolingEdges:
     """Where the edges of a grid's cells lie on a lattice."""
 
     row: np.ndarray
@@ -171,59 +139,11 @@ class _Edges:
 
 
 @lru_cache(maxsize=16)
-def _pooling_edges(num_cells: int, length: int, num_rows: int) -> _Edges:
+def pooling_edges(num_cells: int, length: int, num_rows: int) -> PoolingEdges:
     """Return the edges of `num_cells` equal parts of `length` pixels on a lattice of `num_rows` rows."""
     edges = np.linspace(0, length / LATTICE_PIXELS, num_cells + 1)
     row = np.minimum(edges.astype(np.int64), num_rows - 1)
-    return _Edges(row, (edges - row)[:, None])
-
-
-def motion_by_reference(
-    frame: SourceFrame, lists: Sequence[Sequence[int]], times: Mapping[int, float], velocity: np.ndarray
-) -> FrameMotion:
-    """Pool a frame's vectors to a grid, separately for each frame that they refer to.
-
-    A field-coded picture has no usable vectors: they do not lead from frame to frame.
-
-    Args:
-        frame: a frame with vectors.
-        lists: indices of the frames in list 0 and list 1, by reference index.
-        times: pts in seconds of the frames that can be referred to, by index.
-        velocity: float32 [h, w, 2], the expected motion in fractions of the frame per second. Where a list has several
-            frames, it decides which one a vector refers to.
-    """
-    if frame.vectors is None or not len(frame.vectors) or (frame.headers and frame.headers.is_interlaced):
-        return NO_MOTION
-    width, height, grid = frame.picture.width, frame.picture.height, velocity.shape[:2]
-    lattice = vectors_to_lattice(frame.vectors, width, height)
-    vectors, known = lattice.vectors, lattice.known
-    # FFmpeg does not export the vectors of MPEG-4's direct blocks, which are those of the P frame in proportion
-    direct = np.asarray(known.all(0) & ~vectors.any((0, -1))) if frame.headers is None else None
-    references: list[ReferenceMotion] = []
-    exact, inferred = np.zeros((2, *known.shape[1:]), bool)
-    # weighted prediction lists a frame more than once
-    candidates = [[index for index in dict.fromkeys(indices) if index in times] for indices in lists]
-    expected = np.zeros((), np.float32)
-    if direct is not None or max(map(len, candidates), default=0) > 1:
-        expected = cv2.resize(velocity, known.shape[:0:-1]) * np.array([width, height], np.float32)
-    bonus = FIRST_REFERENCE_BONUS[0] + FIRST_REFERENCE_BONUS[1] * width
-    for which, (indices, possible) in enumerate(zip(lists, candidates, strict=True)):
-        if not possible or not known[which].any():
-            continue
-        spans = np.array([frame.pts_seconds - times[index] for index in possible], np.float32)
-        if direct is not None:
-            vectors[which] = np.where(direct[..., None], expected * spans[0], vectors[which])
-        is_exact = len(set(indices)) == 1
-        exact |= known[which] & is_exact & (True if direct is None else ~direct)
-        inferred |= known[which]
-        chosen = likely_reference(vectors[which], expected, spans, bonus) if len(possible) > 1 else None
-        for number, index in enumerate(possible):
-            here = known[which] if chosen is None else known[which] & (chosen == number)
-            if here.any():
-                motion = lattice_to_grid(vectors[which], here, width, height, grid)
-                references.append(ReferenceMotion(index, motion, is_exact))
-    exact_share, any_share = float(np.mean(exact)), float(np.mean(np.logical_or(exact, inferred)))
-    return FrameMotion(tuple(references), VectorShares(exact_share, any_share - exact_share, 1 - any_share))
+    return PoolingEdges(row, (edges - row)[:, None])
 
 
 def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray, bonus: float) -> np.ndarray:

@@ -101,8 +101,9 @@ class Timeline:
                 is_cut_off = True
                 break
             stretch.append(other.packet)
+        later = [one.pts for one in stretch]
         if first.begins_anew and self._end is not None:
-            known = [one.pts for one in stretch if one.pts is not None]
+            known = [time for time in later if time is not None]
             self._shift = self._end - min(known) if known else self._shift
             self._recent.clear()
         pts, dts = (None if time is None else time + self._shift for time in (packet.pts, packet.dts))
@@ -113,7 +114,7 @@ class Timeline:
             packet,
             pts,
             dts,
-            next_pts=None if pts is None or is_cut_off else self._next_pts(pts, stretch),
+            next_pts=None if pts is None or is_cut_off else self._next_pts(pts, later),
             is_corrupt=packet.is_corrupt and not is_join,
         )
 
@@ -128,9 +129,11 @@ class Timeline:
             end = begin + self._shift + min(packet.duration or self._step, self._step)
             self._end = end if self._end is None else max(self._end, end)
 
-    def _next_pts(self, pts: int, stretch: list[av.Packet]) -> int | None:
-        later = (one.pts + self._shift for one in stretch[1:] if one.pts is not None)
-        return min((other for other in (*self._recent, *later) if other is not None and other > pts), default=None)
+    def _next_pts(self, pts: int, later: list[int | None]) -> int | None:
+        """Return the next larger pts than `pts`, of packets before and after; those in `later` are not shifted yet."""
+        following = [time for time in self._recent if time is not None and time > pts]
+        following += [time + self._shift for time in later if time is not None and time + self._shift > pts]
+        return min(following, default=None)
 
     def _compare(self, waiting: _Waiting, following_dts: int | None) -> None:
         """Decide whether timestamps begin anew with a packet; `following_dts` is of the one after it."""

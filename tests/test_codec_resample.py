@@ -8,7 +8,8 @@ import pytest
 
 from codec import ClipSpec
 from codec.decoder import SourceFrame
-from codec.motion_composition import AccumulatedMotion, FrameWithMotion, weighted_mean
+from codec.field_operations import FieldOperations
+from codec.motion_composition import AccumulatedMotion, FrameWithMotion
 from codec.motion_fields import StepField, WeightedField, compose, fill_holes, orient, pool
 from codec.resample import FrameSchedule, Resampler, fine_grid
 from codec.side_data import Orientation
@@ -100,14 +101,14 @@ def test_accumulated_motion_is_that_of_all_steps():
     accumulated = AccumulatedMotion(GRID)
     for _ in range(40):  # more than are stored
         accumulated.add_step(constant(0.01, -0.005).vectors)
-    assert accumulated.total() == pytest.approx(constant(0.4, -0.2).vectors, abs=1e-6)
+    assert accumulated.total(FieldOperations()) == pytest.approx(constant(0.4, -0.2).vectors, abs=1e-6)
 
 
 def test_weighted_mean():
     one = WeightedField(constant(1, 0).vectors, np.full(GRID, 0.75, np.float32))
     other = WeightedField(constant(0, 2).vectors, np.full(GRID, 0.25, np.float32))
     other.weight[0], one.weight[0] = 0, 0
-    mean = weighted_mean([one, other])
+    mean = FieldOperations().weighted_mean([one, other])
     assert mean.vectors[1, 0] == pytest.approx([0.75, 0.5])
     assert mean.weight[1, 0] == pytest.approx(1)
     assert not mean.vectors[0].any()

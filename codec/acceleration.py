@@ -1,0 +1,118 @@
+"""Choose between numpy's and numba's implementation of the array operations. Results are the same bit by bit."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from codec.field_operations import FieldOperations, ListCandidates, MotionPrior
+from codec.motion_fields import StepField, WeightedField
+from codec.motion_vectors import VectorLattice
+
+VARIABLE = "VIDEOTOK_COMPILED"
+"""Environment variable: `0` never uses compiled operations, `1` uses them from the first frame on."""
+
+FRAMES_BEFORE_LOADING = 150
+"""Frames of a process that are read in numpy first: importing numba and loading kernels takes as long as compiled
+operations then save in about as many frames."""
+
+FRAMES_BEFORE_COMPILING = 3000
+"""The same where the kernels have to be compiled first, once for each machine."""
+
+
+class OperationsChooser:
+    """Counts frames, and changes to compiled operations as soon as these pay."""
+
+    def __init__(self) -> None:
+        self._num_frames = 0
+        self._numpy = FieldOperations()
+        self._compiled: FieldOperations | None = None
+        self._threshold = {"0": float("inf"), "1": 0.0}.get(os.environ.get(VARIABLE, ""), float(FRAMES_BEFORE_LOADING))
+
+    def for_next_frame(self, grid: tuple[int, int]) -> FieldOperations:
+        """Return the operations to use for a frame on a grid of (h, w) cells."""
+        self._num_frames += 1
+        if self._compiled is None and self._num_frames > self._threshold:
+            self._load()
+        if self._compiled is None or not self._agree(grid):
+            return self._numpy
+        return self._compiled
+
+    def _load(self) -> None:
+        try:
+            from codec import compiled_fields  # imports numba, which is slow to import and may be missing
+        except ImportError:
+            self._threshold = float("inf")
+            return
+        if self._threshold and self._num_frames <= FRAMES_BEFORE_COMPILING and not compiled_fields.is_compiled():
+            self._threshold = float(FRAMES_BEFORE_COMPILING)
+            return
+        compiled_fields.compile_kernels()
+        self._compiled = compiled_fields.CompiledOperations()
+
+    @lru_cache(maxsize=32)  # noqa: B019, there is one chooser
+    def _agree(self, grid: tuple[int, int]) -> bool:
+        return self._compiled is not None and differing_operation(self._numpy, self._compiled, grid) is None
+
+
+CHOOSER = OperationsChooser()
+"""The chooser of this process."""
+
+
+def differing_operation(one: FieldOperations, other: FieldOperations, grid: tuple[int, int]) -> str | None:
+    """Return the name of the first operation whose results differ on a grid of (h, w) cells; None if all are equal.
+
+    OpenCV decides how positions are rounded and which products are fused with sums: that depends on its version and on
+    the processor, so that the operations are compared where they are used. This takes some milliseconds.
+    """
+    for name, run in _cases(grid).items():
+        if not _equal(run(one), run(other)):
+            return name
+    return None
+
+
+def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], object]]:
+    """Return one call of each operation, on random fields with holes and vectors that lead out of the frame."""
+    random = np.random.default_rng(0)
+    height, width = grid
+
+    def field(scale: float) -> np.ndarray:
+        return (random.normal(size=(*grid, 2)) * scale).astype(np.float32)
+
+    def weighted(scale: float, known_share: float) -> WeightedField:
+        weight = random.random(grid, np.float32) * (random.random(grid) < known_share)
+        return WeightedField(field(scale) * (weight > 0)[..., None], weight.astype(np.float32))
+
+    size, rows, columns = (8 * width + 4, 8 * height), height, width + 1
+    lattice = VectorLattice(
+        (random.normal(size=(2, rows, columns, 2)) * 8).astype(np.float32), random.random((2, rows, columns)) < 0.7
+    )
+    lists = [ListCandidates(np.array([0.04, 0.08, 0.12], np.float32), False)]
+    lists.append(ListCandidates(np.array([-0.04], np.float32), True))
+    one, other, sparse = weighted(0.05, 0.9), weighted(0.5, 0.6), weighted(0.1, 0.05)
+    total, prior = field(0.1), field(0.02)
+    steps = [StepField(field(0.1), random.random(grid) < 0.8) for _ in range(2)]
+    return {
+        "pool_vectors": lambda run: run.pool_vectors(lattice, size, lists, prior, False),
+        "add_step": lambda run: run.add_step(total, one.vectors),
+        "weigh": lambda run: run.weigh(one, MotionPrior(prior)),
+        "over_earlier": lambda run: run.over_earlier(one, total, MotionPrior(prior)),
+        "over_later": lambda run: run.over_later(other, one, MotionPrior(prior)),
+        "inverse": lambda run: run.inverse(other, sparse, MotionPrior(prior)),
+        "inverse alone": lambda run: run.inverse(other, None, MotionPrior(prior)),
+        "weighted_mean": lambda run: run.weighted_mean([one, other, sparse]),
+        "filled": lambda run: run.filled(sparse),
+        "compose": lambda run: run.compose(*steps),
+    }
+
+
+def _equal(one: object, other: object) -> bool:
+    """Return whether two results are equal, bit by bit where they are arrays."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if type(one) is type(other) and hasattr(one, "__dataclass_fields__"):
+        return all(_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+    return one == other

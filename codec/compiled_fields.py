@@ -1,0 +1,739 @@
+"""The operations of `codec.field_operations`, compiled by numba: the same results bit by bit, in less time.
+
+Every sum is made in numpy's order and every product is rounded by itself (no fast-math, no contraction). `_sample_two`,
+`_sample_three`, `_halve` and `_double` repeat what OpenCV's `remap` and `resize` compute; `codec.acceleration` compares
+them with the installed OpenCV before they are used.
+
+Kernels have one signature each and release Python's lock. Import this module through `codec.acceleration`: importing
+numba takes 0.2 s.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from codec.field_operations import (
+    MIN_KNOWN_WEIGHT,
+    NUM_INVERSE_ROUNDS,
+    NUM_INVERSION_ROUNDS,
+    PRIOR_TOLERANCE,
+    FieldOperations,
+    ListCandidates,
+    MotionPrior,
+    PooledReference,
+    PooledVectors,
+    expected_on_lattice,
+    first_reference_bonus,
+)
+from codec.motion_fields import MIN_VALID_SHARE, StepField, WeightedField
+from codec.motion_vectors import (
+    FARTHER_REFERENCE_PENALTY,
+    LATTICE_PIXELS,
+    MACROBLOCK_PIXELS,
+    MOTION_TOLERANCE,
+    VectorLattice,
+    pooling_edges,
+)
+
+F = np.float32
+ONE, LEAST_WEIGHT = F(1), F(1e-6)
+KNOWN, VALID = F(MIN_KNOWN_WEIGHT), F(MIN_VALID_SHARE)
+NEAREST, STEPS = F(32), F(1 / 32)
+"""OpenCV's `remap` rounds positions to this part of a cell where values have two channels."""
+FARTHEST = F(1e6)
+"""Positions beyond this many cells are at the border anyway."""
+WORDS_PER_RECORD = 10
+"""int32 words of FFmpeg's AVMotionVector."""
+
+_kernels: list[tuple[Any, Any]] = []
+
+
+def _kernel(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that makes a function a kernel with one signature, compiled by `compile_kernels`."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        except RuntimeError:  # there is no folder for the cache that can be written
+            dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        _kernels.append((dispatcher, signature))
+        return dispatcher
+
+    return decorate
+
+
+def _inner(function: Callable[..., Any]) -> Any:
+    """Make a function callable from kernels."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def is_compiled() -> bool:
+    """Return whether compiled kernels lie in numba's cache."""
+    folder = Path(_kernels[0][0].stats.cache_path or "")
+    names = (dispatcher.py_func.__qualname__ for dispatcher, _ in _kernels)
+    return folder.is_dir() and all(any(folder.glob(f"{Path(__file__).stem}.{name}-*.nbi")) for name in names)
+
+
+def compile_kernels() -> None:
+    """Compile all kernels, or load them from numba's cache. Compiling takes some ten seconds."""
+    for dispatcher, signature in _kernels:
+        if not dispatcher.signatures:
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
+
+
+def _array(dtype: Any, dimensions: int, readonly: bool = False) -> types.Array:
+    return types.Array(dtype, dimensions, "C", readonly=readonly)
+
+
+F1, F2, F3, F4 = (_array(types.float32, dimensions) for dimensions in (1, 2, 3, 4))
+D1, I1 = _array(types.float64, 1), _array(types.int64, 1)
+B2, B3 = _array(types.boolean, 2), _array(types.boolean, 3)
+
+
+@intrinsic
+def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # pragma: no cover, compiled
+    """Return a * b + c, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+# --- vectors on the lattice ---------------------------------------------------------------------------------------
+
+
+@_kernel(types.Tuple((F4, B3))(_array(types.int32, 2, readonly=True), types.int64, types.int64))
+def _lay_vectors(words, width, height):
+    """Return vectors float32 [2, rows, columns, 2] and known bool [2, rows, columns] of records, int32 [n, 10]."""
+    block_rows, block_columns = -(-height // MACROBLOCK_PIXELS), -(-width // MACROBLOCK_PIXELS)
+    right, bottom = block_columns * MACROBLOCK_PIXELS, block_rows * MACROBLOCK_PIXELS
+    rows, columns = -(-height // LATTICE_PIXELS), -(-width // LATTICE_PIXELS)
+    vectors, known = np.zeros((2, rows, columns, 2), np.float32), np.zeros((2, rows, columns), np.bool_)
+    least, most = np.int32(0x7FFFFFFF), np.int32(0)
+    for n in range(len(words)):
+        scale = words[n, 8] & 0xFFFF
+        least, most = min(least, scale), max(most, scale)
+    # whole macroblocks first: smaller blocks in the same place count more
+    for smaller in range(2):
+        for n in range(len(words)):
+            block_width, block_height = words[n, 1] & 0xFF, (words[n, 1] >> 8) & 0xFF
+            is_wide, is_tall = block_width == MACROBLOCK_PIXELS, block_height == MACROBLOCK_PIXELS
+            if (is_wide and is_tall) == (smaller == 1):
+                continue
+            x, y = words[n, 2] >> 16, ((words[n, 3] & 0xFFFF) ^ 0x8000) - 0x8000
+            if x < 0 or y < 0 or x >= right or y >= bottom:
+                continue
+            scale = F(words[n, 8] & 0xFFFF) if least == most else F(max(words[n, 8] & 0xFFFF, 1))
+            motion_x, motion_y = F(words[n, 6]) / scale, F(words[n, 7]) / scale
+            which = 1 if words[n, 0] > 0 else 0
+            if smaller:
+                left, top = (x - 4 * (1 + is_wide)) // LATTICE_PIXELS, (y - 4 * (1 + is_tall)) // LATTICE_PIXELS
+                wide, tall = 1 + is_wide, 1 + is_tall
+            else:
+                left, top = x // MACROBLOCK_PIXELS * 2, y // MACROBLOCK_PIXELS * 2
+                wide, tall = 2, 2
+            for row in range(max(top, 0), min(top + tall, rows)):
+                for column in range(max(left, 0), min(left + wide, columns)):
+                    vectors[which, row, column, 0], vectors[which, row, column, 1] = motion_x, motion_y
+                    known[which, row, column] = True
+    return vectors, known
+
+
+@_inner
+def _choose_references(vectors, expected, width, height, spans, bonus, chosen):
+    """Write which of several references each vector most likely points to; see `motion_vectors.likely_reference`."""
+    rows, columns = chosen.shape
+    for row in range(rows):
+        for column in range(columns):
+            x, y = vectors[row, column, 0], vectors[row, column, 1]
+            velocity_x, velocity_y = expected[row, column, 0] * width, expected[row, column, 1] * height
+            tolerance = ONE + F(MOTION_TOLERANCE) * (abs(x) + abs(y))
+            least, best = F(np.inf), 0
+            for number in range(len(spans)):
+                error = abs(x - velocity_x * spans[number]) + abs(y - velocity_y * spans[number])
+                error /= tolerance
+                if number:
+                    error += bonus + F(FARTHER_REFERENCE_PENALTY) * F(number - 1)
+                if error < least:
+                    best, least = number, error
+            chosen[row, column] = best
+
+
+@_inner
+def _pool_cells(vectors, here, width, height, row_edges, row_shares, column_edges, column_shares, out, out_weight):
+    """Write the means of vectors over the cells of a grid, and the share of each cell that has some.
+
+    As in `motion_vectors.lattice_to_grid`, sums up to each edge are subtracted from each other.
+    """
+    rows, columns = here.shape
+    grid_rows, grid_columns = len(row_edges) - 1, len(column_edges) - 1
+    values, sums, last = np.zeros((3, columns)), np.zeros((3, columns)), np.zeros((3, columns))
+    pooled = np.empty((columns, 3 * grid_rows))
+    scale, edge = grid_rows * LATTICE_PIXELS / height, 0
+    for row in range(rows):
+        for column in range(columns):
+            share = 1.0 if here[row, column] else 0.0
+            values[0, column] = share
+            values[1, column] = np.float64(vectors[row, column, 0]) * share
+            values[2, column] = np.float64(vectors[row, column, 1]) * share
+        while edge <= grid_rows and row_edges[edge] == row:
+            for channel in range(3):
+                for column in range(columns):
+                    at_edge = sums[channel, column] + row_shares[edge] * values[channel, column]
+                    if edge:
+                        pooled[column, 3 * (edge - 1) + channel] = (at_edge - last[channel, column]) * scale
+                    last[channel, column] = at_edge
+            edge += 1
+        for channel in range(3):
+            for column in range(columns):
+                # the first row is copied: 0 + -0.0 would lose its sign
+                value = values[channel, column]
+                sums[channel, column] = value if row == 0 else sums[channel, column] + value
+    running, before = np.zeros(3 * grid_rows), np.zeros(3 * grid_rows)
+    scale, edge = grid_columns * LATTICE_PIXELS / width, 0
+    cell = np.empty(3 * grid_rows)
+    for column in range(columns):
+        while edge <= grid_columns and column_edges[edge] == column:
+            for n in range(3 * grid_rows):
+                at_edge = running[n] + column_shares[edge] * pooled[column, n]
+                cell[n] = (at_edge - before[n]) * scale
+                before[n] = at_edge
+            if edge:
+                for row in range(grid_rows):
+                    covered = cell[3 * row]
+                    divisor = max(covered, 1e-6)
+                    out[row, edge - 1, 0] = cell[3 * row + 1] / (width * divisor)
+                    out[row, edge - 1, 1] = cell[3 * row + 2] / (height * divisor)
+                    out_weight[row, edge - 1] = covered
+            edge += 1
+        for n in range(3 * grid_rows):
+            running[n] = pooled[column, n] if column == 0 else running[n] + pooled[column, n]
+
+
+@_kernel(
+    types.Tuple((F4, F3, I1, types.int64, types.int64))(
+        *(F4, B3, types.boolean, F3, F2, I1, _array(types.boolean, 1), types.float32),
+        *(types.int64, types.int64, I1, D1, I1, D1),
+    )
+)
+def _pool_references(
+    vectors, known, may_be_direct, expected, spans, counts, are_exact, bonus,
+    width, height, row_edges, row_shares, column_edges, column_shares,
+):  # fmt: skip
+    """Pool vectors to a grid, separately for each frame referred to.
+
+    Returns:
+        Vectors float32 [n, h, w, 2] and weights float32 [n, h, w] of the candidates of list 0, then list 1; how many
+        lattice cells each has; how many cells point to a frame that the stream states, and how many have a vector.
+    """
+    rows, columns = known.shape[1:]
+    grid_rows, grid_columns, total = len(row_edges) - 1, len(column_edges) - 1, counts[0] + counts[1]
+    fields = np.empty((total, grid_rows, grid_columns, 2), np.float32)
+    weights = np.empty((total, grid_rows, grid_columns), np.float32)
+    num_cells = np.zeros(total, np.int64)
+    chosen, here = np.zeros((rows, columns), np.int8), np.empty((rows, columns), np.bool_)
+    direct = np.zeros((rows, columns), np.bool_)
+    frame_width, frame_height = F(width), F(height)
+    if may_be_direct:
+        for row in range(rows):
+            for column in range(columns):
+                is_zero = True
+                for which in range(2):
+                    cell = vectors[which, row, column]
+                    is_zero = is_zero and known[which, row, column] and cell[0] == 0 and cell[1] == 0
+                direct[row, column] = is_zero
+    num_exact = num_any = 0
+    for row in range(rows):
+        for column in range(columns):
+            is_exact = is_any = False
+            for which in range(2):
+                if counts[which] and known[which, row, column]:
+                    is_any = True
+                    is_exact = is_exact or (are_exact[which] and not direct[row, column])
+            num_exact += is_exact
+            num_any += is_any
+    for which in range(2):
+        if not counts[which]:
+            continue
+        if may_be_direct:
+            for row in range(rows):
+                for column in range(columns):
+                    if direct[row, column]:
+                        vectors[which, row, column, 0] = expected[row, column, 0] * frame_width * spans[which, 0]
+                        vectors[which, row, column, 1] = expected[row, column, 1] * frame_height * spans[which, 0]
+        if counts[which] > 1:
+            few = spans[which, : counts[which]]
+            _choose_references(vectors[which], expected, frame_width, frame_height, few, bonus, chosen)
+        for number in range(counts[which]):
+            place = number + which * counts[0]
+            for row in range(rows):
+                for column in range(columns):
+                    is_here = known[which, row, column] and (counts[which] == 1 or chosen[row, column] == number)
+                    here[row, column] = is_here
+                    num_cells[place] += is_here
+            if num_cells[place]:
+                _pool_cells(
+                    vectors[which], here, width, height, row_edges, row_shares, column_edges, column_shares,
+                    fields[place], weights[place],
+                )  # fmt: skip
+    return fields, weights, num_cells, num_exact, num_any
+
+
+# --- sampling and resizing as OpenCV does it ----------------------------------------------------------------------
+
+
+@_inner
+def _clamp(value, limit):
+    return min(max(value, 0), limit - 1)
+
+
+@_inner
+def _sample_two(values, x, y, column, row):
+    """Return both channels of `values`, float32 [h, w, 2], at a displacement (x, y) from a cell."""
+    height, width = values.shape[:2]
+    position_x = min(max(np.rint((x * F(width) + F(column)) * NEAREST), -FARTHEST), FARTHEST)
+    position_y = min(max(np.rint((y * F(height) + F(row)) * NEAREST), -FARTHEST), FARTHEST)
+    whole_x, whole_y = np.int32(position_x), np.int32(position_y)
+    part_x, part_y = F(whole_x & 31) * STEPS, F(whole_y & 31) * STEPS
+    left, top = whole_x >> 5, whole_y >> 5
+    right, bottom = _clamp(left + 1, width), _clamp(top + 1, height)
+    left, top = _clamp(left, width), _clamp(top, height)
+    one, two = (ONE - part_y) * (ONE - part_x), (ONE - part_y) * part_x
+    three, four = part_y * (ONE - part_x), part_y * part_x
+    first = values[top, left, 0] * one + values[top, right, 0] * two
+    second = values[top, left, 1] * one + values[top, right, 1] * two
+    first = first + values[bottom, left, 0] * three + values[bottom, right, 0] * four
+    second = second + values[bottom, left, 1] * three + values[bottom, right, 1] * four
+    return first, second
+
+
+@_inner
+def _mix(one, two, three, four, part_x, part_y):
+    """Return the bilinear mean of four values: top left, top right, bottom left, bottom right."""
+    top, bottom = _fma(two - one, part_x, one), _fma(four - three, part_x, three)
+    return _fma(bottom - top, part_y, top)
+
+
+@_inner
+def _sample_three(values, weight, x, y, column, row):
+    """Return (x, y, weight) of `values`, float32 [h, w, 2], and `weight`, float32 [h, w], at a displacement."""
+    height, width = weight.shape
+    position_x = min(max(x * F(width) + F(column), -FARTHEST), FARTHEST)
+    position_y = min(max(y * F(height) + F(row), -FARTHEST), FARTHEST)
+    whole_x, whole_y = np.floor(position_x), np.floor(position_y)
+    part_x, part_y = position_x - whole_x, position_y - whole_y
+    left, top = np.int32(whole_x), np.int32(whole_y)
+    right, bottom = _clamp(left + 1, width), _clamp(top + 1, height)
+    left, top = _clamp(left, width), _clamp(top, height)
+    first = _mix(
+        values[top, left, 0], values[top, right, 0], values[bottom, left, 0], values[bottom, right, 0], part_x, part_y
+    )
+    second = _mix(
+        values[top, left, 1], values[top, right, 1], values[bottom, left, 1], values[bottom, right, 1], part_x, part_y
+    )
+    third = _mix(weight[top, left], weight[top, right], weight[bottom, left], weight[bottom, right], part_x, part_y)
+    return first, second, third
+
+
+@_inner
+def _area_taps(length, new_length, sources, shares, begins):
+    """Write which cells each of fewer cells covers, and by which share, as `resize` with INTER_AREA does.
+
+    Cell n covers `sources[begins[n] : begins[n + 1]]`.
+    """
+    scale, count = length / new_length, 0
+    for cell in range(new_length):
+        begins[cell] = count
+        begin = cell * scale
+        end, size = begin + scale, min(scale, length - begin)
+        last = min(int(np.floor(end)), length - 1)
+        first = min(int(np.ceil(begin)), last)
+        if first - begin > 1e-3:
+            sources[count], shares[count] = first - 1, F((first - begin) / size)
+            count += 1
+        for source in range(first, last):
+            sources[count], shares[count] = source, F(1.0 / size)
+            count += 1
+        if end - last > 1e-3:
+            sources[count], shares[count] = last, F(min(min(end - last, 1.0), size) / size)
+            count += 1
+    begins[new_length] = count
+
+
+@_inner
+def _halve(values, weight, new_values, new_weight):
+    """Write values and weights on half as many rows and columns, as `resize` with INTER_AREA does."""
+    rows, columns = weight.shape
+    new_rows, new_columns = new_weight.shape
+    if rows == 2 * new_rows and columns == 2 * new_columns:
+        quarter = F(0.25)
+        for row in range(new_rows):
+            for column in range(new_columns):
+                y, x = 2 * row, 2 * column
+                for channel in range(2):
+                    top = values[y, x, channel] + values[y, x + 1, channel]
+                    total = top + values[y + 1, x, channel] + values[y + 1, x + 1, channel]
+                    new_values[row, column, channel] = total * quarter
+                total = weight[y, x] + weight[y, x + 1] + weight[y + 1, x] + weight[y + 1, x + 1]
+                new_weight[row, column] = total * quarter
+        return
+    x_sources, x_shares = np.empty(2 * columns + 2, np.int64), np.empty(2 * columns + 2, np.float32)
+    y_sources, y_shares = np.empty(2 * rows + 2, np.int64), np.empty(2 * rows + 2, np.float32)
+    x_begins, y_begins = np.empty(new_columns + 1, np.int64), np.empty(new_rows + 1, np.int64)
+    _area_taps(columns, new_columns, x_sources, x_shares, x_begins)
+    _area_taps(rows, new_rows, y_sources, y_shares, y_begins)
+    for row in range(new_rows):
+        for column in range(new_columns):
+            total_x = total_y = total_weight = F(0)
+            for j in range(y_begins[row], y_begins[row + 1]):
+                y, share = y_sources[j], y_shares[j]
+                row_x = row_y = row_weight = F(0)
+                for i in range(x_begins[column], x_begins[column + 1]):
+                    x = x_sources[i]
+                    row_x += values[y, x, 0] * x_shares[i]
+                    row_y += values[y, x, 1] * x_shares[i]
+                    row_weight += weight[y, x] * x_shares[i]
+                total_x += row_x * share
+                total_y += row_y * share
+                total_weight += row_weight * share
+            new_values[row, column, 0], new_values[row, column, 1] = total_x, total_y
+            new_weight[row, column] = total_weight
+
+
+@_inner
+def _double(values, out):
+    """Write values, float32 [h, w, 2], on about twice as many rows and columns, as `resize` with INTER_LINEAR does."""
+    rows, columns = values.shape[:2]
+    new_rows, new_columns = out.shape[:2]
+    wide = np.empty((rows, new_columns, 2), np.float32)
+    scale = columns / new_columns
+    for column in range(new_columns):
+        position = F((column + 0.5) * scale - 0.5)
+        left = int(np.floor(position))
+        part = position - F(left)
+        if left < 0:
+            left, part = 0, F(0)
+        if left >= columns - 1:
+            left, part = columns - 1, F(0)
+        right = min(left + 1, columns - 1)
+        for row in range(rows):
+            for channel in range(2):
+                one, two = values[row, left, channel], values[row, right, channel]
+                wide[row, column, channel] = one * (ONE - part) + two * part
+    scale = rows / new_rows
+    for row in range(new_rows):
+        position = F((row + 0.5) * scale - 0.5)
+        whole = int(np.floor(position))
+        part = position - F(whole)
+        top, bottom = _clamp(whole, rows), _clamp(whole + 1, rows)
+        for column in range(new_columns):
+            for channel in range(2):
+                one, two = wide[top, column, channel], wide[bottom, column, channel]
+                out[row, column, channel] = one * (ONE - part) + two * part
+
+
+# --- operations on fields -----------------------------------------------------------------------------------------
+
+
+@_inner
+def _fill(vectors, known, out):
+    """Write vectors with holes filled, level by level; see `motion_fields.fill_holes`."""
+    rows, columns = known.shape
+    num_known = 0
+    for row in range(rows):
+        for column in range(columns):
+            num_known += known[row, column]
+    if num_known == rows * columns:
+        out[:] = vectors
+        return
+    size = 2 * (rows + 2) * (columns + 2)
+    all_values, all_weights = np.empty(2 * size, np.float32), np.empty(size, np.float32)
+    offsets, heights, widths = np.empty(20, np.int64), np.empty(20, np.int64), np.empty(20, np.int64)
+    offsets[0], heights[0], widths[0] = 0, rows, columns
+    values = all_values[: 2 * rows * columns].reshape(rows, columns, 2)
+    weight = all_weights[: rows * columns].reshape(rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            share = ONE if known[row, column] else F(0)
+            weight[row, column] = share
+            for channel in range(2):
+                values[row, column, channel] = vectors[row, column, channel] * share
+    level = 0
+    while True:
+        height, width = heights[level], widths[level]
+        least, most = F(np.inf), F(-np.inf)
+        for row in range(height):
+            for column in range(width):
+                least, most = min(least, weight[row, column]), max(most, weight[row, column])
+        if most == 0 or least >= 1 or height == width == 1:
+            break
+        start = offsets[level] + height * width
+        half_height, half_width = max(1, -(-height // 2)), max(1, -(-width // 2))
+        half_values = all_values[2 * start : 2 * (start + half_height * half_width)].reshape(half_height, half_width, 2)
+        half_weight = all_weights[start : start + half_height * half_width].reshape(half_height, half_width)
+        _halve(values, weight, half_values, half_weight)
+        for row in range(half_height):
+            for column in range(half_width):
+                share = half_weight[row, column]
+                gain = min(ONE, share * F(4)) / max(share, LEAST_WEIGHT)
+                half_values[row, column, 0] *= gain
+                half_values[row, column, 1] *= gain
+                half_weight[row, column] = share * gain
+        level += 1
+        offsets[level], heights[level], widths[level] = start, half_height, half_width
+        values, weight = half_values, half_weight
+    for row in range(heights[level]):
+        for column in range(widths[level]):
+            share = max(weight[row, column], LEAST_WEIGHT)
+            values[row, column, 0] = F(0) if most == 0 else values[row, column, 0] / share
+            values[row, column, 1] = F(0) if most == 0 else values[row, column, 1] / share
+    coarse = values
+    while level:
+        level -= 1
+        height, width, start = heights[level], widths[level], offsets[level]
+        values = all_values[2 * start : 2 * (start + height * width)].reshape(height, width, 2)
+        weight = all_weights[start : start + height * width].reshape(height, width)
+        smooth = np.empty((height, width, 2), np.float32)
+        _double(coarse, smooth)
+        for row in range(height):
+            for column in range(width):
+                divisor, share = max(weight[row, column], LEAST_WEIGHT), min(weight[row, column], ONE)
+                for channel in range(2):
+                    mean = values[row, column, channel] / divisor
+                    values[row, column, channel] = mean * share + smooth[row, column, channel] * (ONE - share)
+        coarse = values
+    out[:] = coarse
+
+
+@_inner
+def _length(x, y):
+    y = y * F(9 / 16)
+    return np.sqrt(x * x + y * y)
+
+
+@_inner
+def _weigh(vectors, weight, expected, out):
+    """Write weights multiplied by the likelihood of vectors; see `MotionPrior`."""
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            x, y = expected[row, column, 0], expected[row, column, 1]
+            error = _length(vectors[row, column, 0] - x, vectors[row, column, 1] - y)
+            error /= F(PRIOR_TOLERANCE[0]) + F(PRIOR_TOLERANCE[1]) * _length(x, y)
+            out[row, column] = weight[row, column] * (ONE / (error * error + ONE))
+
+
+@_kernel(F2(F3, F2, F3))
+def _weighed(vectors, weight, expected):
+    out = np.empty_like(weight)
+    _weigh(vectors, weight, expected, out)
+    return out
+
+
+@_kernel(F3(F3, F3))
+def _add_step(total, vectors):
+    out = np.empty_like(vectors)
+    for row in range(vectors.shape[0]):
+        for column in range(vectors.shape[1]):
+            x, y = vectors[row, column, 0], vectors[row, column, 1]
+            first, second = _sample_two(total, x, y, column, row)
+            out[row, column, 0], out[row, column, 1] = x + first, y + second
+    return out
+
+
+@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F3))
+def _over_earlier(vectors, weight, total, expected):
+    out = np.empty_like(vectors)
+    for row in range(vectors.shape[0]):
+        for column in range(vectors.shape[1]):
+            # each cell's iteration is its own
+            x, y = vectors[row, column, 0] - total[row, column, 0], vectors[row, column, 1] - total[row, column, 1]
+            for _ in range(NUM_INVERSION_ROUNDS):
+                first, second = _sample_two(total, x, y, column, row)
+                x, y = vectors[row, column, 0] - first, vectors[row, column, 1] - second
+            out[row, column, 0], out[row, column, 1] = x, y
+    likely = np.empty_like(weight)
+    _weigh(out, weight, expected, likely)
+    return out, likely
+
+
+@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F2, F3))
+def _over_later(vectors, weight, remaining, remaining_weight, expected):
+    out, likely = np.empty_like(vectors), np.empty_like(weight)
+    for row in range(vectors.shape[0]):
+        for column in range(vectors.shape[1]):
+            x, y = vectors[row, column, 0], vectors[row, column, 1]
+            first, second, share = _sample_three(remaining, remaining_weight, x, y, column, row)
+            out[row, column, 0], out[row, column, 1] = x + first, y + second
+            likely[row, column] = weight[row, column] * share
+    _weigh(out, likely, expected, likely)
+    return out, likely
+
+
+@_kernel(types.Tuple((F3, F2))(F3, F2, types.boolean, F3, F2, F3))
+def _inverse(forward, forward_weight, has_mean, mean, mean_weight, expected):
+    rows, columns = forward_weight.shape
+    backward, known = np.empty_like(forward), np.empty((rows, columns), np.bool_)
+    motion, weighted = np.empty_like(forward), np.empty_like(forward)
+    is_covered = has_mean
+    for row in range(rows):
+        for column in range(columns):
+            share = forward_weight[row, column]
+            known[row, column] = share >= KNOWN
+            for channel in range(2):
+                backward[row, column, channel] = -forward[row, column, channel]
+                weighted[row, column, channel] = backward[row, column, channel] * share
+            is_covered = is_covered and mean_weight[row, column] > 0
+    if not is_covered:
+        _fill(backward, known, motion)
+    if has_mean:
+        for row in range(rows):
+            for column in range(columns):
+                if mean_weight[row, column] > 0:
+                    motion[row, column, 0], motion[row, column, 1] = mean[row, column, 0], mean[row, column, 1]
+    weight = np.empty_like(forward_weight)
+    for row in range(rows):
+        for column in range(columns):
+            x, y, share = motion[row, column, 0], motion[row, column, 1], F(0)
+            for _ in range(NUM_INVERSE_ROUNDS):
+                first, second, share = _sample_three(weighted, forward_weight, x, y, column, row)
+                if share >= KNOWN:
+                    divisor = max(share, LEAST_WEIGHT)
+                    x, y = first / divisor, second / divisor
+            motion[row, column, 0], motion[row, column, 1] = x, y
+            weight[row, column] = share if share >= KNOWN else F(0)
+    _weigh(motion, weight, expected, weight)
+    return motion, weight
+
+
+@_kernel(types.void(F3, F2, F3, F2, types.boolean))
+def _accumulate(total, total_weight, vectors, weight, is_first):
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            share = weight[row, column]
+            x, y = vectors[row, column, 0] * share, vectors[row, column, 1] * share
+            if is_first:
+                total[row, column, 0], total[row, column, 1], total_weight[row, column] = x, y, share
+            else:
+                total[row, column, 0] += x
+                total[row, column, 1] += y
+                total_weight[row, column] += share
+
+
+@_kernel(types.void(F3, F2))
+def _divide(total, weight):
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            divisor = max(weight[row, column], LEAST_WEIGHT)
+            total[row, column, 0] /= divisor
+            total[row, column, 1] /= divisor
+
+
+@_kernel(types.Tuple((types.boolean, F3, F2))(F3, F2))
+def _filled(vectors, weight):
+    out, out_weight, known = np.empty_like(vectors), np.empty_like(weight), np.empty(weight.shape, np.bool_)
+    is_any = False
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            known[row, column] = weight[row, column] >= KNOWN
+            is_any = is_any or known[row, column]
+            out_weight[row, column] = min(weight[row, column], ONE)
+    if is_any:
+        _fill(vectors, known, out)
+    return is_any, out, out_weight
+
+
+@_kernel(types.Tuple((F3, B2))(F3, B2, F3, B2))
+def _compose(later, later_valid, earlier, earlier_valid):
+    out, valid, shares = np.empty_like(later), np.empty_like(later_valid), np.empty(later_valid.shape, np.float32)
+    for row in range(valid.shape[0]):
+        for column in range(valid.shape[1]):
+            shares[row, column] = ONE if earlier_valid[row, column] else F(0)
+    for row in range(valid.shape[0]):
+        for column in range(valid.shape[1]):
+            x, y = later[row, column, 0], later[row, column, 1]
+            first, second, share = _sample_three(earlier, shares, x, y, column, row)
+            out[row, column, 0], out[row, column, 1] = x + first, y + second
+            valid[row, column] = later_valid[row, column] and share >= VALID
+    return out, valid
+
+
+class CompiledOperations(FieldOperations):
+    """The operations, compiled; each method as in `FieldOperations`."""
+
+    def lattice(self, records: np.ndarray, size: tuple[int, int]) -> VectorLattice:
+        words = np.ascontiguousarray(records).view(np.int32).reshape(-1, WORDS_PER_RECORD)
+        return VectorLattice(*_lay_vectors(words, *size))
+
+    def pool_vectors(
+        self,
+        lattice: VectorLattice,
+        size: tuple[int, int],
+        candidates: Sequence[ListCandidates],
+        velocity: np.ndarray,
+        may_be_direct: bool,
+    ) -> PooledVectors:
+        vectors, known, (width, height) = lattice.vectors, lattice.known, size
+        spans = np.zeros((2, max(1, *(len(one.spans) for one in candidates))), np.float32)
+        counts, are_exact = np.zeros(2, np.int64), np.zeros(2, np.bool_)
+        for which, one in enumerate(candidates):
+            if len(one.spans) and known[which].any():
+                counts[which], are_exact[which] = len(one.spans), one.is_exact
+                spans[which, : len(one.spans)] = one.spans
+        expected = velocity
+        if may_be_direct or counts.max() > 1:
+            expected = np.asarray(expected_on_lattice(velocity, known.shape[1:]))
+        rows = pooling_edges(velocity.shape[0], height, known.shape[1])
+        columns = pooling_edges(velocity.shape[1], width, known.shape[2])
+        fields, weights, num_cells, num_exact, num_any = _pool_references(
+            *(vectors, known, may_be_direct, expected, spans, counts, are_exact),
+            np.float32(first_reference_bonus(width)),
+            *(width, height, rows.row, rows.fraction.ravel(), columns.row, columns.fraction.ravel()),
+        )
+        order = [(which, number) for which in range(2) for number in range(counts[which])]
+        references = tuple(
+            PooledReference(which, number, WeightedField(fields[place], weights[place]))
+            for place, (which, number) in enumerate(order)
+            if num_cells[place]
+        )
+        return PooledVectors(references, num_exact / known[0].size, num_any / known[0].size)
+
+    def add_step(self, total: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        return _add_step(total, vectors)
+
+    def weigh(self, candidate: WeightedField, prior: MotionPrior) -> WeightedField:
+        return WeightedField(candidate.vectors, _weighed(candidate.vectors, candidate.weight, prior.expected))
+
+    def over_earlier(self, motion: WeightedField, total: np.ndarray, prior: MotionPrior) -> WeightedField:
+        return WeightedField(*_over_earlier(motion.vectors, motion.weight, total, prior.expected))
+
+    def over_later(self, motion: WeightedField, remaining: WeightedField, prior: MotionPrior) -> WeightedField:
+        return WeightedField(
+            *_over_later(motion.vectors, motion.weight, remaining.vectors, remaining.weight, prior.expected)
+        )
+
+    def inverse(self, forward: WeightedField, mean: WeightedField | None, prior: MotionPrior) -> WeightedField:
+        other = mean or forward
+        return WeightedField(
+            *_inverse(forward.vectors, forward.weight, mean is not None, other.vectors, other.weight, prior.expected)
+        )
+
+    def weighted_mean(self, candidates: Sequence[WeightedField]) -> WeightedField:
+        total, weight = np.empty_like(candidates[0].vectors), np.empty_like(candidates[0].weight)
+        for number, candidate in enumerate(candidates):
+            _accumulate(total, weight, candidate.vectors, candidate.weight, number == 0)
+        _divide(total, weight)
+        return WeightedField(total, weight)
+
+    def filled(self, motion: WeightedField) -> WeightedField | None:
+        is_any, vectors, weight = _filled(motion.vectors, motion.weight)
+        return WeightedField(vectors, weight) if is_any else None
+
+    def compose(self, later: StepField, earlier: StepField) -> StepField:
+        return StepField(*_compose(later.vectors, later.valid, earlier.vectors, earlier.valid))
