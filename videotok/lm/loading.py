@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from videotok.bundle import SHIPPED
 from videotok.errors import ModelError
 from videotok.lm.model import (
     VIDEO_CONFIG_NAME,
@@ -89,8 +90,16 @@ class LoadedLanguageModel:
         return "features" if self.model.feature_kinds else "ids"
 
 
+def shipped_language_model() -> Path:
+    """Return the folder of the language model that ships with videotok."""
+    return SHIPPED / "lm"
+
+
 def load_language_model(
-    folder: str | Path, video_model: str | None = None, inputs: Inputs = "auto", precision: Precision = "auto"
+    folder: str | Path | None = None,
+    video_model: str | None = None,
+    inputs: Inputs = "auto",
+    precision: Precision = "auto",
 ) -> LoadedLanguageModel:
     """Load a language model, on the GPU where there is one, with the video tokenizer that it reads with.
 
@@ -99,7 +108,8 @@ def load_language_model(
     puts it there) and no other is named; else ids.
 
     Args:
-        folder: of `videotok lm train`, or a converted `language_model` or `language_model_sft`.
+        folder: of `videotok lm train`, or a converted `language_model` or `language_model_sft`; None: the model that
+            ships with videotok.
         video_model: folder or hub id of other video weights; None: the embedded ones, else the shipped ones.
         inputs: what the model is given of keyframes.
         precision: of the language model; `auto` is bfloat16 on a GPU, float32 on a CPU.
@@ -107,7 +117,7 @@ def load_language_model(
     Raises:
         ModelError: something is missing, or the model cannot read these inputs.
     """
-    folder, has_gpu = Path(folder), torch.cuda.is_available()
+    folder, has_gpu = shipped_language_model() if folder is None else Path(folder), torch.cuda.is_available()
     dtype = getattr(torch, precision) if precision != "auto" else torch.bfloat16 if has_gpu else torch.float32
     model = VideoLanguageModel.from_pretrained(folder, dtype).to("cuda" if has_gpu else "cpu")
     embedded_width = embedded_feature_width(folder)

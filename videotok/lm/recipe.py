@@ -10,6 +10,7 @@ find (docs/LOG.md), so most documents have no keyframe, and many of them nothing
 
 import itertools
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec import MediaError, atomic_path
-from videotok.footage import VIDEO_SUFFIXES
 from videotok.io_utils import write_json
 from videotok.lm.chat import Turn
 from videotok.lm.data import TokenCache
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 PHOTOS, STILL, MOVING, OTHER = "photos2", "droid", "camera", "misc"
 """Subfolders of the footage: photographs, videos of cameras that stand still, of cameras that move, and others."""
+FOOTAGE_CLIPS = {STILL: 2, MOVING: 3, OTHER: 3}
+"""Clips of each video of footage, from its beginning."""
 INSTRUCTIONS = "labels.jsonl"
 """In the folder of a video: one object a line, {"file": name, "instruction": text}."""
 TEXT_TOKENS = 1024
@@ -71,10 +73,8 @@ class Recipe:
     """Scenes of known motion, each in `VARIANTS`."""
     photographs: int = 300
     """Whose keyframes stand beside the motion of a scene."""
-    clips: int = 3
-    """Of each video of footage, from its beginning."""
-    footage: int | None = None
-    """Videos of footage at most, evenly from all folders. None: all."""
+    footage: int = 300
+    """Videos of footage, in turn from the folders of `FOOTAGE_CLIPS`."""
     width: int = 192
     layers: int = 4
     plan: Plan = field(
@@ -237,31 +237,37 @@ def read_footage(
     cache: Path,
     model: VideoLanguageModel,
     tokenizer: "VideoTokenizer",
-    recipe: Recipe,
+    count: int,
     on_progress: Callable[[str, int, int], None],
     *,
     held_back: bool = False,
 ) -> list[Footage]:
-    """Return the footage of the training split (or what it holds back) as ids, encoded once; no video is refused."""
-    files = [file for file in footage_files(folder) if is_validation(file) == held_back][: recipe.footage]
+    """Return `count` videos of the training split (or of what it holds back) as ids; encoded once."""
+    files = [file for file in footage_files(folder) if is_validation(file) == held_back][:count]
     texts, found = instructions(folder), []
-    videos = TokenCache(cache / "videos", tokenizer, model.settings, max_clips=recipe.clips)
+    caches = {
+        name: TokenCache(cache / "videos", tokenizer, model.settings, max_clips=clips)
+        for name, clips in FOOTAGE_CLIPS.items()
+    }
     for number, file in enumerate(files, 1):
         try:
-            tokens = videos.get(file).tokens
+            tokens = caches[file.relative_to(folder).parts[0]].get(file).tokens
         except MediaError:  # a file that cannot be read has nothing to teach
             continue
-        found.append(Footage(clip_ids(model, tokens), texts.get(file.name, ""), file.parent.name == STILL))
+        found.append(
+            Footage(clip_ids(model, tokens), texts.get(file.name, ""), STILL in file.relative_to(folder).parts)
+        )
         on_progress("footage", number, len(files))
     return [video for video in found if video.clips]
 
 
 def footage_files(folder: Path) -> list[Path]:
-    """Return the videos of a folder, those of its subfolders in turn: any beginning of the list has all kinds."""
+    """Return the .mp4 files of a folder, those of its subfolders in turn: any beginning of the list has all kinds."""
     groups = []
-    for name in (STILL, MOVING, OTHER):
-        files = [file for file in sorted((folder / name).rglob("*")) if file.suffix.lower() in VIDEO_SUFFIXES]
-        groups.append([files[index] for index in np.random.default_rng(0).permutation(len(files))])
+    for name in FOOTAGE_CLIPS:
+        files = sorted((folder / name).rglob("*.mp4"))
+        random.Random(0).shuffle(files)
+        groups.append(files)
     return [file for files in itertools.zip_longest(*groups) for file in files if file is not None]
 
 
@@ -453,12 +459,11 @@ def run(
     material = Material(
         read_scenes(folder, cache, model, tokenizer, recipe.scenes, on_progress),
         read_keyframes(folder, cache, model, tokenizer, recipe.photographs, on_progress),
-        read_footage(folder, cache, model, tokenizer, recipe, on_progress),
+        read_footage(folder, cache, model, tokenizer, recipe.footage, on_progress),
     )
-    held_back = replace(recipe, footage=max((recipe.footage or 1000) // 20, 4))
-    validation = replace(
-        material, footage=read_footage(folder, cache, model, tokenizer, held_back, on_progress, held_back=True)
-    )
+    count = max(recipe.footage // 20, 4)
+    held_back = read_footage(folder, cache, model, tokenizer, count, on_progress, held_back=True)
+    validation = replace(material, footage=held_back)
     batches = RecipeBatches(Documents(model, validation), seed=1)
     record = trainer.train(
         RecipeTask(model),
