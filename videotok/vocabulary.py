@@ -322,11 +322,20 @@ class Vocabulary:
             raise TokensError(f"clip {without[0]} has no motion: every clip must have global motion")
         return _join(clips, np.stack([mask for mask in masks if mask is not None]), like)
 
-    def _clip_ids(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
-        visual = tokens.visual_ids_of(clip).astype(np.int64) + self.visual.start
+    def keyframe_ids(self, visual_ids: np.ndarray, keep_mask: np.ndarray, skip_mask: np.ndarray) -> np.ndarray:
+        """Return a keyframe from [IMG] to [/IMG], int64 [n].
+
+        Args:
+            visual_ids: int [m], counted from 0.
+            keep_mask, skip_mask: bool [patches], as in `VideoTokens`.
+        """
+        visual = visual_ids.astype(np.int64) + self.visual.start
         if self.patches:
-            visual = self._with_runs(visual, tokens.keep_mask[clip], tokens.skip_mask[clip])
-        parts = [[self.image_begin], visual, [self.image_end]]
+            visual = self._with_runs(visual, keep_mask, skip_mask)
+        return np.concatenate([[self.image_begin], visual, [self.image_end]])
+
+    def _clip_ids(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
+        parts = [self.keyframe_ids(tokens.visual_ids_of(clip), tokens.keep_mask[clip], tokens.skip_mask[clip])]
         if not keyframes_only:
             motion = tokens.motion_ids_of(clip).astype(np.int64)
             motion += np.arange(len(motion))[:, None] * self.motion_size + self.motion.start
