@@ -93,6 +93,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
     one, other, sparse = weighted(0.05, 0.9), weighted(0.5, 0.6), weighted(0.1, 0.05)
     total, prior = field(0.1), field(0.02)
     steps = [StepField(field(0.1), random.random(grid) < 0.8) for _ in range(2)]
+    pictures = random.integers(0, 256, (2, *grid), np.uint8)
     return {
         "pool_vectors": lambda run: run.pool_vectors(lattice, size, lists, prior, False),
         "add_step": lambda run: run.add_step(total, one.vectors),
@@ -103,6 +104,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         "inverse alone": lambda run: run.inverse(other, None, MotionPrior(prior)),
         "weighted_mean": lambda run: run.weighted_mean([one, other, sparse]),
         "filled": lambda run: run.filled(sparse),
+        "is_scene_cut": lambda run: run.is_scene_cut(*pictures),
         "compose": lambda run: run.compose(*steps),
     }
 

@@ -39,6 +39,14 @@ from codec.motion_vectors import (
     VectorLattice,
     pooling_edges,
 )
+from codec.optical_flow import (
+    CORRELATION_WINDOW,
+    MIN_SCENE_CORRELATION,
+    MIN_TEXTURE_VARIANCE,
+    MIN_TEXTURED_SHARE,
+    PLAIN_CUT_DIFFERENCE,
+    WINDOW_PIXELS,
+)
 
 F = np.float32
 ONE, LEAST_WEIGHT = F(1), F(1e-6)
@@ -442,17 +450,16 @@ def _double(values, out):
 # --- operations on fields -----------------------------------------------------------------------------------------
 
 
-@_inner
-def _fill(vectors, known, out):
-    """Write vectors with holes filled, level by level; see `motion_fields.fill_holes`."""
+@_kernel(F3(F3, B2))
+def _fill(vectors, known):
+    """Return vectors with holes filled, level by level; see `motion_fields.fill_holes`."""
     rows, columns = known.shape
     num_known = 0
     for row in range(rows):
         for column in range(columns):
             num_known += known[row, column]
     if num_known == rows * columns:
-        out[:] = vectors
-        return
+        return vectors
     size = 2 * (rows + 2) * (columns + 2)
     all_values, all_weights = np.empty(2 * size, np.float32), np.empty(size, np.float32)
     offsets, heights, widths = np.empty(20, np.int64), np.empty(20, np.int64), np.empty(20, np.int64)
@@ -509,7 +516,7 @@ def _fill(vectors, known, out):
                     mean = values[row, column, channel] / divisor
                     values[row, column, channel] = mean * share + smooth[row, column, channel] * (ONE - share)
         coarse = values
-    out[:] = coarse
+    return coarse
 
 
 @_inner
@@ -576,33 +583,32 @@ def _over_later(vectors, weight, remaining, remaining_weight, expected):
     return out, likely
 
 
-@_kernel(types.Tuple((F3, F2))(F3, F2, types.boolean, F3, F2, F3))
-def _inverse(forward, forward_weight, has_mean, mean, mean_weight, expected):
-    rows, columns = forward_weight.shape
-    backward, known = np.empty_like(forward), np.empty((rows, columns), np.bool_)
-    motion, weighted = np.empty_like(forward), np.empty_like(forward)
-    is_covered = has_mean
-    for row in range(rows):
-        for column in range(columns):
-            share = forward_weight[row, column]
-            known[row, column] = share >= KNOWN
+@_kernel(types.Tuple((F3, B2))(F3, F2))
+def _negated(vectors, weight):
+    """Return the negated vectors, and where they are known."""
+    out, known = np.empty_like(vectors), np.empty(weight.shape, np.bool_)
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            known[row, column] = weight[row, column] >= KNOWN
+            out[row, column, 0], out[row, column, 1] = -vectors[row, column, 0], -vectors[row, column, 1]
+    return out, known
+
+
+@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F3, F2, F3))
+def _inverse(backward, backward_weight, filled, mean, mean_weight, expected):
+    """Return the inverse, looked up first along `mean`, or along `filled` where `mean` has no weight."""
+    motion, weighted = np.empty_like(backward), np.empty_like(backward)
+    weight = np.empty_like(backward_weight)
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
             for channel in range(2):
-                backward[row, column, channel] = -forward[row, column, channel]
-                weighted[row, column, channel] = backward[row, column, channel] * share
-            is_covered = is_covered and mean_weight[row, column] > 0
-    if not is_covered:
-        _fill(backward, known, motion)
-    if has_mean:
-        for row in range(rows):
-            for column in range(columns):
-                if mean_weight[row, column] > 0:
-                    motion[row, column, 0], motion[row, column, 1] = mean[row, column, 0], mean[row, column, 1]
-    weight = np.empty_like(forward_weight)
-    for row in range(rows):
-        for column in range(columns):
-            x, y, share = motion[row, column, 0], motion[row, column, 1], F(0)
+                weighted[row, column, channel] = backward[row, column, channel] * backward_weight[row, column]
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            start = mean if mean_weight[row, column] > 0 else filled
+            x, y, share = start[row, column, 0], start[row, column, 1], F(0)
             for _ in range(NUM_INVERSE_ROUNDS):
-                first, second, share = _sample_three(weighted, forward_weight, x, y, column, row)
+                first, second, share = _sample_three(weighted, backward_weight, x, y, column, row)
                 if share >= KNOWN:
                     divisor = max(share, LEAST_WEIGHT)
                     x, y = first / divisor, second / divisor
@@ -635,18 +641,16 @@ def _divide(total, weight):
             total[row, column, 1] /= divisor
 
 
-@_kernel(types.Tuple((types.boolean, F3, F2))(F3, F2))
-def _filled(vectors, weight):
-    out, out_weight, known = np.empty_like(vectors), np.empty_like(weight), np.empty(weight.shape, np.bool_)
-    is_any = False
+@_kernel(types.Tuple((types.int64, B2, F2))(F2))
+def _known_cells(weight):
+    """Return how many cells are known, which, and weights of at most 1."""
+    known, out, count = np.empty(weight.shape, np.bool_), np.empty_like(weight), 0
     for row in range(weight.shape[0]):
         for column in range(weight.shape[1]):
             known[row, column] = weight[row, column] >= KNOWN
-            is_any = is_any or known[row, column]
-            out_weight[row, column] = min(weight[row, column], ONE)
-    if is_any:
-        _fill(vectors, known, out)
-    return is_any, out, out_weight
+            count += known[row, column]
+            out[row, column] = min(weight[row, column], ONE)
+    return count, known, out
 
 
 @_kernel(types.Tuple((F3, B2))(F3, B2, F3, B2))
@@ -662,6 +666,71 @@ def _compose(later, later_valid, earlier, earlier_valid):
             out[row, column, 0], out[row, column, 1] = x + first, y + second
             valid[row, column] = later_valid[row, column] and share >= VALID
     return out, valid
+
+
+# --- scene cuts ---------------------------------------------------------------------------------------------------
+
+
+@_inner
+def _mirrored(position, length):
+    """Return a position beyond the border, mirrored at the outermost pixel."""
+    while position < 0 or position >= length:
+        position = -position if position < 0 else 2 * length - 2 - position
+    return position
+
+
+@_kernel(types.boolean(_array(types.uint8, 2, readonly=True), _array(types.uint8, 2, readonly=True)))
+def _is_scene_cut(picture, warped):
+    """See `optical_flow.is_scene_cut`. Sums of columns are kept from row to row, and sums of windows along a row."""
+    height, width = picture.shape
+    half, pixels = CORRELATION_WINDOW // 2, np.float64(WINDOW_PIXELS)
+    columns = np.zeros((5, width + 2 * half), np.int32)
+    windows = np.empty((5, width), np.int32)
+    variances, others, covariances = np.empty(width), np.empty(width), np.empty(width)
+    num_textured, correlations = 0, 0.0
+    for row in range(height):
+        first_new = -half if row == 0 else row + half
+        for source in range(first_new - (row > 0), row + half + 1):
+            is_old = row > 0 and source == first_new - 1
+            y = _mirrored(row - half - 1 if is_old else source, height)
+            sign = np.int32(-1 if is_old else 1)
+            for x in range(width):
+                one, other = np.int32(picture[y, x]), np.int32(warped[y, x])
+                columns[0, x + half] += sign * one
+                columns[1, x + half] += sign * other
+                columns[2, x + half] += sign * one * one
+                columns[3, x + half] += sign * other * other
+                columns[4, x + half] += sign * one * other
+        for n in range(5):
+            for x in range(half):
+                columns[n, x] = columns[n, half + _mirrored(x - half, width)]
+                columns[n, half + width + x] = columns[n, half + _mirrored(width + x, width)]
+            total = np.int32(0)
+            for x in range(2 * half):
+                total += columns[n, x]
+            for x in range(width):
+                total += columns[n, x + 2 * half]
+                windows[n, x] = total
+                total -= columns[n, x]
+        for x in range(width):
+            mean, other_mean = np.float64(windows[0, x]), np.float64(windows[1, x])
+            variances[x] = windows[2, x] * pixels - mean * mean
+            others[x] = windows[3, x] * pixels - other_mean * other_mean
+            covariances[x] = windows[4, x] * pixels - mean * other_mean
+        for x in range(width):
+            product = max(variances[x] * others[x], pixels * pixels * pixels * pixels)
+            covariances[x] /= np.sqrt(product)
+        for x in range(width):
+            if max(variances[x], others[x]) > MIN_TEXTURE_VARIANCE * pixels * pixels:
+                num_textured += 1
+                correlations += covariances[x]
+    if num_textured < MIN_TEXTURED_SHARE * (height * width):
+        difference = 0
+        for row in range(height):
+            for x in range(width):
+                difference += abs(np.int32(picture[row, x]) - np.int32(warped[row, x]))
+        return difference > PLAIN_CUT_DIFFERENCE * height * width
+    return correlations / num_textured < MIN_SCENE_CORRELATION
 
 
 class CompiledOperations(FieldOperations):
@@ -719,10 +788,12 @@ class CompiledOperations(FieldOperations):
         )
 
     def inverse(self, forward: WeightedField, mean: WeightedField | None, prior: MotionPrior) -> WeightedField:
-        other = mean or forward
-        return WeightedField(
-            *_inverse(forward.vectors, forward.weight, mean is not None, other.vectors, other.weight, prior.expected)
-        )
+        backward, known = _negated(forward.vectors, forward.weight)
+        if mean is None:
+            mean = WeightedField(backward, np.zeros_like(forward.weight))
+        filled = backward if mean.weight.all() else _fill(backward, known)
+        vectors, weight = _inverse(backward, forward.weight, filled, mean.vectors, mean.weight, prior.expected)
+        return WeightedField(vectors, weight)
 
     def weighted_mean(self, candidates: Sequence[WeightedField]) -> WeightedField:
         total, weight = np.empty_like(candidates[0].vectors), np.empty_like(candidates[0].weight)
@@ -732,8 +803,11 @@ class CompiledOperations(FieldOperations):
         return WeightedField(total, weight)
 
     def filled(self, motion: WeightedField) -> WeightedField | None:
-        is_any, vectors, weight = _filled(motion.vectors, motion.weight)
-        return WeightedField(vectors, weight) if is_any else None
+        count, known, weight = _known_cells(motion.weight)
+        return WeightedField(_fill(motion.vectors, known), weight) if count else None
+
+    def is_scene_cut(self, picture: np.ndarray, warped: np.ndarray) -> bool:
+        return bool(_is_scene_cut(np.ascontiguousarray(picture), np.ascontiguousarray(warped)))
 
     def compose(self, later: StepField, earlier: StepField) -> StepField:
         return StepField(*_compose(later.vectors, later.valid, earlier.vectors, earlier.valid))

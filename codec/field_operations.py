@@ -17,6 +17,7 @@ from codec.motion_vectors import (
     likely_reference,
     vectors_to_lattice,
 )
+from codec.optical_flow import is_scene_cut
 
 PRIOR_TOLERANCE = 0.01, 0.5
 """Motion may differ from the step before by this share of the frame's width, plus this share of that step's length,
@@ -224,6 +225,10 @@ class FieldOperations:
         if not known.any():
             return None
         return WeightedField(fill_holes(motion.vectors, known), np.minimum(motion.weight, 1))
+
+    def is_scene_cut(self, picture: np.ndarray, warped: np.ndarray) -> bool:
+        """Return whether two pictures show two scenes; see `optical_flow.is_scene_cut`."""
+        return is_scene_cut(picture, warped)
 
     def compose(self, later: StepField, earlier: StepField) -> StepField:
         """Return two consecutive steps as one; see `motion_fields.compose`."""

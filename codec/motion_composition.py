@@ -204,12 +204,12 @@ class MotionComposer:
     def _complete(self, frame: SourceFrame, last: SourceFrame, motion: WeightedField | None) -> ComposedStep:
         """Measure motion between the pictures where the vectors leave much of it unknown; look for a cut there."""
         if motion is None:
-            flow = self._flow.measure(frame.picture, last.picture, self._grid)
+            flow = self._flow.measure(frame.picture, last.picture, self._grid, self._operations.is_scene_cut)
             return ComposedStep(WeightedField(flow.vectors, np.zeros(self._grid, np.float32)), is_cut=flow.is_cut)
         known = motion.weight >= MIN_KNOWN_WEIGHT
         if np.count_nonzero(known) / known.size > 1 - MAX_MISSING_SHARE:
             return ComposedStep(motion)
-        flow = self._flow.measure(frame.picture, last.picture, self._grid)
+        flow = self._flow.measure(frame.picture, last.picture, self._grid, self._operations.is_scene_cut)
         if flow.is_cut:
             return self._no_motion(is_cut=True)
         return ComposedStep(WeightedField(np.where(known[..., None], motion.vectors, flow.vectors), motion.weight))

@@ -1,6 +1,8 @@
 """Motion measured between two pictures, for frames without vectors, and whether the two show different scenes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import av
 import cv2
@@ -16,6 +18,8 @@ pairs around 35 cuts in six encodings: at most 0.29 at a cut, at least 0.45 else
 
 CORRELATION_WINDOW = 17
 """Pixels a side of a window."""
+
+WINDOW_PIXELS = CORRELATION_WINDOW**2
 
 MIN_TEXTURE_VARIANCE = 25.0
 """Windows with less variance, in squared levels of 255, are not compared."""
@@ -46,10 +50,23 @@ class OpticalFlow:
     def __init__(self) -> None:
         self._scaler = VideoReformatter()
         self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._last: tuple[av.VideoFrame, np.ndarray] | None = None
+        """The last picture that was measured from, and the same in grey: mostly the next one is measured to it."""
 
-    def measure(self, picture: av.VideoFrame, previous: av.VideoFrame, grid: tuple[int, int]) -> FlowResult:
-        """Return the displacement of each cell of a (h, w) grid from `picture` to `previous`."""
-        now, before = self._shrink(picture), self._shrink(previous)
+    def measure(
+        self,
+        picture: av.VideoFrame,
+        previous: av.VideoFrame,
+        grid: tuple[int, int],
+        is_cut: Callable[[np.ndarray, np.ndarray], bool],
+    ) -> FlowResult:
+        """Return the displacement of each cell of a (h, w) grid from `picture` to `previous`.
+
+        `is_cut` says whether two pictures show two scenes, as `is_scene_cut` does.
+        """
+        now = self._shrink(picture)
+        before = self._last[1] if self._last and self._last[0] is previous else self._shrink(previous)
+        self._last = picture, now
         height, width = now.shape
         num_threads = cv2.getNumThreads()
         # the result depends on how many threads share the search
@@ -58,11 +75,9 @@ class OpticalFlow:
             flow = self._search.calc(now, before, None)  # type: ignore[call-overload]
         finally:
             cv2.setNumThreads(num_threads)
-        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        warped = cv2.remap(
-            before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        if is_scene_cut(now, np.asarray(warped)):
+        positions = flow + _pixel_positions(width, height)
+        warped = cv2.remap(before, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        if is_cut(now, np.asarray(warped)):
             return FlowResult(np.zeros((*grid, 2), np.float32), True)
         cells = cv2.resize(flow, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
         return FlowResult(cells / np.array([width, height], np.float32), False)
@@ -74,6 +89,12 @@ class OpticalFlow:
         return self._scaler.reformat(picture, *size, "gray", interpolation=Interpolation.AREA).to_ndarray()
 
 
+@lru_cache(maxsize=2)
+def _pixel_positions(width: int, height: int) -> np.ndarray:
+    """Return float32 [height, width, 2], (x, y) of each pixel."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+
+
 def is_scene_cut(picture: np.ndarray, warped: np.ndarray) -> bool:
     """Return whether two pictures show two scenes.
 
@@ -83,14 +104,21 @@ def is_scene_cut(picture: np.ndarray, warped: np.ndarray) -> bool:
         picture: uint8 [h, w].
         warped: uint8 [h, w], the picture before, motion-compensated to match `picture`.
     """
-    one, other = picture.astype(np.float32), warped.astype(np.float32)
+    one, other = picture.astype(np.uint16), warped.astype(np.uint16)
+    mean, other_mean = _window_sums(one), _window_sums(other)
+    # sums of integers are exact: each of these is a window's value times the square of its number of pixels
+    variance = _window_sums(one * one) * WINDOW_PIXELS - mean * mean
+    other_variance = _window_sums(other * other) * WINDOW_PIXELS - other_mean * other_mean
+    covariance = _window_sums(one * other) * WINDOW_PIXELS - mean * other_mean
+    textured = np.maximum(variance, other_variance) > MIN_TEXTURE_VARIANCE * WINDOW_PIXELS**2
+    if np.count_nonzero(textured) < MIN_TEXTURED_SHARE * textured.size:
+        difference = int(np.abs(one.astype(np.int32) - other).sum())
+        return difference > PLAIN_CUT_DIFFERENCE * textured.size
+    product = np.maximum(variance[textured] * other_variance[textured], float(WINDOW_PIXELS**4))
+    return float((covariance[textured] / np.sqrt(product)).mean()) < MIN_SCENE_CORRELATION
+
+
+def _window_sums(values: np.ndarray) -> np.ndarray:
+    """Return float64 [h, w]: sums of uint16 [h, w] over the window around each pixel, mirrored at the border."""
     window = (CORRELATION_WINDOW, CORRELATION_WINDOW)
-    mean, other_mean = cv2.blur(one, window), cv2.blur(other, window)
-    variance = cv2.blur(one * one, window) - mean * mean
-    other_variance = cv2.blur(other * other, window) - other_mean * other_mean
-    covariance = cv2.blur(one * other, window) - mean * other_mean
-    textured = np.maximum(variance, other_variance) > MIN_TEXTURE_VARIANCE
-    if textured.mean() < MIN_TEXTURED_SHARE:
-        return float(np.abs(one - other).mean()) > PLAIN_CUT_DIFFERENCE
-    correlation = covariance[textured] / np.sqrt(np.maximum(variance * other_variance, 1))[textured]
-    return float(correlation.mean()) < MIN_SCENE_CORRELATION
+    return cv2.boxFilter(values, cv2.CV_32S, window, normalize=False).astype(np.float64)
