@@ -143,6 +143,19 @@ def double_precision(*modules: nn.Module) -> Iterator[None]:
             module.to(device=device, dtype=torch.float32)
 
 
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Inside, NVIDIA's GPUs multiply float32 in float32; by default convolutions round to TF32's 10 bits."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
 def as_double(values: Tensor) -> Tensor:
     """Return values in float64; on the CPU where their device has none (Apple's GPUs)."""
     return (values.cpu() if values.device.type == "mps" else values).double()

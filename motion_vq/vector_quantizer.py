@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _EUCLIDEAN_ROWS = 8192
-_DOT_ROWS = 64
-"""Vectors compared with all codes at once: with 16,384 codes the block of products stays in a CPU's cache."""
+_CPU_PRODUCTS, _GPU_PRODUCTS = 1 << 20, 1 << 27
+"""Products of vectors and codes at once. On a CPU they stay in its cache: with 16,384 codes these are 64 vectors. A GPU
+takes as many as fit a gigabyte in float64, since it waits for each call."""
 _RESET_BELOW = 0.05
 _COLLAPSED_BELOW = 0.02
 """A codebook whose perplexity is below this share of the codes that could have been used has collapsed."""
@@ -32,7 +33,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
 def nearest_by_angle(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the ids int64 [N] of the codes [K, D] with the largest dot product with vectors [N, D]."""
     transposed = codes.T.contiguous()
-    ids = [(rows @ transposed).argmax(dim=1) for rows in vectors.split(_DOT_ROWS)]
+    products = _CPU_PRODUCTS if vectors.device.type == "cpu" else _GPU_PRODUCTS
+    ids = [(rows @ transposed).argmax(dim=1) for rows in vectors.split(max(64, products // len(codes)))]
     return torch.cat(ids) if ids else vectors.new_zeros(0, dtype=torch.long)
 
 

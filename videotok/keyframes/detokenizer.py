@@ -61,19 +61,18 @@ class KeyframeDetokenizer(nn.Module):
         else:
             self.refiner = ConvUpsampler(width, upsampler_widths, upsampler_blocks)
 
-    def forward(self, codes: Tensor, present: Tensor, keep_mask: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, keep_mask: Tensor) -> Tensor:
         """Return images [B, 3, S, S], unclamped, of codes packed as `merger.pack` does."""
-        return self.to_pixels(self.fill(codes, present, keep_mask))
+        return self.to_pixels(self.fill(codes, keep_mask))
 
-    def fill(self, codes: Tensor, present: Tensor, keep_mask: Tensor) -> Tensor:
+    def fill(self, codes: Tensor, keep_mask: Tensor) -> Tensor:
         """Return features of all patches, [B, N, width].
 
         Args:
             codes: [B, n, code_dim], packed.
-            present: bool [B, n], which of them are codes and not padding.
             keep_mask: bool [B, N], the patches they stand at.
         """
-        return self._fill(unpack(self.code_embedding(codes), present, keep_mask), keep_mask)
+        return self._fill(unpack(self.code_embedding(codes), keep_mask), keep_mask)
 
     def fill_in_place(self, codes: Tensor, keep_mask: Tensor) -> Tensor:
         """Return the same as `fill` for codes [B, N, code_dim] that are at their patches already."""

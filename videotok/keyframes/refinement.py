@@ -43,7 +43,7 @@ def refine_codes(
     for step in range(steps + 1):
         with torch.set_grad_enabled(step < steps):
             codes = codebook.lookup(ids).requires_grad_(step < steps)
-            decoded = detokenizer(codes, present, keep_mask)
+            decoded = detokenizer(codes, keep_mask)
             errors = (decoded - images).square().mean(dim=(1, 2, 3))
         nearer = errors.detach() < least
         best = torch.where(nearer[:, None], ids, best)

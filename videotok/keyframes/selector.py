@@ -16,6 +16,9 @@ DISTANCE_EXPONENT = 0.5
 """A patch's score is multiplied by its distance to the nearest kept patch (in patches) to this power: the predicted
 error takes only near patches into account, and underestimates what is lost far from every token."""
 
+TURNS_BETWEEN_CHECKS = 16
+"""Turns of the greedy selection between two looks at whether it may end: a GPU stops for each."""
+
 
 @dataclass(frozen=True)
 class PredictedErrors:
@@ -79,13 +82,16 @@ class Selector(nn.Module):
         dropped = torch.logaddexp(predicted.log_error, predicted.log_saving - redundancy * neighbors)
         return torch.where(keep_mask, predicted.log_error, dropped)
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor, count: int | None = None, threshold: Tensor | None = None) -> Tensor:
         """Return how much each patch is worth its token, [B, N], from features [B, N, width].
 
-        The score is the log of the error that the patch saves in its turn of `greedy_selection`.
+        The score is the log of the error that the patch saves in its turn of `greedy_selection`, which also says what
+        `count` and `threshold` are.
         """
         predicted = self(features)
-        return greedy_selection(predicted.log_saving, predicted.redundancy, self.distances)
+        return greedy_selection(
+            predicted.log_saving, predicted.redundancy, self.distances, count=count, threshold=threshold
+        )
 
 
 @torch.no_grad()
@@ -95,6 +101,7 @@ def greedy_selection(
     distances: Tensor,
     count: int | None = None,
     gumbel_noise: Tensor | None = None,
+    threshold: Tensor | None = None,
 ) -> Tensor:
     """Rank patches by taking them one after another, each time the one that saves most.
 
@@ -105,29 +112,42 @@ def greedy_selection(
         distances: [N, N] between patches, in patches.
         count: patches to take; None: all N.
         gumbel_noise: [B, N], added to the logs when they are compared.
+        threshold: []: patches whose score is below it need not be taken, so it may end early.
 
     Returns:
         [B, N]: log of the errors (to the power ERROR_EXPONENT) that each patch saved in its turn, falling from turn to
         turn; -inf for patches that were not taken.
     """
+    distances = distances.to(redundancy.dtype)
     saving = (ERROR_EXPONENT * log_saving).exp()
-    # [B, i, j]: part of patch j's saving that is gone once patch i is kept
-    explained = 1 - torch.exp(-redundancy[:, None] * neighbor_weights(distances.to(redundancy.dtype)))
-    gumbel_noise = torch.zeros_like(saving) if gumbel_noise is None else gumbel_noise
-    scores = torch.full_like(saving, -torch.inf)
-    last = torch.full_like(saving[:, :1], torch.inf)
-    nearest_kept = torch.full_like(saving, float(distances.max()))
-    for _ in range(count or saving.shape[1]):
-        gains = (saving + (explained @ saving[..., None])[..., 0]).clamp(min=1e-30).log()
-        gains = gains + DISTANCE_EXPONENT * nearest_kept.log()
-        best = (gains + gumbel_noise).masked_fill(scores > -torch.inf, -torch.inf).argmax(dim=1, keepdim=True)
-        # rounding must not let a later turn overtake an earlier one
-        last = torch.minimum(gains.gather(1, best), last - 1e-5)
-        scores.scatter_(1, best, last)
-        saving = saving * (1 - explained.gather(1, best[..., None].expand(-1, -1, saving.shape[1]))[:, 0])
-        saving.scatter_(1, best, 0.0)
-        nearest_kept = torch.minimum(nearest_kept, distances.to(nearest_kept.dtype)[best[:, 0]])
-    return scores
+    # [B, i, j]: part of patch j's saving that is gone once patch i is kept, and part that is left; of its own nothing is
+    explained = 1 - torch.exp(-redundancy[:, None] * neighbor_weights(distances))
+    left = (1 - explained).masked_fill(distances == 0, 0.0)
+    # -inf for a patch itself, so that no patch is taken twice
+    log_distances = DISTANCE_EXPONENT * distances.log()
+    log_nearest = log_distances.max().expand_as(saving)
+    taken, values = [], []
+    # a turn is a dozen small operations, whose number decides how long it takes on a GPU
+    for turn in range(count or saving.shape[1]):
+        gains = (saving + (explained @ saving[..., None])[..., 0]).clamp_(min=1e-30).log_()
+        gains += log_nearest
+        best = (gains if gumbel_noise is None else gains + gumbel_noise).argmax(dim=1, keepdim=True)
+        taken.append(best)
+        values.append(gains.gather(1, best))
+        if threshold is not None and turn % TURNS_BETWEEN_CHECKS == 0 and (values[-1] < threshold).all():
+            break
+        saving = saving * left.gather(1, best[..., None].expand(-1, -1, saving.shape[1]))[:, 0]
+        log_nearest = torch.minimum(log_nearest, log_distances[best[:, 0]])
+    falling = _strictly_falling(torch.cat(values, dim=1))
+    return torch.full_like(saving, -torch.inf).scatter_(1, torch.cat(taken, dim=1), falling)
+
+
+def _strictly_falling(values: Tensor) -> Tensor:
+    """Return values [B, n], each at most the one before less 1e-5: rounding must not let a later turn overtake."""
+    columns = list(values.cpu().unbind(1))  # on a GPU every column would wait for its own operations
+    for index in range(1, len(columns)):
+        columns[index] = torch.minimum(columns[index], columns[index - 1] - 1e-5)
+    return torch.stack(columns, dim=1).to(values.device)
 
 
 def neighbor_weights(distances: Tensor) -> Tensor:

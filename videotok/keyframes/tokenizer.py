@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from motion_vq.model_base import VideotokModel, double_precision, register_to_config
+from motion_vq.model_base import VideotokModel, double_precision, no_tf32, register_to_config
 from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.protocol import (
@@ -19,13 +20,16 @@ from videotok.keyframes.protocol import (
 )
 from videotok.keyframes.refinement import refine_codes
 from videotok.keyframes.selector import KeepThresholds, Selector, keep_above, keep_best
-from videotok.keyframes.vit import Merger, VisionTransformer, pack
+from videotok.keyframes.vit import Merger, VisionTransformer
 
 DECODE_ERROR = 3e-6
 """Bound on the rounding error of decoding in float32, for pixels in [-1, 1]; see `KeyframeTokenizer.decode_error`.
 
 Measured with the shipped weights against float64 (docs/adr/0005-float32-certificate.md): a pixel is off by 2.3e-6 at
 most, and the root of a patch's mean squared error against the source, which is what decisions compare, by 7.4e-7."""
+OTHER_DEVICES = 4
+"""Factor on `DECODE_ERROR` on GPUs, whose convolutions add up in other orders, in part transformed (Winograd): not
+measured, `benchmarks.device` does; keyframes are decided again in float64 more often."""
 
 
 class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
@@ -190,12 +194,17 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
 
     @property
     def decode_error(self) -> float:
-        """See `DECODE_ERROR`."""
-        return DECODE_ERROR
+        """See `DECODE_ERROR` and `OTHER_DEVICES`."""
+        return DECODE_ERROR if self.device.type == "cpu" else OTHER_DEVICES * DECODE_ERROR
 
     @property
     def drops_patches(self) -> bool:
         """True: `decode` fills in patches without a token."""
+        return True
+
+    @property
+    def expects_errors(self) -> bool:
+        """True: the selector predicts them."""
         return True
 
     @property
@@ -208,6 +217,16 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         """Return how much each patch is worth its token, [B, N], comparable between images; see `Selector.scores`."""
         with double_precision(self.vit, self.selector):
             return self.selector.scores(self.features(images)).to(images.device)
+
+    @torch.no_grad()
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return scores and what the selector predicts; see `KeyframeTokenizerProtocol`."""
+        with double_precision(self.vit, self.selector):
+            features = self.features(images)
+            scores, predicted = self.selector.scores(features), self.selector(features)
+            masks = [keep_best(scores, torch.full((len(scores),), count, device=scores.device)) for count in counts]
+            errors = [self.selector.log_error_of(predicted, mask).exp() for mask in masks]
+        return scores.to(images.device), torch.stack(errors, dim=1).to(images.device)
 
     @torch.no_grad()
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
@@ -277,13 +296,10 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
                 f"`keep_mask` {tuple(keep_mask.shape)} keeps {counts} patches for images of {lengths} ids; "
                 f"expected {(len(ids), self.num_patches)} and one id for each kept patch"
             )
-        flat = torch.cat(ids)
-        check_ids(flat, self.codebook_size)
-        keep_mask = keep_mask.to(self.device)
-        packed = torch.zeros(keep_mask.shape, dtype=torch.long, device=self.device)
-        packed[keep_mask] = flat.to(self.device)
-        packed, present = pack(packed[..., None], keep_mask)
-        return self.detokenizer(self.codebook.lookup(packed[..., 0]), present, keep_mask).clamp(-1, 1)
+        check_ids(torch.cat(ids), self.codebook_size)
+        packed = pad_sequence(ids, batch_first=True).to(self.device)
+        with no_tf32():  # `decode_error` is a bound for float32
+            return self.detokenizer(self.codebook.lookup(packed), keep_mask.to(self.device)).clamp(-1, 1)
 
     def forward(self, images: Tensor, keep_ratio: float | None = None) -> Tensor:
         """Encode images [B, 3, S, S] and decode them again."""
@@ -319,12 +335,13 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             keep_mask = keep_mask.to(features.device)
             check_keep_mask(keep_mask, (len(features), self.num_patches))
             return keep_mask
-        scores = self.selector.scores(features)
         if num_tokens is not None:
             if not 1 <= num_tokens <= self.num_patches:
                 raise ValueError(f"`num_tokens` (={num_tokens}) must lie in 1..{self.num_patches}")
+            scores = self.selector.scores(features, count=num_tokens)
             return keep_best(scores, torch.full((len(scores),), num_tokens, device=scores.device))
         share: float = self.config["default_keep_ratio"] if keep_ratio is None else keep_ratio
         if not 0 < share <= 1:
             raise ValueError(f"`keep_ratio` (={keep_ratio}) must be above 0 and at most 1")
-        return keep_above(scores, self.thresholds(share))
+        threshold = self.thresholds(share)
+        return keep_above(self.selector.scores(features, threshold=threshold), threshold)

@@ -267,7 +267,7 @@ class CodedBatch:
         if self.present is None:
             filled = model.detokenizer.fill_in_place(codes, self.keep_mask)
         else:
-            filled = model.detokenizer.fill(codes, self.present, self.keep_mask)
+            filled = model.detokenizer.fill(codes, self.keep_mask)
         return model.detokenizer.to_pixels(filled).float(), filled
 
 

@@ -130,8 +130,11 @@ def pack(features: Tensor, keep_mask: Tensor) -> tuple[Tensor, Tensor]:
     return features.gather(1, order[..., None].expand(-1, -1, features.shape[-1])), present
 
 
-def unpack(kept: Tensor, present: Tensor, keep_mask: Tensor) -> Tensor:
+def unpack(kept: Tensor, keep_mask: Tensor) -> Tensor:
     """Undo `pack`: [B, n, width] to [B, N, width], zero at dropped patches."""
-    unpacked = kept.new_zeros(*keep_mask.shape, kept.shape[-1])
-    unpacked[keep_mask] = kept[present]
-    return unpacked
+    if kept.shape[1] == 0:
+        return kept.new_zeros(*keep_mask.shape, kept.shape[-1])
+    # by gathering and not by boolean masks, whose sizes a GPU would have to tell the CPU first
+    places = (keep_mask.cumsum(dim=1) - 1).clamp(min=0)
+    gathered = kept.gather(1, places[..., None].expand(-1, -1, kept.shape[-1]))
+    return torch.where(keep_mask[..., None], gathered, 0)

@@ -1,0 +1,74 @@
+"""Reading ahead in a thread: order, errors, memory, and what is closed when nobody wants more."""
+
+import threading
+import time
+
+import pytest
+
+from videotok.read_ahead import read_ahead
+
+
+class Source:
+    """Counts how far it was read, and says by which thread it was closed."""
+
+    def __init__(self, count, error=None):
+        self.count, self.error, self.made, self.closed_by = count, error, 0, None
+
+    def __iter__(self):
+        try:
+            for number in range(self.count):
+                self.made += 1
+                yield number
+            if self.error:
+                raise self.error
+        finally:
+            self.closed_by = threading.current_thread()
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_items_come_in_order(size):
+    assert list(read_ahead(Source(50), size)) == list(range(50))
+    assert list(read_ahead([], size)) == []
+
+
+def test_items_are_made_meanwhile_and_no_more_than_asked_for():
+    source = Source(50)
+    items = read_ahead(source, 3)
+    assert next(items) == 0
+    until = time.monotonic() + 10
+    while source.made < 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    # one taken, three in the queue, one that waits for room
+    assert source.made == 5
+    items.close()
+
+
+def test_an_error_comes_after_the_items_before_it():
+    items = read_ahead(Source(3, ValueError("broken")), 2)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, RuntimeError])
+def test_the_source_is_closed_by_its_thread_before_an_error_passes_on(error):
+    source, before = Source(1000), threading.active_count()
+    items = read_ahead(source, 2)
+    next(items)
+    with pytest.raises(error):
+        items.throw(error())
+    assert source.made < 10
+    assert source.closed_by not in (None, threading.current_thread())
+    assert threading.active_count() == before
+
+
+def test_an_error_of_an_iterator_that_cannot_begin():
+    def broken():
+        raise OSError("no such file")
+        yield
+
+    with pytest.raises(OSError, match="no such file"):
+        next(read_ahead(broken(), 1))
+    with pytest.raises(TypeError):
+        next(read_ahead(5, 1))

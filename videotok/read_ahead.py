@@ -1,0 +1,75 @@
+"""Read ahead: a thread makes the next items while the caller works on this one."""
+
+import threading
+from collections.abc import Generator, Iterable
+from queue import Empty, Full, Queue
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_POLL_SECONDS = 0.1
+"""How often a thread whose items nobody takes looks whether they are still wanted."""
+
+
+class _End:
+    """Comes after the last item, with the error that ended the iterator, if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def read_ahead(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
+    """Yield items in order, while a thread of its own makes the ones after them, up to `size` ahead.
+
+    It pays where making an item and working on it keep different cores busy, such as decoding of a video and models.
+    Memory is bounded by `size`. An error of the iterator is raised here, after the items before it. When this generator
+    is closed, or an error such as KeyboardInterrupt ends it, the iterator is closed in its own thread before that
+    passes on: files are closed and removed then, after the item that is just being made.
+
+    Args:
+        items: an iterable; it is used by the thread alone.
+        size: items ahead at most, 1 or more.
+    """
+    queue: Queue[Item | _End] = Queue(maxsize=size)
+    is_wanted = threading.Event()
+    is_wanted.set()
+    thread = threading.Thread(target=_fill, args=(items, queue, is_wanted), name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := queue.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        is_wanted.clear()
+        while thread.is_alive():
+            # an item that is ready would keep the thread from ending
+            try:
+                queue.get_nowait()
+            except Empty:
+                thread.join(_POLL_SECONDS)
+
+
+def _fill(items: Iterable[Item], queue: "Queue[Item | _End]", is_wanted: threading.Event) -> None:
+    """Put items into a queue until they end or are no longer wanted; then close their iterator."""
+    end = _End()
+    try:
+        iterator = iter(items)
+        try:
+            while is_wanted.is_set() and (item := next(iterator, end)) is not end:
+                _put(item, queue, is_wanted)
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
+    except BaseException as error:  # the caller raises it
+        end.error = error
+    _put(end, queue, is_wanted)
+
+
+def _put(item: "Item | _End", queue: "Queue[Item | _End]", is_wanted: threading.Event) -> None:
+    """Wait for room in a queue as long as its items are wanted."""
+    while is_wanted.is_set():
+        try:
+            return queue.put(item, timeout=_POLL_SECONDS)
+        except Full:
+            continue
