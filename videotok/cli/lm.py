@@ -2,24 +2,28 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.cli.generate import generate
 from videotok.config import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from videotok.lm.model import VideoLanguageModel, VideoSettings
     from videotok.lm.packing import Document
     from videotok.lm.train import Plan
     from videotok.pipeline import VideoTokenizer
 
-app = typer.Typer(no_args_is_help=True, help="Train and ask language models that read video.")
+    Report = Callable[[int, dict[str, float]], None]
+
+app = typer.Typer(no_args_is_help=True, help="Train and ask language models that read video, and generate with them.")
+app.command()(generate)
 console = Console(stderr=True, markup=False)
 COLUMNS = (
     TextColumn("{task.description}"),
@@ -30,6 +34,8 @@ COLUMNS = (
     TimeRemainingColumn(),
 )
 
+DEFAULT_STEPS = 1000
+
 VideoModel = Annotated[
     str | None, typer.Option("--video-model", help="Folder or hub id of video weights; default: the shipped ones.")
 ]
@@ -37,7 +43,10 @@ VideoModel = Annotated[
 
 @app.command()
 def train(
-    data: Annotated[list[Path], typer.Argument(help=".vtok or .jsonl files, folders of them, or corpora.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(help=".vtok or .jsonl files, folders of them, or corpora; with --recipe, one folder."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the language model and its run.")],
     model: Annotated[
         str, typer.Option(help="`tiny` (from scratch), or a causal language model: a folder, or a hub id.")
@@ -48,7 +57,19 @@ def train(
     loss: Annotated[
         Literal["answers", "all"], typer.Option(help="Tokens of a conversation to train on: the answers, or all.")
     ] = "answers",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the whole run.")] = 1000,
+    recipe: Annotated[
+        Literal["shipped"] | None,
+        typer.Option(
+            help="Train the model that ships, from a folder of photographs and videos (docs/understanding.md). Only "
+            "--steps, --max-minutes, --seed, --save-every, --resume and --video-model go with it."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps of the whole run; default: 1000, or the recipe's.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Time limit; the learning rate reaches zero when it is met.")
+    ] = None,
     length: Annotated[int, typer.Option(min=16, help="Tokens of a row; documents are packed into rows.")] = 2048,
     rows: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 4,
     learning_rate: Annotated[
@@ -74,6 +95,10 @@ def train(
         parse_rate(fps)
     if (out / "checkpoint.safetensors").exists() and not resume:
         raise Refusal(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    limits = {"seed": seed, "save_every": save_every, "max_seconds": max_minutes and 60 * max_minutes}
+    if recipe:
+        _train_by_recipe(data, out, video_model, limits | ({"steps": steps} if steps else {}), resume)
+        return
 
     from videotok.lm.data import TokenCache, make_documents, read_samples
     from videotok.lm.model import VideoSettings
@@ -92,18 +117,54 @@ def train(
     split = len(documents) - count
     tokens = sum(map(len, documents))
     console.print(f"{len(documents)} documents, {tokens} tokens, {count} for validation", highlight=False)
+    steps = steps or DEFAULT_STEPS
     plan = Plan(
         steps,
         rows,
         learning_rate,
         warmup_steps=min(100, steps // 10),
         precision=_precision(precision),
-        seed=seed,
-        save_every=save_every,
         row_length=length,
+        **limits,
     )
     _run(language_model, documents[:split], documents[split:], plan, out, resume)
     console.print(f"{out}: ask it with `videotok lm ask VIDEO QUESTION --lm {out}`", highlight=False)
+
+
+def _train_by_recipe(
+    data: "Sequence[Path]", out: Path, video_model: str | None, limits: dict[str, Any], resume: bool
+) -> None:
+    """Train the model that ships."""
+    if len(data) != 1 or not data[0].is_dir():
+        raise Refusal(f"--recipe takes one folder of photographs and videos, got {', '.join(map(str, data))}")
+    from dataclasses import replace
+
+    from videotok.lm.recipe import Recipe, run
+
+    tokenizer, shipped = _load_video_tokenizer(video_model), Recipe()
+    plan = replace(shipped.plan, **limits)
+    plan = replace(plan, warmup_steps=min(plan.warmup_steps, plan.steps // 10))
+    with Progress(*COLUMNS, console=console) as progress:
+        bars = {}
+
+        def on_progress(what: str, number: int, count: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=count)
+            progress.update(bars[what], completed=number)
+
+        def train(report: "Report") -> None:
+            run(
+                data[0],
+                out,
+                tokenizer,
+                replace(shipped, plan=plan),
+                resume=resume,
+                report=report,
+                on_progress=on_progress,
+            )
+
+        _train_with_bar(progress, plan.steps, train)
+    console.print(f"{out}/float16: ask it with `videotok lm ask VIDEO QUESTION --lm {out}/float16`", highlight=False)
 
 
 def _run(
@@ -118,25 +179,36 @@ def _run(
     from videotok.lm.train import train as train_model
 
     with Progress(*COLUMNS, console=console) as progress:
-        bar = progress.add_task("train", total=plan.steps)
+        _train_with_bar(
+            progress,
+            plan.steps,
+            lambda report: train_model(model, documents, validation, plan, out, resume=resume, report=report),
+        )
 
-        def report(step: int, figures: dict[str, float]) -> None:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            progress.update(bar, completed=step, description=shown)
-            if "validation cross_entropy" in figures:
-                progress.console.print(f"step {step}: {shown}", highlight=False)
 
-        try:
-            train_model(model, documents, validation, plan, out, resume=resume, report=report)
-        except (ValueError, FloatingPointError) as error:
-            raise Refusal(str(error)) from error
+def _train_with_bar(progress: Progress, steps: int, train: "Callable[[Report], object]") -> None:
+    """Call `train` with a report that moves a bar and prints validations; what it cannot train on is refused."""
+    bar = progress.add_task("train", total=steps)
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        progress.update(bar, completed=step, description=shown)
+        if any(name.startswith("validation") for name in figures):
+            progress.console.print(f"step {step}: {shown}", highlight=False)
+
+    try:
+        train(report)
+    except (ValueError, FloatingPointError) as error:
+        raise Refusal(str(error)) from error
 
 
 @app.command()
 def ask(
     video: Annotated[Path, typer.Argument(help="A video file, or a .vtok file.")],
     question: Annotated[str, typer.Argument(help="The question to answer.")],
-    lm: Annotated[Path, typer.Option("--lm", help="Folder of a language model that reads video.")],
+    lm: Annotated[
+        Path | None, typer.Option("--lm", help="Folder of a language model that reads video; default: the shipped one.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: the most likely tokens.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of sampled answers.")] = 0,

@@ -49,6 +49,8 @@ FOOTAGE_CLIPS = {STILL: 2, MOVING: 3, OTHER: 3}
 """Clips of each video of footage, from its beginning."""
 INSTRUCTIONS = "labels.jsonl"
 """In the folder of a video: one object a line, {"file": name, "instruction": text}."""
+TOKENS_PER_KEYFRAME = 64
+"""That the model reads, on average."""
 TEXT_TOKENS = 1024
 """Size of the text tokenizer, which is trained on the recipe's own texts and all bytes."""
 ROWS = {"global motion": 24, "motion": 6, "keyframes": 4}
@@ -127,7 +129,8 @@ class Material:
 def shipped_settings(tokenizer: "VideoTokenizer") -> VideoSettings:
     """Return how the shipped model's videos are encoded."""
     weights = {part: tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")}
-    return VideoSettings("12", 1, max_clips=2, models=weights, tokens_per_keyframe=64, complete_clips=True)
+    tokens = min(TOKENS_PER_KEYFRAME, tokenizer.keyframes.num_patches)
+    return VideoSettings("12", 1, max_clips=2, models=weights, tokens_per_keyframe=tokens, complete_clips=True)
 
 
 def new_model(folder: Path, tokenizer: "VideoTokenizer", recipe: Recipe) -> VideoLanguageModel:

@@ -1,0 +1,361 @@
+"""What the shipped language model can do: `python -m benchmarks.language_model PART … --json OUT`.
+
+questions     motion questions about scenes of held-out photographs and recordings, as `videotok lm ask` answers them
+direction     pictures and "the camera moves left": the direction of the decoded video, by optical flow
+prediction    bits per token of a video's second clip, beside context models of order 0 and 2, by stream
+continuation  a video's second clip, generated from the first one: PSNR and LPIPS, beside its motion repeated
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.context_models import ContextModel
+from videotok.footage import VIDEO_SUFFIXES
+from videotok.io_utils import write_json
+from videotok.lm.data import EncodedVideo
+from videotok.lm.generated_video import GeneratedVideo
+from videotok.lm.generation import answer
+from videotok.lm.loading import load_language_model
+from videotok.lm.model import VideoLanguageModel
+from videotok.lm.motion_questions.encoded_videos import encode_videos
+from videotok.lm.motion_questions.footage import photographs
+from videotok.lm.motion_questions.labeled_videos import SourceFolders, labeled_videos
+from videotok.lm.motion_questions.wordings import HELD_OUT_QUESTIONS, QUESTIONS
+from videotok.lm.packing import VideoInput, generation_document, pack
+from videotok.lm.recipe import MOVING, PHOTOS, STILL, clip_ids, read_footage
+from videotok.lm.sampling import SamplingConfig
+from videotok.lm.video_generation import VideoGenerator, VideoPrompt
+from videotok.metrics import measure
+from videotok.perceptual import LPIPS
+from videotok.pipeline import VideoTokenizer
+from videotok.vocabulary import Span
+
+DIRECTIONS = {
+    "left": "the camera moves left",
+    "right": "the camera moves right",
+    "up": "the camera moves up",
+    "down": "the camera moves down",
+    "closer": "the camera comes closer",
+    "away": "the camera goes away",
+}
+"""What the video must do -> the text it is generated from."""
+Figures = dict[str, float]
+
+
+def main() -> None:
+    """Measure the parts that were asked for, and write them."""
+    options = _parser().parse_args()
+    torch.set_num_threads(1)
+    loaded = load_language_model(options.lm)
+    parts: dict[str, Callable[[argparse.Namespace, VideoLanguageModel, VideoTokenizer], dict]] = {
+        "questions": questions,
+        "direction": direction,
+        "prediction": prediction,
+        "continuation": continuation,
+    }
+    found = {}
+    for part in options.parts:
+        found[part] = parts[part](options, loaded.model, loaded.tokenizer)
+        print(part, found[part])
+        if options.json:
+            write_json(options.json, {"options": {k: str(v) for k, v in vars(options).items()}, **found})
+
+
+# ---- questions ----
+
+
+def questions(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
+    """Return, for each question and for all: questions asked, and the share of right answers in three wordings.
+
+    `as trained`: the first wording of each question; `others`: one of its other wordings that were trained on, in turn;
+    `held out`: one of those that were not.
+    """
+    sources = SourceFolders(options.data / PHOTOS, options.data / STILL, options.data / MOVING)
+    videos = encode_videos(
+        labeled_videos(sources, options.cache, "test", options.videos),
+        tokenizer,
+        options.cache,
+        "test",
+        tokens_per_keyframe=model.settings.tokens_per_keyframe or 64,
+        with_raw_field=False,
+    )
+    right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for number, video in enumerate(videos):
+        shown = EncodedVideo(video.tokens)
+        for question, expected in video.answers.items():
+            others, held_out = QUESTIONS[question][1:], HELD_OUT_QUESTIONS[question]
+            wordings = {
+                "as trained": question,
+                "others": others[number % len(others)],
+                "held out": held_out[number % len(held_out)],
+            }
+            for name, wording in wordings.items():
+                found = answer(model, f"{wording}?", shown, max_new_tokens=12)
+                right[question][name].append(found.strip().lower() == expected)
+    rows = {question: _shares(columns) for question, columns in right.items()}
+    total: dict[str, list[bool]] = defaultdict(list)
+    for columns in right.values():
+        for name, values in columns.items():
+            total[name] += values
+    return {**rows, "all": _shares(total)}
+
+
+def _shares(columns: dict[str, list[bool]]) -> Figures:
+    count = len(next(iter(columns.values())))
+    return {"questions": count, **{name: round(float(np.mean(values)), 4) for name, values in columns.items()}}
+
+
+# ---- direction ----
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The mean motion of a video's content between neighbouring frames, in pixels."""
+
+    x: float
+    """To the right."""
+    y: float
+    """Downwards."""
+    growth: float
+    """Of the picture at its sides, away from its centre."""
+
+    def direction(self, is_zoom: bool) -> str:
+        """Return the way the camera went, which is against that of the content."""
+        if is_zoom:
+            return "closer" if self.growth > 0 else "away"
+        if abs(self.x) > abs(self.y):
+            return "left" if self.x > 0 else "right"
+        return "up" if self.y > 0 else "down"
+
+
+def direction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
+    """Return, for each text: videos generated from held-out photographs, and the share that moves as the text says."""
+    files = photographs(options.data / PHOTOS, "test").files
+    chosen = [files[index] for index in np.linspace(0, len(files) - 1, options.pictures).astype(int)]
+    right, speeds = defaultdict(list), defaultdict(list)
+    for number, file in enumerate(chosen):
+        sampling = SamplingConfig(
+            temperature=options.temperature, top_p=options.top_p, guidance=options.guidance, seed=number
+        )
+        generator = VideoGenerator(model, tokenizer, sampling)
+        picture = generator.encode_picture(file)
+        for wanted, text in DIRECTIONS.items():
+            clips = generator.generate([VideoPrompt.from_text(text, (), picture)], options.seconds)
+            frames = np.concatenate([clip.frames for clip in generator.frames(clips)])
+            flow = optical_flow(frames)
+            right[wanted].append(flow.direction(wanted in ("closer", "away")) == wanted)
+            speeds[wanted].append(flow.growth if wanted in ("closer", "away") else float(np.hypot(flow.x, flow.y)))
+    rows = {
+        wanted: {
+            "videos": len(values),
+            "right": float(np.mean(values)),
+            "pixels a step": float(np.mean(speeds[wanted])),
+        }
+        for wanted, values in right.items()
+    }
+    total = [value for values in right.values() for value in values]
+    return {**rows, "all": {"videos": len(total), "right": float(np.mean(total))}}
+
+
+def optical_flow(frames: np.ndarray) -> Flow:
+    """Return the mean over time of the median dense optical flow (DIS) of frames uint8 [n, H, W, 3]."""
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    height, width = grey[0].shape
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    found = []
+    for before, after in pairwise(grey):
+        flow = method.calc(before, after, np.zeros((height, width, 2), np.float32))
+        sides = np.abs(x) > 0.4
+        growth = np.median((flow[..., 0] * np.sign(x))[:, sides])
+        found.append((np.median(flow[..., 0]), np.median(flow[..., 1]), growth))
+    return Flow(*(float(value) for value in np.mean(found, axis=0)))
+
+
+# ---- prediction ----
+
+STREAMS = ("keyframe", "global motion", "motion")
+
+
+def prediction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
+    """Return, by stream, bits per token of the second clips of held-back footage, given the first ones.
+
+    The context models count the footage that the language model was trained on, and the first clip of the video itself.
+    `place`: their contexts also hold the place (the term of global motion, the cell of the grid of motion).
+    """
+
+    def read(count: int, held_back: bool) -> list[list[torch.Tensor]]:
+        footage = read_footage(
+            options.data, options.cache, model, tokenizer, count, lambda what, number, count: None, held_back=held_back
+        )
+        return [video.clips for video in footage]
+
+    trained = read(options.trained_footage, held_back=False)
+    tests = [clips[:2] for clips in read(options.footage, held_back=True) if len(clips) > 1]
+    rows: dict[str, Figures] = {}
+    losses: dict[str, list[np.ndarray]] = defaultdict(list)
+    for first, second in tests:
+        document = generation_document(model.tokenizer, "", VideoInput(torch.cat([first, second])))
+        is_second = torch.arange(len(document)) >= 1 + len(first)
+        document = replace(document, is_target=document.is_target & is_second)
+        with torch.no_grad():
+            found = model.legal_losses(pack([[document]], model.vocabulary, model.padding_id))
+        for stream, values in found.items():
+            losses[stream].append(values.numpy() / np.log(2))
+    for stream in STREAMS:
+        values = np.concatenate(losses[stream])
+        rows[stream] = {"tokens": len(values), "language model": float(values.mean())}
+        size = {
+            "keyframe": model.vocabulary.visual_size + model.vocabulary.patches + 1,
+            "global motion": model.vocabulary.global_motion_size,
+            "motion": model.vocabulary.motion_size,
+        }[stream]
+        for order in (0, 2):
+            for with_place in (False, True) if stream != "keyframe" else (False,):
+                name = f"order {order}" + (", place" if with_place else "")
+                rows[stream][name] = _context_bits(model, stream, order, size, with_place, trained, tests)
+    return {"videos": len(tests), **rows}
+
+
+def _context_bits(
+    model: VideoLanguageModel,
+    stream: str,
+    order: int,
+    size: int,
+    with_place: bool,
+    trained: Sequence[Sequence[torch.Tensor]],
+    tests: Sequence[Sequence[torch.Tensor]],
+) -> float:
+    """Return the bits per token of the second clips under a context model."""
+
+    def places(ids: list[int]) -> list[int] | None:
+        return list(range(len(ids))) if with_place else None
+
+    context_model = ContextModel(order, size)
+    for clips in trained:
+        for clip in clips:
+            ids = stream_ids(model, clip, stream)
+            context_model.learn(ids, places(ids))
+    bits, count = 0.0, 0
+    for first, second in tests:
+        for number, clip in enumerate((first, second)):
+            ids = stream_ids(model, clip, stream)
+            if number:
+                bits, count = bits + context_model.bits(ids, places(ids)), count + len(ids)
+            context_model.learn(ids, places(ids))
+    return bits / count
+
+
+def stream_ids(model: VideoLanguageModel, clip: torch.Tensor, stream: str) -> list[int]:
+    """Return the ids of one stream of a clip: of the keyframe with its runs and [/IMG], or of the motion."""
+    vocabulary = model.vocabulary
+    spans = {
+        "keyframe": (vocabulary.visual, vocabulary.drop, Span("[/IMG]", vocabulary.image_end, 1)),
+        "global motion": (vocabulary.global_motion,),
+        "motion": (vocabulary.motion,),
+    }[stream]
+    return [token for token in clip.tolist() if any(token in span for span in spans)]
+
+
+# ---- continuation ----
+
+
+def continuation(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
+    """Return PSNR and LPIPS of the second clips of videos: generated from the first one, with its motion, and still.
+
+    All three have the same keyframe: the exact first one, carried along the motion of the first clip.
+    """
+    lpips = LPIPS.load(options.lpips) if options.lpips else None
+    files = [path for path in sorted(options.natural.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+    rows: dict[str, dict[str, Figures]] = {}
+    for number, file in enumerate(files[: options.continued]):
+        found = _continue(file, model, tokenizer, lpips, options, number)
+        if found:
+            rows[file.name] = found
+            print(file.name, found)
+    if not rows:
+        return {}
+    names = next(iter(rows.values()))
+    means = {
+        name: {figure: float(np.mean([row[name][figure] for row in rows.values()])) for figure in names[name]}
+        for name in names
+    }
+    return {"videos": len(rows), "mean": means, "rows": rows}
+
+
+def _continue(
+    file: Path,
+    model: VideoLanguageModel,
+    tokenizer: VideoTokenizer,
+    lpips: LPIPS | None,
+    options: argparse.Namespace,
+    seed: int,
+) -> dict[str, Figures] | None:
+    from videotok.evaluation import frames_of, source_clips
+
+    sampling = SamplingConfig(temperature=options.temperature, top_p=options.top_p, seed=seed)
+    generator = VideoGenerator(model, tokenizer, sampling)
+    tokens = tokenizer.encode(file, replace(generator._encode_config, max_clips=2))
+    if tokens.num_clips < 2 or (tokens.num_frames < tokens.spec.frames).any():
+        return None
+    start = tokens.part(0, 1)
+    (video,) = generator.begin([VideoPrompt((), start)])
+    source = frames_of(list(source_clips(tokens, file, video.size))[1])
+    ids = clip_ids(model, start)[0]
+    motion = ids[ids.tolist().index(model.vocabulary.motion_begin) :]
+    found = {}
+    clips = list(generator.generate([VideoPrompt((), start)], float(tokens.spec.duration_seconds)))
+    found["generated"] = list(generator.frames(clips))[1].frames
+    for name in ("repeated", "still"):
+        (video,) = generator.begin([VideoPrompt((), start)])
+        shown = list(generator._start_clips(video, start))
+        following = motion if name == "repeated" else motion[[0, -1]]
+        found[name] = list(generator.frames([*shown, _add(video, following)]))[1].frames
+    return {
+        name: {key: float(value) for key, value in _figures(source, frames, lpips).items()}
+        for name, frames in found.items()
+    }
+
+
+def _add(video: GeneratedVideo, motion: torch.Tensor):
+    assert video.keyframe is not None
+    return video.add(torch.cat([video.keyframe, motion]), video.spec.frames)
+
+
+def _figures(source: np.ndarray, frames: np.ndarray, lpips: LPIPS | None) -> Figures:
+    found = measure(source, frames, lpips)
+    figures = {"psnr": float(np.mean(found.psnr))}
+    return figures if found.lpips is None else figures | {"lpips": float(np.mean(found.lpips))}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("parts", nargs="+", choices=("questions", "direction", "prediction", "continuation"))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training data, for what was held back")
+    parser.add_argument("--natural", type=Path, help="folder of videos to continue")
+    parser.add_argument("--lm", type=Path, help="folder of a language model; default: the shipped one")
+    parser.add_argument("--cache", type=Path, default=Path("cache/language_model"), help="folder of encoded videos")
+    parser.add_argument("--videos", type=int, default=180, help="scenes that questions are asked about")
+    parser.add_argument("--pictures", type=int, default=12, help="photographs, each with all directions")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each generated video")
+    parser.add_argument("--footage", type=int, default=30, help="held-back videos whose second clip is predicted")
+    parser.add_argument("--trained-footage", type=int, default=300, help="videos that the context models count")
+    parser.add_argument("--continued", type=int, default=20, help="videos that are continued")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--lpips", type=Path, help="weights of the LPIPS network (SqueezeNet, safetensors)")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
