@@ -33,6 +33,10 @@ class OperationsChooser:
     def for_next_frame(self, grid: tuple[int, int]) -> FieldOperations:
         """Return the operations to use for a frame on a grid of (h, w) cells."""
         self._num_frames += 1
+        return self.current(grid)
+
+    def current(self, grid: tuple[int, int]) -> FieldOperations:
+        """Return the operations in use, on a grid of (h, w) cells."""
         if self._compiled is None and self._num_frames > self._threshold:
             self._load()
         if self._compiled is None or not self._agree(grid):
@@ -106,6 +110,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         "filled": lambda run: run.filled(sparse),
         "is_scene_cut": lambda run: run.is_scene_cut(*pictures),
         "compose": lambda run: run.compose(*steps),
+        "pool": lambda run: run.pool(steps[0], 2),
     }
 
 

@@ -260,7 +260,7 @@ class ClipAssembler:
             first_size = first_size or size
             if has_other_shape(size, first_size):
                 size = first_size
-            group, pictures = [replace(first, picture=None)], []
+            group, pictures = [first.without_picture()], []
             if self.frames:
                 pictures.append(frame_converter.convert(first.picture, first.orientation, self.frame_size or size))
             while len(group) < self.spec.frames and (frame := next(shaped, None)) is not None:
@@ -269,7 +269,7 @@ class ClipAssembler:
                     break
                 if self.frames and frame.picture is not None:
                     pictures.append(frame_converter.convert(frame.picture, frame.orientation, self.frame_size or size))
-                group.append(replace(frame, picture=None))
+                group.append(frame.without_picture())
             keyframe = np.zeros((0, 0, 3), np.uint8)
             if self.keyframes:
                 keyframe = keyframe_converter.convert(first.picture, first.orientation, size)

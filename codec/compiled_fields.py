@@ -227,12 +227,12 @@ def _pool_cells(vectors, here, width, height, row_edges, row_shares, column_edge
 
 @_kernel(
     types.Tuple((F4, F3, I1, types.int64, types.int64))(
-        *(F4, B3, types.boolean, F3, F2, I1, _array(types.boolean, 1), types.float32),
+        *(F4, B3, types.boolean, F3, F1, F1, types.boolean, types.boolean, types.float32),
         *(types.int64, types.int64, I1, D1, I1, D1),
     )
 )
 def _pool_references(
-    vectors, known, may_be_direct, expected, spans, counts, are_exact, bonus,
+    vectors, known, may_be_direct, expected, first_spans, second_spans, is_first_exact, is_second_exact, bonus,
     width, height, row_edges, row_shares, column_edges, column_shares,
 ):  # fmt: skip
     """Pool vectors to a grid, separately for each frame referred to.
@@ -242,7 +242,8 @@ def _pool_references(
         lattice cells each has; how many cells point to a frame that the stream states, and how many have a vector.
     """
     rows, columns = known.shape[1:]
-    grid_rows, grid_columns, total = len(row_edges) - 1, len(column_edges) - 1, counts[0] + counts[1]
+    grid_rows, grid_columns = len(row_edges) - 1, len(column_edges) - 1
+    total = len(first_spans) + len(second_spans)
     fields = np.empty((total, grid_rows, grid_columns, 2), np.float32)
     weights = np.empty((total, grid_rows, grid_columns), np.float32)
     num_cells = np.zeros(total, np.int64)
@@ -257,33 +258,34 @@ def _pool_references(
                     cell = vectors[which, row, column]
                     is_zero = is_zero and known[which, row, column] and cell[0] == 0 and cell[1] == 0
                 direct[row, column] = is_zero
-    num_exact = num_any = 0
+    num_exact, num_any, num_known = 0, 0, np.zeros(2, np.int64)
     for row in range(rows):
         for column in range(columns):
             is_exact = is_any = False
             for which in range(2):
-                if counts[which] and known[which, row, column]:
-                    is_any = True
-                    is_exact = is_exact or (are_exact[which] and not direct[row, column])
+                spans, is_list_exact = (second_spans, is_second_exact) if which else (first_spans, is_first_exact)
+                if len(spans) and known[which, row, column]:
+                    is_any, num_known[which] = True, num_known[which] + 1
+                    is_exact = is_exact or (is_list_exact and not direct[row, column])
             num_exact += is_exact
             num_any += is_any
     for which in range(2):
-        if not counts[which]:
+        spans = second_spans if which else first_spans
+        if not num_known[which]:
             continue
         if may_be_direct:
             for row in range(rows):
                 for column in range(columns):
                     if direct[row, column]:
-                        vectors[which, row, column, 0] = expected[row, column, 0] * frame_width * spans[which, 0]
-                        vectors[which, row, column, 1] = expected[row, column, 1] * frame_height * spans[which, 0]
-        if counts[which] > 1:
-            few = spans[which, : counts[which]]
-            _choose_references(vectors[which], expected, frame_width, frame_height, few, bonus, chosen)
-        for number in range(counts[which]):
-            place = number + which * counts[0]
+                        vectors[which, row, column, 0] = expected[row, column, 0] * frame_width * spans[0]
+                        vectors[which, row, column, 1] = expected[row, column, 1] * frame_height * spans[0]
+        if len(spans) > 1:
+            _choose_references(vectors[which], expected, frame_width, frame_height, spans, bonus, chosen)
+        for number in range(len(spans)):
+            place = number + which * len(first_spans)
             for row in range(rows):
                 for column in range(columns):
-                    is_here = known[which, row, column] and (counts[which] == 1 or chosen[row, column] == number)
+                    is_here = known[which, row, column] and (len(spans) == 1 or chosen[row, column] == number)
                     here[row, column] = is_here
                     num_cells[place] += is_here
             if num_cells[place]:
@@ -668,6 +670,24 @@ def _compose(later, later_valid, earlier, earlier_valid):
     return out, valid
 
 
+@_kernel(types.Tuple((F3, B2))(F3, B2, types.int64))
+def _pool(vectors, valid, factor):
+    rows, columns = valid.shape[0] // factor, valid.shape[1] // factor
+    out, out_valid = np.empty((rows, columns, 2), np.float32), np.empty((rows, columns), np.bool_)
+    for row in range(rows):
+        for column in range(columns):
+            x, y, count = F(0), F(0), 0
+            for i in range(factor):
+                for j in range(factor):
+                    # the first value is copied: 0 + -0.0 would lose its sign
+                    cell = vectors[row * factor + i, column * factor + j]
+                    x, y = (cell[0], cell[1]) if i == j == 0 else (x + cell[0], y + cell[1])
+                    count += valid[row * factor + i, column * factor + j]
+            out[row, column, 0], out[row, column, 1] = x / F(factor * factor), y / F(factor * factor)
+            out_valid[row, column] = count / (factor * factor) >= MIN_VALID_SHARE
+    return out, out_valid
+
+
 # --- scene cuts ---------------------------------------------------------------------------------------------------
 
 
@@ -748,28 +768,22 @@ class CompiledOperations(FieldOperations):
         velocity: np.ndarray,
         may_be_direct: bool,
     ) -> PooledVectors:
-        vectors, known, (width, height) = lattice.vectors, lattice.known, size
-        spans = np.zeros((2, max(1, *(len(one.spans) for one in candidates))), np.float32)
-        counts, are_exact = np.zeros(2, np.int64), np.zeros(2, np.bool_)
-        for which, one in enumerate(candidates):
-            if len(one.spans) and known[which].any():
-                counts[which], are_exact[which] = len(one.spans), one.is_exact
-                spans[which, : len(one.spans)] = one.spans
+        (first, second), known, (width, height) = candidates, lattice.known, size
         expected = velocity
-        if may_be_direct or counts.max() > 1:
+        if may_be_direct or max(len(first.spans), len(second.spans)) > 1:
             expected = np.asarray(expected_on_lattice(velocity, known.shape[1:]))
         rows = pooling_edges(velocity.shape[0], height, known.shape[1])
         columns = pooling_edges(velocity.shape[1], width, known.shape[2])
         fields, weights, num_cells, num_exact, num_any = _pool_references(
-            *(vectors, known, may_be_direct, expected, spans, counts, are_exact),
-            np.float32(first_reference_bonus(width)),
-            *(width, height, rows.row, rows.fraction.ravel(), columns.row, columns.fraction.ravel()),
+            *(lattice.vectors, known, may_be_direct, expected),
+            *(first.spans, second.spans, first.is_exact, second.is_exact, first_reference_bonus(width)),
+            *(width, height, rows.row, rows.fraction, columns.row, columns.fraction),
         )
-        order = [(which, number) for which in range(2) for number in range(counts[which])]
+        order = [(which, number) for which in range(2) for number in range(len(candidates[which].spans))]
         references = tuple(
-            PooledReference(which, number, WeightedField(fields[place], weights[place]))
-            for place, (which, number) in enumerate(order)
-            if num_cells[place]
+            PooledReference(*order[place], WeightedField(fields[place], weights[place]))
+            for place, count in enumerate(num_cells.tolist())
+            if count
         )
         return PooledVectors(references, num_exact / known[0].size, num_any / known[0].size)
 
@@ -810,4 +824,12 @@ class CompiledOperations(FieldOperations):
         return bool(_is_scene_cut(np.ascontiguousarray(picture), np.ascontiguousarray(warped)))
 
     def compose(self, later: StepField, earlier: StepField) -> StepField:
-        return StepField(*_compose(later.vectors, later.valid, earlier.vectors, earlier.valid))
+        if not (later.vectors.flags.c_contiguous and earlier.vectors.flags.c_contiguous):
+            return super().compose(later, earlier)  # transposed for display; the order of sums depends on it
+        valid, earlier_valid = np.ascontiguousarray(later.valid), np.ascontiguousarray(earlier.valid)
+        return StepField(*_compose(later.vectors, valid, earlier.vectors, earlier_valid))
+
+    def pool(self, field: StepField, factor: int) -> StepField:
+        if not field.vectors.flags.c_contiguous:
+            return super().pool(field, factor)
+        return StepField(*_pool(field.vectors, np.ascontiguousarray(field.valid), factor))

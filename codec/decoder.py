@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from codec.container import DemuxedPacket, Demuxer, end_from_header, is_cut_off, nominal_frame_interval
 from codec.errors import MediaError
 from codec.reference_lists import PictureHeaders, ReferenceListBuilder
-from codec.side_data import UPRIGHT, Orientation, OrientationReader, motion_records, orientation_of
+from codec.side_data import UPRIGHT, Orientation, OrientationReader, motion_records, orientation_of, side_data_of
 from codec.timeline import FrameTimes, PictureTimes
 
 TRUNCATION_SECONDS = 0.5
@@ -228,22 +228,23 @@ def read_frames(
         )
     if first_pts is not None:
         pictures = (one for one in pictures if one.pts is None or one.pts >= first_pts)
-    read_orientation = orientation_of if with_vectors else OrientationReader().read
+    orientations = OrientationReader()
     waiting: DecodedPicture | None = None
     last: SourceFrame | None = None
 
     def frame(decoded: DecodedPicture, following_pts: int | None) -> SourceFrame:
         picture = decoded.picture
         seconds = times.next_seconds(decoded.pts, following_pts)
+        side_data = side_data_of(picture) if with_vectors else None
         return SourceFrame(
             picture=picture,
             pts_seconds=seconds,
             duration_seconds=times.duration_seconds(picture.duration, seconds),
-            vectors=motion_records(picture) if with_vectors else None,
+            vectors=motion_records(side_data) if side_data else None,
             index=decoded.index,
             headers=decoded.headers,
             damaged=decoded.damaged or (decoded.headers is not None and decoded.headers.follows_loss),
-            orientation=read_orientation(picture),
+            orientation=orientation_of(side_data) if side_data else orientations.read(picture),
         )
 
     for decoded in pictures:

@@ -8,7 +8,7 @@ Motion added up along any path thus ends where the stream's own vectors end, and
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from av.video.frame import PictureType
@@ -195,7 +195,7 @@ class MotionComposer:
         step = self._no_motion() if last is None else self._complete(frame, last, self._motion_to_last(frame))
         shares = self._frame_motions.get(frame.index, NO_MOTION).shares
         self._advance(frame, step.motion.vectors)
-        return replace(step, shares=shares)
+        return ComposedStep(step.motion, shares, step.is_cut)
 
     def _no_motion(self, is_cut: bool = False) -> ComposedStep:
         zeros = WeightedField(np.zeros((*self._grid, 2), np.float32), np.zeros(self._grid, np.float32))

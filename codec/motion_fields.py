@@ -10,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from codec.side_data import Orientation
+from codec.side_data import UPRIGHT, Orientation
 
 MIN_VALID_SHARE = 0.5
 """Share of a cell that must be valid for the cell to be valid."""
@@ -85,6 +85,8 @@ def pool(field: StepField, factor: int) -> StepField:
 
 def orient(field: StepField, orientation: Orientation) -> StepField:
     """Return the field of the upright picture for that of the coded one."""
+    if orientation == UPRIGHT:
+        return field
     vectors, valid = field.vectors, field.valid
     flips_rows, flips_columns = orientation.flips_y, orientation.flips_x
     if orientation.is_transposed:

@@ -124,7 +124,7 @@ def _pool_rows(values: np.ndarray, num_cells: int, length: int) -> np.ndarray:
     sums = np.zeros((len(values) + 1, values.shape[1]))
     np.cumsum(values, axis=0, out=sums[1:])
     edges = pooling_edges(num_cells, length, len(values))
-    at_edges = sums[edges.row] + edges.fraction * values[edges.row]
+    at_edges = sums[edges.row] + edges.fraction[:, None] * values[edges.row]
     return np.diff(at_edges, axis=0) * (num_cells * LATTICE_PIXELS / length)
 
 
@@ -135,7 +135,7 @@ class PoolingEdges:
     row: np.ndarray
     """int64 [num_cells + 1]: the lattice row that the edge crosses."""
     fraction: np.ndarray
-    """float64 [num_cells + 1, 1]: the share of that row that lies before the edge, 0 to 1."""
+    """float64 [num_cells + 1]: the share of that row that lies before the edge, 0 to 1."""
 
 
 @lru_cache(maxsize=16)
@@ -143,7 +143,7 @@ def pooling_edges(num_cells: int, length: int, num_rows: int) -> PoolingEdges:
     """Return the edges of `num_cells` equal parts of `length` pixels on a lattice of `num_rows` rows."""
     edges = np.linspace(0, length / LATTICE_PIXELS, num_cells + 1)
     row = np.minimum(edges.astype(np.int64), num_rows - 1)
-    return PoolingEdges(row, (edges - row)[:, None])
+    return PoolingEdges(row, edges - row)
 
 
 def likely_reference(vectors: np.ndarray, velocity: np.ndarray, spans: np.ndarray, bonus: float) -> np.ndarray:

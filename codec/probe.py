@@ -115,8 +115,8 @@ def has_native_vectors(first: SourceFrame, stream: VideoStream) -> bool:
 def displayed_size(picture: av.VideoFrame, orientation: Orientation, stream: VideoStream) -> tuple[int, int]:
     """Return the picture's (width, height) as displayed: upright, and widened so that its pixels are square."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
-    if not 0.1 < aspect < 10:
-        aspect = Fraction(1)
+    if aspect == 1 or not 0.1 < aspect < 10:
+        return orientation.upright_size(max(1, picture.width), picture.height)
     return orientation.upright_size(max(1, round(picture.width * aspect)), picture.height)
 
 

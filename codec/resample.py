@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import av
 
+from codec.acceleration import CHOOSER
 from codec.motion_composition import FrameWithMotion
-from codec.motion_fields import StepField, compose, pool
+from codec.motion_fields import StepField
 from codec.side_data import UPRIGHT, Orientation
 from codec.types import ClipSpec, VectorShares
 
@@ -55,7 +56,7 @@ class FrameSchedule:
     @property
     def step_seconds(self) -> float:
         """Time from one resampled frame to the next."""
-        return float(1 / self.fps)
+        return self.fps.denominator / self.fps.numerator
 
     def with_origin(self, seconds: float) -> "FrameSchedule":
         """Return a schedule whose origin is `seconds`, unless it is known already."""
@@ -63,7 +64,11 @@ class FrameSchedule:
 
     def time(self, index: int) -> float:
         """Return the time of the frame `index` in seconds."""
-        return (self.origin_seconds or 0.0) + self.start_seconds + float(index / self.fps)
+        return self._time_from(self.origin_seconds or 0.0, index)
+
+    def _time_from(self, origin: float, index: int) -> float:
+        # arithmetic with fractions would take longer, and gives the same
+        return origin + self.start_seconds + index * self.fps.denominator / self.fps.numerator
 
     def is_shown(self, since: float, until: float, first: float | None) -> bool:
         """Return whether a frame on screen from `since` until `until` becomes a resampled frame; True if in doubt.
@@ -72,13 +77,12 @@ class FrameSchedule:
             since, until: in seconds.
             first: time of the video's first frame, used as origin; None before that frame is decoded.
         """
-        if first is not None:
-            return self.with_origin(first)._covers(since, until)
-        return self.origin_seconds is None or self._covers(since, until)
-
-    def _covers(self, since: float, until: float) -> bool:
-        elapsed = (since - TOLERANCE_SECONDS - ROUNDING_SECONDS - self.time(0)) * float(self.fps)
-        next_time = self.time(max(math.ceil(elapsed), self.first_index))
+        origin = first if self.origin_seconds is None else self.origin_seconds
+        if origin is None:
+            return True
+        fps = self.fps.numerator / self.fps.denominator
+        elapsed = (since - TOLERANCE_SECONDS - ROUNDING_SECONDS - self._time_from(origin, 0)) * fps
+        next_time = self._time_from(origin, max(math.ceil(elapsed), self.first_index))
         return next_time < until - TOLERANCE_SECONDS + ROUNDING_SECONDS
 
 
@@ -103,6 +107,13 @@ class ResampledFrame:
     """Pictures have another aspect ratio from here on."""
     is_truncated: bool = False
     """The file ends before its header says, with this frame."""
+
+    def without_picture(self) -> "ResampledFrame":
+        """Return the frame without its decoded picture, which is large."""
+        return ResampledFrame(
+            *(None, self.pts_seconds, self.motion, self.damaged, self.shares, self.is_cut),
+            *(self.orientation, self.is_new_shape, self.is_truncated),
+        )
 
 
 class Resampler:
@@ -135,7 +146,8 @@ class Resampler:
             yield from self._frames_before(item.frame.pts_seconds - TOLERANCE_SECONDS)
             if self._index >= self._schedule.num_frames:
                 return
-            self._motion = item.motion if self._motion is None else compose(item.motion, self._motion)
+            operations = CHOOSER.current(item.motion.valid.shape)
+            self._motion = item.motion if self._motion is None else operations.compose(item.motion, self._motion)
             self._damaged |= item.frame.damaged
             self._is_truncated = item.frame.is_truncated
             self._is_cut |= item.is_cut
@@ -154,7 +166,8 @@ class Resampler:
         if self._shown is None:
             return
         while (time := self._schedule.time(self._index)) < seconds and self._index < self._schedule.num_frames:
-            motion = pool(self._motion or StepField.zeros(self._grid, valid=True), FINE_FACTOR)
+            motion = self._motion or StepField.zeros(self._grid, valid=True)
+            motion = CHOOSER.current(motion.valid.shape).pool(motion, FINE_FACTOR)
             if self._is_cut:
                 motion = StepField.zeros(motion.valid.shape, valid=False)
             if self._index >= 0:

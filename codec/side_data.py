@@ -21,21 +21,26 @@ MotionRecord = np.dtype(
 DISPLAY_MATRIX_BYTES = 9 * 4
 
 
-def motion_records(picture: av.VideoFrame) -> np.ndarray | None:
-    """Return the picture's motion vectors, MotionRecord [n]; None if it has none."""
-    data = _side_data(picture).get("MOTION_VECTORS")
+def motion_records(side_data: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the motion vectors in a picture's side data, MotionRecord [n]; None if it has none."""
+    data = side_data.get("MOTION_VECTORS")
     return None if data is None else np.frombuffer(data, MotionRecord)
 
 
 def display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
     """Return the picture's display matrix, int64 [3, 3] as FFmpeg stores it; None if it has none."""
-    data = _side_data(picture).get("DISPLAYMATRIX")
+    return _display_matrix(side_data_of(picture))
+
+
+def _display_matrix(side_data: Mapping[str, Any]) -> np.ndarray | None:
+    data = side_data.get("DISPLAYMATRIX") if len(side_data) else None
     if data is None or len(bytes(data)) < DISPLAY_MATRIX_BYTES:
         return None
     return np.frombuffer(bytes(data)[:DISPLAY_MATRIX_BYTES], np.int32).reshape(3, 3).astype(np.int64)
 
 
-def _side_data(picture: av.VideoFrame) -> Mapping[str, Any]:
+def side_data_of(picture: av.VideoFrame) -> Mapping[str, Any]:
+    """Return a picture's side data by FFmpeg's names of their kinds."""
     if Type._missing_.__func__ is not _unknown_type:
         # PyAV refuses all side data of a picture if it has no name for one kind (stereo views, EXIF …)
         setattr(Type, "_missing_", classmethod(_unknown_type))  # noqa: B010
@@ -105,9 +110,9 @@ class Orientation:
 UPRIGHT = Orientation()
 
 
-def orientation_of(picture: av.VideoFrame) -> Orientation:
-    """Return the orientation that the picture's display matrix states, to the nearest quarter turn."""
-    matrix = display_matrix(picture)
+def orientation_of(side_data: Mapping[str, Any]) -> Orientation:
+    """Return the orientation that the display matrix in a picture's side data states, to the nearest quarter turn."""
+    matrix = _display_matrix(side_data)
     return UPRIGHT if matrix is None else orientation_from_matrix(matrix)
 
 
@@ -142,5 +147,5 @@ class OrientationReader:
         """Return the orientation of the next picture."""
         if self._rotation != picture.rotation:
             self._rotation = picture.rotation
-            self._orientation = orientation_of(picture)
+            self._orientation = orientation_of(side_data_of(picture))
         return self._orientation
