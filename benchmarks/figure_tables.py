@@ -27,11 +27,13 @@ class Measurement:
     quick: tuple[str, ...]
     """Arguments added in a quick trial, which besides has one video only."""
     weights: tuple[str, ...]
-    """Models that the figures depend on."""
+    """Models that the figures depend on; none: nor do they depend on the packages."""
     data: str
     """What was measured; stands under its tables."""
     rows: Callable[[Any], list[Row]]
     """Makes rows of what the benchmark wrote."""
+    slow: bool = False
+    """Measured with `--only` or `--slow` alone."""
 
 
 def _means(groups: Mapping[str, Iterable[Row]], keys: Sequence[str], weight: str | None = None) -> list[Row]:
@@ -101,10 +103,19 @@ MEASUREMENTS = {
     "rates": Measurement(
         "rate_distortion",
         RATE_VIDEOS,
-        ("--max-clips", "2", "--lpips", LPIPS),
-        ("--max-clips", "1", "--codecs"),
+        ("--max-clips", "2", "--lpips", LPIPS, "--codecs"),
+        ("--max-clips", "1"),
         ALL_WEIGHTS,
         "8 real videos that nothing was trained on, first two clips of each, 256 x 144 at 12 fps, means over videos",
+        _rate_rows,
+    ),
+    "codecs": Measurement(
+        "rate_distortion",
+        RATE_VIDEOS,
+        ("--max-clips", "2", "--lpips", LPIPS, "--rates"),
+        ("--max-clips", "1"),
+        (),
+        "codecs on the same frames",
         _rate_rows,
     ),
     "keyframes": Measurement(
@@ -135,6 +146,7 @@ MEASUREMENTS = {
         "clips with a next one among the first three of each of the 20 videos of `natural`, motion from tokens, exact "
         "keyframes, 256 x 144 at 12 fps, frames 1 to 22",
         _reconstruction_rows,
+        slow=True,
     ),
     "startup": Measurement(
         "startup",
@@ -168,7 +180,8 @@ class Column:
 class TableView:
     """A table as a document shows it."""
 
-    measurement: str
+    measurements: tuple[str, ...]
+    """Whose rows it has, one after another."""
     columns: tuple[Column, ...]
     labels: Mapping[str, str] | None = None
     """Name of a row -> its first cell, in the order of the table; rows that were not measured are left out. None: all
@@ -186,7 +199,9 @@ class TableView:
         labels = self.labels if self.labels is not None else {name: name for name in named}
         labels = {name: label for name, label in labels.items() if name in named}
         if not labels:
-            raise ValueError(f"`labels` of a table of {self.measurement} name no row that was measured: {list(named)}")
+            raise ValueError(
+                f"`labels` of a table of {', '.join(self.measurements)} name no row that was measured: {list(named)}"
+            )
         lines = [f"| {' | '.join((self.title, *(column.title for column in self.columns)))} |"]
         lines.append("|---" * (1 + len(self.columns)) + "|")
         for name, label in labels.items():
@@ -210,7 +225,7 @@ EXACT_METHODS = {"bidirectional": "bidirectional warp", "detokenized": "detokeni
 
 VIEWS = {
     "readme-rates": TableView(
-        "rates",
+        ("rates", "codecs"),
         (RATE_COLUMNS[0], RATE_COLUMNS[2], PSNR, SSIM, LPIPS_COLUMN),
         {
             "videotok, 32 tokens, global motion": "32 tokens a keyframe, global motion only",
@@ -224,38 +239,41 @@ VIEWS = {
         "from tokens alone, 256 x 144, 12 fps",
     ),
     "quality-rates": TableView(
-        "rates", (*RATE_COLUMNS, PSNR, SSIM, MS_SSIM, LPIPS_COLUMN, SHARPNESS, FLICKER), None, "setting"
+        ("rates", "codecs"), (*RATE_COLUMNS, PSNR, SSIM, MS_SSIM, LPIPS_COLUMN, SHARPNESS, FLICKER), None, "setting"
     ),
     "card-keyframes": TableView(
-        "keyframes", (Column("tokens kept", "tokens", 0), PSNR, SSIM, MS_SSIM, LPIPS_COLUMN), KEYFRAME_LABELS, "tokens"
+        ("keyframes",),
+        (Column("tokens kept", "tokens", 0), PSNR, SSIM, MS_SSIM, LPIPS_COLUMN),
+        KEYFRAME_LABELS,
+        "tokens",
     ),
     "card-keyframes-before": TableView(
-        "keyframes-before",
+        ("keyframes-before",),
         (Column("tokens kept", "tokens", 0), PSNR, SSIM, MS_SSIM, LPIPS_COLUMN),
         KEYFRAME_LABELS,
         "tokens",
     ),
     "card-detokenizer-tokens": TableView(
-        "from-tokens",
+        ("from-tokens",),
         FRAME_COLUMNS,
         {"warp, 2": "warp", "bidirectional, 2": "bidirectional warp", "detokenized, 2": "detokenized"},
         "method",
     ),
-    "card-detokenizer-before": TableView("from-tokens-before", FRAME_COLUMNS, None, "keyframes, detokenizer"),
+    "card-detokenizer-before": TableView(("from-tokens-before",), FRAME_COLUMNS, None, "keyframes, detokenizer"),
     "card-detokenizer-exact": TableView(
-        "exact-keyframes",
+        ("exact-keyframes",),
         (PSNR, SSIM, SHARPNESS),
         {f"{key}, {n}": f"{label}, {n} quantizers" for n in (1, 2, 4) for key, label in EXACT_METHODS.items()},
         "method",
     ),
     "card-motion": TableView(
-        "motion-codes",
+        ("motion-codes",),
         (Column("ids a clip", "ids", 0), Column("warp", "warp", 2), Column("bidirectional warp", "bidirectional", 2)),
         None,
         "motion",
     ),
     "card-motion-fields": TableView(
-        "motion-fields",
+        ("motion-fields",),
         (
             Column("end-point error per step", "step", 2),
             Column("of the displacement to the keyframe", "displacement", 2),
@@ -266,7 +284,7 @@ VIEWS = {
         "quantizers",
     ),
     "readme-weights": TableView(
-        "weights",
+        ("weights",),
         (Column("parameters, M", "parameters", 1), Column("file, MB", "megabytes", 1)),
         {
             "keyframes": "[keyframes](videotok/weights/keyframes/README.md)",
@@ -275,6 +293,6 @@ VIEWS = {
         },
         "model",
     ),
-    "readme-startup": TableView("startup", (Column("CPU s", "cpu_seconds", 1),), None, "command"),
+    "readme-startup": TableView(("startup",), (Column("CPU s", "cpu_seconds", 1),), None, "command"),
 }
 """Name in `<!-- figures: NAME -->` of a document -> the table that stands there."""

@@ -63,13 +63,19 @@ def render(name: str, entries: dict[str, Any], shipped: dict[str, str]) -> str:
         KeyError: there is no such table, or its figures were never measured.
     """
     view = VIEWS[name]
-    entry = entries[view.measurement]
+    shown = [entries[measurement] for measurement in view.measurements]
+    rows = [row for entry in shown for row in entry["rows"]]
+    sources = "\n".join(_source(entry, shipped) for entry in shown)
+    return f"{view.render(rows)}\n{sources}\n"
+
+
+def _source(entry: dict[str, Any], shipped: dict[str, str]) -> str:
+    """Return a line that says where figures come from."""
     other = sorted(part for part, sha in entry["weights"].items() if shipped.get(part) != sha)
     note = f" **Measured with earlier weights ({', '.join(other)}).**" if other else ""
     date = f" Measured {entry['date']}" if entry.get("date") else ""
     how = f", `{entry['command']}`" if entry.get("command") else ""
-    source = f"{entry['data']}.{date}{how}{'.' if date else ''}{note}"
-    return f"{view.render(entry['rows'])}\n{source[0].upper() + source[1:]}\n"
+    return f"{entry['data'][0].upper()}{entry['data'][1:]}.{date}{how}{'.' if date else ''}{note}"
 
 
 def write_documents(entries: dict[str, Any], paths: Sequence[Path], shipped: dict[str, str]) -> list[Path]:
@@ -92,8 +98,9 @@ def write_documents(entries: dict[str, Any], paths: Sequence[Path], shipped: dic
 
 
 def state_of_code(measurement: Measurement) -> str:
-    """Return a checksum of the source code that figures depend on: the packages and the benchmark."""
-    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    """Return a checksum of the code that figures depend on: the benchmark and, where it uses models, the packages."""
+    packages = PACKAGES if measurement.weights else ()
+    files = [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
     return sha256_of_files([*files, ROOT / "benchmarks" / f"{measurement.benchmark}.py"])[:12]
 
 
@@ -192,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lpips", type=Path, help="LPIPS network (SqueezeNet, safetensors)")
     parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), help="measure these, changed or not")
     parser.add_argument("--skip", nargs="+", choices=list(MEASUREMENTS), default=[], help="do not measure these")
+    parser.add_argument("--slow", action="store_true", help="measure also what takes long: exact-keyframes")
     parser.add_argument("--again", action="store_true", help="measure also what has not changed")
     parser.add_argument("--quick", action="store_true", help="one video each, to see whether it runs; with --out")
     parser.add_argument("--out", type=Path, default=FIGURES, help="file of the figures (default docs/figures.json)")
@@ -203,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name the folder of videos and --lpips, or --write")
     entries = read_json(options.out) if options.out.exists() else {}
     failed = False
-    names = [] if options.write else options.only or [name for name in MEASUREMENTS if name not in options.skip]
-    for name in names:
+    wanted = [name for name, one in MEASUREMENTS.items() if name not in options.skip and (options.slow or not one.slow)]
+    for name in [] if options.write else options.only or wanted:
         if not (options.only or options.again) and is_current(name, entries.get(name)):
             print(f"{name}: measured {entries[name]['date']} with this code and these weights", flush=True)
             continue

@@ -80,13 +80,15 @@ def main() -> None:
     parser.add_argument("--lpips", type=Path, help="weights of the LPIPS network (SqueezeNet, safetensors)")
     parser.add_argument("--svg", type=Path, help="folder for the curves")
     parser.add_argument("--codecs", nargs="*", default=list(CODECS), choices=list(CODECS), help="codecs to measure")
+    parser.add_argument("--rates", nargs="*", default=list(RATES), choices=list(RATES), help="videotok's, likewise")
     options = parser.parse_args()
     tokenizer = VideoTokenizer.from_pretrained(options.model)
     lpips = LPIPS.load(options.lpips) if options.lpips else None
     rows: list[dict[str, Any]] = []
     for video in footage(options.videos):
         try:
-            rows += measure_video(tokenizer, video, options.max_clips, options.codecs, lpips)
+            rates = {name: RATES[name] for name in options.rates}
+            rows += measure_video(tokenizer, video, options.max_clips, options.codecs, lpips, rates)
         except MediaError as error:
             print(f"left out: {error}")
         if options.json:
@@ -109,12 +111,11 @@ def measure_video(
     Raises:
         MediaError: the video cannot be read.
     """
-    source = None
+    tokens = tokenizer.encode(video, EncodeConfig(max_clips=max_clips))
+    clips = zip(source_clips(tokens, video, SIZE), tokens.num_frames, strict=True)
+    source = np.concatenate([frames_of(clip)[:count] for clip, count in clips])
     for setting, config in rates.items():
         tokens = tokenizer.encode(video, replace(config, max_clips=max_clips))
-        if source is None:
-            clips = zip(source_clips(tokens, video, SIZE), tokens.num_frames, strict=True)
-            source = np.concatenate([frames_of(clip)[:count] for clip, count in clips])
         decoded = np.stack(list(tokenizer.decode(tokens, DecodeConfig(size=SIZE, keyframe_source="tokens"))))
         streams = coded_bits(tokens, tokenizer.keyframes.grid)
         yield {
@@ -127,8 +128,6 @@ def measure_video(
             "coded_bits_by_stream": streams,
             **mean_figures([measure(source, decoded, lpips)]).to_dict(),
         }
-    if source is None:
-        return
     fps = EncodeConfig().fps
     for name in codecs:
         for suffix, factor in HALVED.items():
