@@ -2,8 +2,10 @@
 
 Every video is encoded and decoded with each number of motion quantizers, and compared with its own frames at 256x144,
 12 fps, by `videotok.evaluation`: mean over frames 1 to 22 of each clip of PSNR, SSIM, MS-SSIM and, with `--lpips`,
-LPIPS; sharpness and flicker beside the source's. `--keyframes exact` decodes with the source's own keyframes: what the
-motion alone costs, without a rate.
+LPIPS; sharpness and flicker beside the source's, sharpness also as a share of it (of the means of all clips, and that
+of the median clip). `--keyframes exact` decodes with the source's own keyframes: what the motion alone costs, without a
+rate. `--measured-clips 1` measures the first clip of each video alone, between its keyframe and the next; LPIPS of all
+methods takes long, `--methods detokenized` leaves the others out.
 
 Methods are those of `videotok.evaluation`, and besides:
 
@@ -34,6 +36,8 @@ from videotok.perceptual import LPIPS
 from videotok.pipeline import VideoTokenizer
 
 FIGURES = ("psnr", "ssim", "ms_ssim", "lpips", "sharpness", "flicker")
+SHARES = ("of source", "median")
+"""Columns of sharpness as a share of the source's: of the means over clips, and that of the median clip."""
 VIDEO_METHODS = ("repeat", "warp", "bidirectional", "detokenized")
 """Columns of the table of videos."""
 
@@ -46,6 +50,8 @@ def main() -> None:
     parser.add_argument("--keyframes", choices=("tokens", "exact"), default="tokens")
     parser.add_argument("--steps", type=int, help="network evaluations of the detokenizer per clip")
     parser.add_argument("--max-clips", type=int, help="clips of a video")
+    parser.add_argument("--measured-clips", type=int, help="the first clips of a video; one more is read")
+    parser.add_argument("--methods", nargs="+", help="leave all other methods out")
     parser.add_argument("--forward", action="store_true", help="detokenize without next keyframes as well")
     parser.add_argument("--lpips", type=Path, help="weights of the LPIPS network (SqueezeNet, safetensors)")
     args = parser.parse_args()
@@ -77,23 +83,27 @@ def measure(
     lpips: LPIPS | None,
 ) -> Iterator[dict[str, Any]]:
     """Return the rows of one video at one number of motion quantizers."""
+    measured = args.measured_clips
     config = EvaluationConfig(
         motion_quantizers=(quantizers,),
         keyframes=(args.keyframes,),
-        encode=EncodeConfig(max_clips=args.max_clips),
+        encode=EncodeConfig(max_clips=args.max_clips if measured is None else measured + 1),
         decode=DecodeConfig(size=SIZE, num_inference_steps=args.steps),
     )
 
     def kmeans_motion(motion: MotionField):
         return kmeans.coded(uncoded_motion(motion), quantizers)
 
-    other_motion = {"uncoded": uncoded_motion, "kmeans": kmeans_motion}
-    for clip in evaluate(tokenizer, video, config, other_motion=other_motion, lpips=lpips):
-        yield from _rows(clip.result)
+    wants_baselines = args.methods is None or set(args.methods) != {"detokenized"}
+    other_motion = {"uncoded": uncoded_motion, "kmeans": kmeans_motion} if wants_baselines else None
+    for clip in evaluate(tokenizer, video, config, other_motion=other_motion, lpips=lpips, methods=args.methods):
+        if measured is None or clip.result.index < measured:
+            yield from _rows(clip.result)
     if args.forward:
         forward = replace(config, decode=replace(config.decode, bidirectional=False))
-        for clip in evaluate(tokenizer, video, forward, lpips=lpips):
-            yield from (row | {"method": "forward"} for row in _rows(clip.result) if row["method"] == "detokenized")
+        for clip in evaluate(tokenizer, video, forward, lpips=lpips, methods=("detokenized",)):
+            if measured is None or clip.result.index < measured:
+                yield from (row | {"method": "forward"} for row in _rows(clip.result) if row["method"] != "source")
 
 
 def _rows(result: ClipResult) -> list[dict[str, Any]]:
@@ -132,14 +142,15 @@ def print_videos(rows: list[dict[str, Any]]) -> None:
             ]
         rate = own[0].get("tokens_per_second"), own[0].get("bits_per_second")
         cells = [f"{rate[0]:.0f}" if rate[0] else "", f"{rate[1] / 1000:.2f}" if rate[1] else ""]
-        cells += [f"{np.mean(means[video, method]):.2f}" for method in VIDEO_METHODS]
-        print(f"| {video} | {len(means[video, 'repeat'])} | {' | '.join(cells)} |")
+        cells += [f"{np.mean(means[video, name]):.2f}" if means[video, name] else "" for name in VIDEO_METHODS]
+        clips = len({row["clip"] for row in own})
+        print(f"| {video} | {clips} | {' | '.join(cells)} |")
     totals = {
         method: [value for (_, name), values in means.items() if name == method for value in values]
         for method in VIDEO_METHODS
     }
-    cells = [f"{np.mean(values):.2f}" for values in totals.values()]
-    print(f"| all clips | {len(totals['repeat'])} | | | {' | '.join(cells)} |")
+    cells = [f"{np.mean(values):.2f}" if values else "" for values in totals.values()]
+    print(f"| all clips | {max(map(len, totals.values()))} | | | {' | '.join(cells)} |")
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
@@ -148,15 +159,29 @@ def print_methods(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if not row["last"]:
             groups[row["method"], row["motion_quantizers"]].append(row)
-    print(f"\n{'method':<22}{'quantizers':>11}{'clips':>6}{''.join(f'{name:>10}' for name in FIGURES)}{'seconds':>9}")
+    titles = "".join(f"{name:>10}" for name in (*FIGURES, *SHARES))
+    print(f"\n{'method':<22}{'quantizers':>11}{'clips':>6}{titles}{'seconds':>9}")
+    sources = {_clip_of(row): row["sharpness"] for row in rows if row["method"] == "source"}
     for (method, quantizers), group in groups.items():
         columns = FIGURES if method != "source" else ("sharpness", "flicker")
         cells = [_mean(group, name) if name in columns else "" for name in FIGURES]
+        cells += [f"{share:.2f}" for share in sharpness_shares(group, sources)]
         print(
             f"{method:<22}{quantizers:>11}{len(group):>6}{''.join(f'{cell:>10}' for cell in cells)}"
             f"{_mean(group, 'decode_seconds'):>9}"
         )
     print(f"last clips, from one keyframe: {summary([row for row in rows if row['last']])}")
+
+
+def sharpness_shares(rows: list[dict[str, Any]], sources: dict[tuple, float]) -> tuple[float, float]:
+    """Return the sharpness of clips as a share of their sources': that of the means, and that of the median clip."""
+    own = np.array([row["sharpness"] for row in rows])
+    wanted = np.array([sources[_clip_of(row)] for row in rows])
+    return float(own.mean() / wanted.mean()), float(np.median(own / wanted))
+
+
+def _clip_of(row: dict[str, Any]) -> tuple:
+    return row["video"], row["clip"], row["motion_quantizers"]
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> str:

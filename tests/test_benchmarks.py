@@ -9,6 +9,7 @@ import pytest
 from benchmarks.entropy import CHOICE_BITS, coded_bits, id_bits, mask_bits
 from benchmarks.golden import compare
 from benchmarks.rate_distortion import CODECS, RATES, encode_with, measure_video
+from benchmarks.reconstruction import sharpness_shares
 from benchmarks.trace_files import find_cycles, trace
 from videotok import EncodeConfig, VideoTokenizer
 
@@ -103,3 +104,14 @@ def test_a_rate_distortion_row_is_of_its_tokens(tiny_model, clip_mp4):
     streams = coded_bits(tokens, tokenizer.keyframes.grid)
     assert row["coded_kbit_per_second"] == pytest.approx(sum(streams.values()) / 2 / 1000)
     assert row["lpips"] is None
+
+
+def test_sharpness_is_a_share_of_the_source():
+    """Of the means, and that of the median clip: each row beside the source of its own clip."""
+    sources = {("a", 0, 2): 10.0, ("a", 1, 2): 20.0, ("b", 0, 2): 30.0}
+    rows = [
+        {"video": video, "clip": clip, "motion_quantizers": 2, "sharpness": value}
+        for (video, clip), value in {("b", 0): 15.0, ("a", 0): 9.0, ("a", 1): 12.0}.items()
+    ]
+    assert sharpness_shares(rows, sources) == pytest.approx((0.6, 0.6))
+    assert sharpness_shares(rows[:2], sources) == pytest.approx((0.6, 0.7))

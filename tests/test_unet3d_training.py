@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unet3d import DetokenizerPerceptualTraining, DetokenizerTraining, PerceptualOptions
 from unet3d.candidates import MotionCandidates
-from unet3d.train import sharpness_difference
+from unet3d.train import sharpness_difference, shifted_lpips
 
 
 def cached_items(count: int = 2) -> list[dict[str, np.ndarray]]:
@@ -183,6 +183,52 @@ def test_exact_keyframes_weigh_less_in_what_is_perceived():
         losses[exact] = loss.item()
     perceived = 4 * figures["lpips"] + figures["sharpness_difference"]
     assert losses[0.0] - losses[1.0] == pytest.approx(0.5 * perceived, rel=1e-3)
+
+
+def test_exact_keyframes_are_shown_without_the_refiner():
+    """As in decoding: where keyframes are exact, nothing that the refiner adds is trained or measured."""
+    task = perceptual_task(refiner_only=True)
+    batch = task.prepare(cached_items(), np.random.default_rng(0))
+    train_perceptual(task, batch, 2)
+    task.model.eval()
+    refiner = task.model.refiner
+    assert refiner is not None
+    found = {}
+    for exact in (0.0, 1.0):
+        marked = {**batch, "exact": torch.full((4,), exact)}
+        task.model.zero_grad()
+        task.loss(marked, 0.0)[0].backward()
+        gradient = refiner.write.weight.grad
+        assert gradient is not None
+        assert bool(gradient.abs().max() > 0) == (exact == 0)
+        found[exact] = task.validate([marked])["psnr"]
+    with torch.no_grad():
+        refiner.write.weight.zero_()
+        refiner.write.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+    plain = task.validate([batch])["psnr"]
+    assert found[1.0] == pytest.approx(plain, abs=1e-6)
+    assert found[0.0] != pytest.approx(plain, abs=1e-3)
+    half = {**batch, "exact": torch.tensor([0.0, 0.0, 1.0, 1.0])}
+    assert task.validate([half])["psnr"] == pytest.approx(plain, abs=1e-6)
+
+
+class EverySecondPixel(torch.nn.Module):
+    """As LPIPS begins: one look for every 2 x 2 pixels."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).abs()[..., ::2, ::2].mean((1, 2, 3))
+
+
+def test_patterns_of_two_pixels_do_not_escape_the_perceptual_distance():
+    truth, dotted = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    dotted[..., 1::2, 1::2] = 1
+    network = EverySecondPixel()
+    assert network(dotted, truth) == 0
+    torch.manual_seed(0)
+    found = torch.stack([shifted_lpips(network, dotted, truth) for _ in range(40)])
+    assert found.min() > 0
+    assert found.mean() == pytest.approx(dotted.mean(), rel=0.5)
+    assert shifted_lpips(network, truth, truth) == 0
 
 
 def test_refiner_only_needs_a_refiner():

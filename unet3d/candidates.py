@@ -219,6 +219,12 @@ def fill_outside(pictures: Tensor, grids: Tensor, keyframes: Tensor) -> Tensor:
     return pictures.lerp(pictures.flip(2), from_other)
 
 
+def luma(pictures: Tensor) -> Tensor:
+    """Return the luma (Rec. 601) of pictures [..., 3, H, W]: [..., H, W]."""
+    red, green, blue = pictures.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def smooth_confidence(confidence: Tensor) -> Tensor:
     """Average confidences [B, T, 1, H, W] over some ten pixels: [B, T, H, W]. Isolated low values mislead (0.1 dB)."""
     half = F.avg_pool2d(confidence.flatten(0, 1), 2, ceil_mode=True)

@@ -16,12 +16,14 @@ from unet3d.candidates import (
     MAPS,
     MotionCandidates,
     check_picture,
+    luma,
     make_candidates,
     merge_frames,
     shift_warps,
 )
 from unet3d.diffusion import MotionEncoder, build_unet, noise_level, randn_tensor, sample_euler
 from unet3d.refiner import Refiner
+from unet3d.transitions import replace_transitions
 from unet3d.warping import warp_from_previous
 
 COMPARED_PIXELS = 2
@@ -178,6 +180,8 @@ class VideoDetokenizer(VideotokModel):
     ) -> Tensor:
         """Return the frames of a clip.
 
+        Cuts, dissolves, fades and changes of light between two keyframes are left to `unet3d.transitions`.
+
         Args:
             keyframe: [B, 3, H, W] in [-1, 1]; any size.
             vectors: [B, T, h, w, 2], the clip's field (`codec.types.MotionField`).
@@ -216,8 +220,10 @@ class VideoDetokenizer(VideotokModel):
             start = warped.pad_to_multiple(self.size_multiple).split(stride).prior
         parts = candidates.pad_to_multiple(self.size_multiple).split(stride)
         denoised = self.denoise(parts, generator, num_inference_steps, start, noise_rate, refine=refine)
-        frames = merge_frames(denoised, stride, vectors.shape[1])
-        frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]].clamp(-1, 1)
+        frames = merge_frames(denoised, stride, vectors.shape[1])[..., : keyframe.shape[-2], : keyframe.shape[-1]]
+        if next_keyframe is not None:
+            frames = replace_transitions(frames, candidates)
+        frames = frames.clamp(-1, 1)
         frames[:, 0] = keyframe
         return frames
 
@@ -430,12 +436,6 @@ def local_mean(values: Tensor, patch: int, cells: int) -> Tensor:
     """Return the means of [B, T, H, W] over squares of `cells` patches around each pixel: [B, T, 1, H, W]."""
     small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
     return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
-
-
-def luma(pictures: Tensor) -> Tensor:
-    """Return the luma (Rec. 601) of pictures [..., 3, H, W]: [..., H, W]."""
-    red, green, blue = pictures.unbind(-3)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _shifted_differences(first: Tensor, second: Tensor) -> Tensor:

@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.losses import psnr
-from unet3d.candidates import MotionCandidates, make_candidates
-from unet3d.detokenizer import VideoDetokenizer, luma
+from unet3d.candidates import MotionCandidates, luma, make_candidates
+from unet3d.detokenizer import VideoDetokenizer
 
 CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors after coding, same shape."""
 CodeKeyframes = Callable[[Tensor, tuple[int, int], np.random.Generator], Tensor]
 """(keyframes as squares [N, 3, S, S] in [-1, 1], (H, W), rng) -> the keyframes after coding, [N, 3, H, W]."""
+PictureDistance = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(LPIPS network, frames, truth), pictures [N, 3, H, W] -> distances [N]."""
 Item = dict[str, np.ndarray]
 Figures = dict[str, float]
 
@@ -49,6 +51,8 @@ ENERGY_SIDE, ENERGY_STEP = 16, 8
 ENERGY_OFFSETS = ((1, 0.01, 1.0), (2, 0.02, 0.5))
 """Sharpness is compared at these reductions of the size; energy added before the log, so that flat squares count
 little; weight."""
+LPIPS_SHIFT = 4
+"""LPIPS in training begins at one of so many pixels along each side, see `shifted_lpips`."""
 LPIPS_DECIBELS = 13.0
 """A `score` of validation is PSNR less LPIPS times this: 0.01 of LPIPS is worth 0.13 dB."""
 
@@ -95,6 +99,7 @@ class DetokenizerTraining:
         self.code_motion = code_motion or coarsen_motion
         self.code_keyframes = code_keyframes
         self.exact_share = exact_share
+        self.bicubic_mix = 0.0
 
     def prepare(self, items: list[Item], rng: np.random.Generator) -> dict[str, Tensor]:
         """Turn clips of the training cache into crops.
@@ -132,7 +137,7 @@ class DetokenizerTraining:
         values: dict[str, list[Tensor]] = {}
         for batch in batches:
             candidates, truth = _candidates_of(batch), batch["frames"]
-            frames = self.model.denoise(candidates, torch.Generator().manual_seed(0)).clamp(-1, 1)
+            frames = self._decode(batch, candidates).clamp(-1, 1)
             own, prior = (_crop_psnr(shown, truth) for shown in (frames, candidates.prior))
             found = {"psnr": own, "prior_psnr": prior, "gain": own - prior, **self._compare(frames, truth)}
             for name, rows in found.items():
@@ -140,6 +145,15 @@ class DetokenizerTraining:
         rows = {name: torch.cat(parts) for name, parts in values.items()}
         worst = rows["gain"].sort().values[: max(1, len(rows["gain"]) // 10)]
         return {name: float(row.mean()) for name, row in rows.items()} | {"gain_worst_tenth": float(worst.mean())}
+
+    def _decode(self, batch: dict[str, Tensor], candidates: MotionCandidates) -> Tensor:
+        """Return crops [N, T, 3, H, W] denoised as in decoding: without the refiner where keyframes are exact."""
+        exact = batch["exact"] > 0
+        shown = {
+            refine: self.model.denoise(candidates, torch.Generator().manual_seed(0), refine=refine)
+            for refine in {not bool(is_exact) for is_exact in exact}
+        }
+        return torch.stack([shown[not bool(is_exact)][index] for index, is_exact in enumerate(exact)])
 
     def _compare(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """Return more figures of validation, one value [N] a crop, of frames [N, T, 3, H, W]."""
@@ -170,7 +184,12 @@ class DetokenizerTraining:
         stride = self.model.config["stride"]
         window = slice(int(rng.integers(stride)), None, stride)
         candidates = make_candidates(
-            keyframe, vectors, next_keyframe=next_keyframe, next_vectors=next_vectors, window=window
+            keyframe,
+            vectors,
+            next_keyframe=next_keyframe,
+            next_vectors=next_vectors,
+            window=window,
+            bicubic_mix=self.bicubic_mix,
         )
         frames = clip.frames[:, window]
         whole = {
@@ -234,6 +253,7 @@ class DetokenizerPerceptualTraining(DetokenizerTraining):
         """
         super().__init__(model, code_motion, code_keyframes, exact_share)
         self.options = options
+        self.bicubic_mix = model.config["bicubic_mix"]
         if options.refiner_only:
             if model.refiner is None:
                 raise ValueError("these weights have no refiner to train; add one, by giving its widths and blocks")
@@ -259,10 +279,12 @@ class DetokenizerPerceptualTraining(DetokenizerTraining):
         if self.model.refiner is not None:
             # of the candidates the refiner reads the maps alone
             maps = replace(candidates, maps=_take_frames(candidates.maps, chosen))
-            frames = mixed + self.model.refiner(mixed, _take_frames(mixture.warps, chosen), maps)
+            detail = self.model.refiner(mixed, _take_frames(mixture.warps, chosen), maps)
+            # exact keyframes lack no detail: as in decoding, their mixture stays as it is
+            frames = mixed + (1 - batch["exact"]).view(-1, 1, 1, 1, 1) * detail
         error = _log_error(frames, truth)
         gain = -10 / math.log(10) * (error.detach() - _log_error(mixed.detach(), truth)).mean()
-        found = self._differences(frames, truth)
+        found = self._differences(frames, truth, shifted_lpips)
         weight = 1 - (1 - options.exact_weight) * batch["exact"]
         perceptual = options.sharpness_weight * found["sharpness_difference"]
         if "lpips" in found:
@@ -287,13 +309,33 @@ class DetokenizerPerceptualTraining(DetokenizerTraining):
         found = {**self._differences(frames, truth), "sharpness": ratio.view(frames.shape[:2])}
         return {name: values.mean(1) for name, values in found.items()}
 
-    def _differences(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Return the perceptual differences of frames [N, n, 3, H, W], [N, n] each."""
+    def _differences(self, frames: Tensor, truth: Tensor, distance: PictureDistance | None = None) -> dict[str, Tensor]:
+        """Return the perceptual differences of frames [N, n, 3, H, W], [N, n] each; LPIPS by way of `distance`."""
         first, second = frames.flatten(0, 1), truth.flatten(0, 1)
         found = {"sharpness_difference": sharpness_difference(first, second)}
         if self.options.lpips is not None:
-            found["lpips"] = self.options.lpips.to(first.device)(first.clamp(-LPIPS_RANGE, LPIPS_RANGE), second)
+            lpips, clipped = self.options.lpips.to(first.device), first.clamp(-LPIPS_RANGE, LPIPS_RANGE)
+            found["lpips"] = lpips(clipped, second) if distance is None else distance(lpips, clipped, second)
         return {name: values.view(frames.shape[:2]) for name, values in found.items()}
+
+
+def shifted_lpips(lpips: nn.Module, frames: Tensor, truth: Tensor) -> Tensor:
+    """Return LPIPS of pictures [N, 3, H, W] so that it sees every pixel and fine patterns: [N].
+
+    The mean of two distances, both from a random pixel on: at the pictures' size, and of a random quarter of them at
+    twice the size. By itself the network looks at every second pixel and at this size does not see patterns of two
+    pixels, which the refiner then learns to put on edges.
+    """
+    top, left = (int(torch.randint(LPIPS_SHIFT, ())) for _ in range(2))
+    frames, truth = frames[..., top:, left:], truth[..., top:, left:]
+    height, width = (side // 2 for side in frames.shape[-2:])
+    y, x = int(torch.randint(height + 1, ())), int(torch.randint(width + 1, ()))
+
+    def enlarged(pictures: Tensor) -> Tensor:
+        part = pictures[..., y : y + height, x : x + width]
+        return F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)
+
+    return (lpips(frames, truth) + lpips(enlarged(frames), enlarged(truth))) / 2
 
 
 def sharpness_difference(frames: Tensor, truth: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ also follow other motion than that of the tokens, such as the uncoded vectors: t
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -239,12 +239,14 @@ def evaluate(
     *,
     other_motion: OtherMotion | None = None,
     lpips: LPIPS | None = None,
+    methods: Collection[str] | None = None,
 ) -> Iterator[EvaluatedClip]:
     """Encode and decode a video at every rate of the config, and measure clip after clip.
 
     Args:
         other_motion: motion that the warps follow too, besides the one of the tokens.
         lpips: the network for LPIPS, which is left out without it.
+        methods: of these the figures are wanted, besides those of the source. None: of all.
 
     Raises:
         MediaError: the video cannot be read.
@@ -258,7 +260,12 @@ def evaluate(
             given = exact_keyframes(tokens, video, size) if choice == "exact" else None
             decode = replace(config.decode, size=size)
             for clip in reconstruct(tokenizer, tokens, video, decode, keyframes=given, other_motion=other_motion):
-                yield EvaluatedClip(_result(video.name, tokens, choice, quantizers, clip, lpips), clip)
+                measured = {
+                    method: clip.figures(method, lpips)
+                    for method in ("source", *clip.frames)
+                    if methods is None or method in ("source", *methods)
+                }
+                yield EvaluatedClip(_result(video.name, tokens, choice, quantizers, clip, measured), clip)
 
 
 def _result(
@@ -267,9 +274,8 @@ def _result(
     keyframes: KeyframeChoice,
     motion_quantizers: int,
     clip: ReconstructedClip,
-    lpips: LPIPS | None,
+    measured: Mapping[str, Figures | None],
 ) -> ClipResult:
-    measured = {method: clip.figures(method, lpips) for method in ("source", *clip.frames)}
     return ClipResult(
         video=video,
         index=clip.index,
