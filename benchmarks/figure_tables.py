@@ -293,6 +293,11 @@ VIEWS = {
         },
         "model",
     ),
-    "readme-startup": TableView(("startup",), (Column("CPU s", "cpu_seconds", 1),), None, "command"),
+    "readme-startup": TableView(
+        ("startup",),
+        (Column("CPU s", "cpu_seconds", 1),),
+        {"help": "`videotok --help`", "encode": "encode one second of video", "decode": "decode it"},
+        "start-up included",
+    ),
 }
 """Name in `<!-- figures: NAME -->` of a document -> the table that stands there."""

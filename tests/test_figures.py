@@ -57,16 +57,18 @@ def test_a_table_is_written_between_its_markers(tmp_path):
     assert page.read_text().splitlines() == [
         "before",
         "<!-- figures: readme-startup -->",
-        "| command | CPU s |",
+        "| start-up included | CPU s |",
         "|---|---|",
-        "| help | 0.3 |",
-        "| decode | 3.1 |",
+        "| `videotok --help` | 0.3 |",
+        "| decode it | 3.1 |",
         "",
         "Two clips. Measured 2026-01-02, `python -m benchmarks.startup NATURAL/x`.",
         "<!-- /figures -->",
         "after",
     ]
     assert figures.write_documents({"startup": ENTRY}, [page], SHIPPED) == []
+    assert figures.write_documents({}, [page], SHIPPED) == [page]  # nothing was measured yet
+    assert page.read_text() == "before\n<!-- figures: readme-startup -->\n<!-- /figures -->\nafter\n"
 
 
 def test_figures_of_other_weights_say_so():
