@@ -58,9 +58,10 @@ def generate(
         float | None, typer.Option(help="How much the text counts; 1: as trained; default: the model's own.")
     ] = None,
     keyframes: Annotated[
-        Literal["auto", "predicted", "encoded", "generated"],
+        Literal["auto", "predicted", "encoded", "generated", "constrained"],
         typer.Option(
-            help="Keyframes after the first: predicted from the clip before, or that encoded again, or generated."
+            help="Keyframes after the first: predicted from the clip before, that encoded again, generated, or "
+            "constrained by the last frame (Video-LaVIT)."
         ),
     ] = "auto",
     size: Annotated[

@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -13,6 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from motion_vq.attention import Attention, TransformerBlock, tanh_head
 from motion_vq.model_base import VideotokModel
 from unet3d.diffusion import device_of
+
+CONSTRAINT = 0.85
+"""Share of the denoising steps that are left out where an image starts from the one before it."""
 
 
 class CrossAttentionBlock(TransformerBlock):
@@ -130,20 +134,35 @@ class ImageDecoder:
         return self
 
     @torch.no_grad()
-    def decode(self, codes: list[Tensor]) -> Tensor:
-        """Return images float32 [B, 3, *size] in [-1, 1] of codes [n_i, code_dim] an image, in their order."""
-        return torch.cat([self._decode_one(row) for row in codes])
+    def decode(self, codes: list[Tensor], *, previous: Tensor | None = None) -> Tensor:
+        """Return images float32 [B, 3, *size] in [-1, 1] of codes [n_i, code_dim] an image, in their order.
 
-    def _decode_one(self, codes: Tensor) -> Tensor:
+        Args:
+            codes: of each image.
+            previous: float [1, 3, H, W] in [-1, 1]: an image to stay close to, the last frame before. Each image is
+                denoised from it, noised so far that `CONSTRAINT` of the steps are left out: the explicit noise
+                constraint of Video-LaVIT (arXiv 2402.03161), as in its published code.
+        """
+        latents = None if previous is None else self._encode(previous)
+        return torch.cat([self._decode_one(row, latents) for row in codes])
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """Return the latents [1, C, h, w] of an image [1, 3, H, W] in [-1, 1], scaled."""
+        image = F.interpolate(image.float(), self.size, mode="bicubic").clamp(-1, 1)
+        encoded = self.vae.encode(image.to(device_of(self.vae), self.vae.dtype))
+        latents = encoded.latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
+        return latents.float() * self.vae.config["scaling_factor"]
+
+    def _decode_one(self, codes: Tensor, previous: Tensor | None) -> Tensor:
         tokens, pooled = (each.to(device_of(self.unet), self.unet.dtype) for each in self.condition([codes]))
         # first the unconditional half of the batch, then the conditional one
         tokens, pooled = torch.cat([torch.zeros_like(tokens), tokens]), torch.cat([torch.zeros_like(pooled), pooled])
-        latents = self._sample(tokens, pooled).to(device_of(self.vae), self.vae.dtype)
+        latents = self._sample(tokens, pooled, previous).to(device_of(self.vae), self.vae.dtype)
         latents = latents / self.vae.config["scaling_factor"]
         return self.vae.decode(latents, return_dict=False)[0].float().clamp(-1, 1).cpu()
 
-    def _sample(self, tokens: Tensor, pooled: Tensor) -> Tensor:
-        """Return latents [1, C, h, w] for tokens [2, N, D] and pooled [2, D]."""
+    def _sample(self, tokens: Tensor, pooled: Tensor, previous: Tensor | None) -> Tensor:
+        """Return latents [1, C, h, w] for tokens [2, N, D] and pooled [2, D]; `previous`: latents to start from."""
         device, scheduler = tokens.device, self.scheduler
         # SDXL's: size of the original, offset of the crop, size of the image
         time_ids = torch.tensor([[*self.size, 0, 0, *self.size]] * 2, dtype=tokens.dtype, device=device)
@@ -152,10 +171,14 @@ class ImageDecoder:
         generator = torch.Generator().manual_seed(self.seed)
         downsampling = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         shape = (1, self.unet.config["in_channels"], self.size[0] // downsampling, self.size[1] // downsampling)
-        latents = randn_tensor(shape, generator=generator, device=device) * scheduler.init_noise_sigma
+        noise, timesteps = randn_tensor(shape, generator=generator, device=device), scheduler.timesteps
+        latents = noise * scheduler.init_noise_sigma
+        if previous is not None:
+            timesteps = timesteps[int(CONSTRAINT * len(timesteps)) :]
+            latents = scheduler.add_noise(previous.to(noise), noise, timesteps[:1])
         # ancestral schedulers add noise at every step
         extra = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
-        for timestep in scheduler.timesteps:
+        for timestep in timesteps:
             model_input = scheduler.scale_model_input(latents, timestep).repeat(2, 1, 1, 1).to(tokens)
             output = self.unet(model_input, timestep, tokens, added_cond_kwargs=added, return_dict=False)[0]
             unconditional, conditional = output.float().chunk(2)

@@ -307,8 +307,10 @@ class LavitKeyframeTokenizer(VideotokModel):
         return [row[kept] for row, kept in zip(merged, mask, strict=True)]
 
     @torch.no_grad()
-    def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
+    def decode(self, ids: list[Tensor], keep_mask: Tensor, *, previous: Tensor | None = None) -> Tensor:
         """Return the images of ids int64 [n_i] an image, [B, 3, S, S] in [-1, 1]; `keep_mask` is not needed.
+
+        `previous`: [1, 3, H, W] in [-1, 1], an image to stay close to, see `ImageDecoder.decode`.
 
         Raises:
             ValueError: an id outside the codebook.
@@ -316,7 +318,7 @@ class LavitKeyframeTokenizer(VideotokModel):
         """
         del keep_mask
         check_ids(torch.cat(ids), self.codebook_size)
-        return self.image_decoder.decode([self.codes[row.to(self.codes.device)] for row in ids])
+        return self.image_decoder.decode([self.codes[row.to(self.codes.device)] for row in ids], previous=previous)
 
     def set_image_decoder(
         self, load: "Callable[[torch.dtype], ImageDecoder] | None", missing_files: Sequence[str] = ()

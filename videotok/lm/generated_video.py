@@ -10,20 +10,23 @@ from torch import Tensor
 
 from codec import ClipSpec
 from motion_vq import MotionTokens
-from videotok.image_utils import encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
+from videotok.config import DecodeConfig
+from videotok.image_utils import decode_jpeg, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder, predict_keyframe
 from videotok.lm.model import VideoSettings
 from videotok.pipeline import DetokenizerInput, VideoTokenizer
 from videotok.tokens import TOKENIZERS, SourceFacts, VideoTokens
 from videotok.vocabulary import ClipIds, Vocabulary
 
-KeyframeMode = Literal["predicted", "encoded", "generated"]
+KeyframeMode = Literal["predicted", "encoded", "generated", "constrained"]
 """Where keyframes after the first come from.
 
 predicted: the keyframe before, warped along the motion; the language model reads it encoded again. As sharp as the
 first one, and its colours stay; what comes into view is stretched from the border.
 encoded: the same, but shown as decoded from its ids too: what drifts is painted anew from the codebook.
 generated: sampled as everything else; for language models that have learned pictures well.
+constrained: the same, but the image decoder starts from the last frame before, with noise: the explicit noise
+constraint of Video-LaVIT (arXiv 2402.03161). Only for its weights; each clip is decoded as soon as it is generated.
 """
 PICTURE_QUALITY = 95
 """JPEG quality of keyframes that come from a picture of the user."""
@@ -42,7 +45,9 @@ class GeneratedClip:
     is_new: bool = True
     """False: a clip of the prompt."""
     picture: bytes | None = field(default=None, repr=False)
-    """The keyframe as a JPEG file, where the first one is a picture that was given."""
+    """The keyframe as a JPEG file, where it is not what the ids alone decode to."""
+    frames: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [num_frames, H, W, 3] RGB, where the next keyframe needs the last one; None: decoded when asked for."""
 
 
 @dataclass
@@ -71,10 +76,14 @@ class GeneratedVideo:
     """uint8 [H, W, 3] RGB: the next clip's keyframe, where the user gave it."""
     is_exact: bool = False
     """Whether the keyframes come from a picture that the user gave, and were not decoded from ids."""
+    decode_config: DecodeConfig = DecodeConfig()  # noqa: RUF009 (frozen)
+    """How clips become frames, where they do so at once."""
     _square: Tensor | None = None
     """[1, 3, S, S] in [-1, 1]: the last keyframe that was shown."""
     _vectors: Tensor | None = None
     """[1, T, h, w, 2]: the motion of its clip."""
+    _last_frame: Tensor | None = None
+    """[1, 3, H, W] in [-1, 1]: the last frame so far, where keyframes are constrained by it."""
 
     @torch.no_grad()
     def add(self, ids: Tensor, num_frames: int, *, is_new: bool = True) -> GeneratedClip:
@@ -98,14 +107,26 @@ class GeneratedVideo:
             else:
                 square = self._decode_keyframe(clip)
             keyframe = to_tensor(resize(to_uint8(square[:, None])[0], self.size))
+        is_stored = self.is_exact or self.mode == "constrained"
+        picture = encode_jpeg(to_uint8(keyframe[:, None])[0], PICTURE_QUALITY) if is_stored else None
+        if picture is not None and (stored := decode_jpeg(picture)) is not None:
+            keyframe = to_tensor(stored)  # the same as when the tokens are decoded later
         keyframe, square, self.given = keyframe.to(vectors), square.to(vectors), None
         self._square, self._vectors = square, vectors
         self.context = [*self.context, ids][-self.max_context :]
-        self.keyframe = None if self.mode == "generated" else self._next_keyframe(square, vectors)
-        picture = encode_jpeg(to_uint8(keyframe[:, None])[0], PICTURE_QUALITY) if self.is_exact else None
+        is_sampled = self.mode in ("generated", "constrained")
+        self.keyframe = None if is_sampled else self._next_keyframe(square, vectors)
         # given pictures lack no detail that a refiner would add
         shown = DetokenizerInput(keyframe, vectors, num_frames, None if self.is_exact else square)
-        return GeneratedClip(self.row, clip, shown, is_new, picture)
+        return GeneratedClip(self.row, clip, shown, is_new, picture, self._decode_frames(shown))
+
+    def _decode_frames(self, shown: DetokenizerInput) -> np.ndarray | None:
+        """Return the frames of a clip if the next keyframe needs the last one."""
+        if self.mode != "constrained":
+            return None
+        (decoded,) = self.tokenizer.detokenize([shown], self.decode_config)
+        self._last_frame = to_tensor(decoded.frames[-1])
+        return decoded.frames
 
     def _decode_motion(self, clip: ClipIds) -> Tensor:
         """Return the vectors of a clip, [1, T, h, w, 2]; all 0 of a picture."""
@@ -133,7 +154,8 @@ class GeneratedVideo:
             model = self.tokenizer.keyframes
             keep_mask = torch.from_numpy(_keep_mask(clip, model.num_patches))[None]
             ids = torch.from_numpy(clip.visual_ids).long()
-            return model.decode([ids.to(model.device)], keep_mask.to(model.device)).float()
+            constraint = {} if self._last_frame is None else {"previous": self._last_frame}
+            return model.decode([ids.to(model.device)], keep_mask.to(model.device), **constraint).float()
 
     def _next_keyframe(self, square: Tensor, vectors: Tensor) -> Tensor:
         """Return [IMG] … [/IMG] of the next clip: this keyframe warped to the end of its clip, and encoded again."""

@@ -7,6 +7,8 @@
 Memory does not grow with the length of the video, but for its tokens.
 """
 
+import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,7 +31,8 @@ from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.tokens import VideoTokens
 
 KeyframeChoice = Literal["auto"] | KeyframeMode
-"""`auto`: predicted, where the codes of keyframes have positions; else generated."""
+"""`auto`: predicted, where the codes of keyframes have positions; else constrained, where the image decoder can be;
+else generated."""
 IMAGE_MARK = "<image>"
 """Stands in a text where a picture goes."""
 DEFAULT_SIZE = (256, 144)
@@ -107,7 +110,10 @@ class VideoGenerator:
         has_positions = tokenizer.keyframes.codes_have_positions and bool(model.vocabulary.patches)
         if keyframes == "predicted" and not has_positions:
             raise ModelError("keyframes cannot be predicted: the codes of this keyframe tokenizer have no positions")
-        automatic: KeyframeMode = "predicted" if has_positions else "generated"
+        can_constrain = "previous" in inspect.signature(tokenizer.keyframes.decode).parameters
+        if keyframes == "constrained" and not can_constrain:
+            raise ModelError("keyframes cannot be constrained: this keyframe tokenizer has no image decoder of its own")
+        automatic: KeyframeMode = "predicted" if has_positions else "constrained" if can_constrain else "generated"
         self.mode: KeyframeMode = automatic if keyframes == "auto" else keyframes
         _check_tokenizer(model, tokenizer)
         self._begin = generation_prompt(model.tokenizer, "")
@@ -274,8 +280,19 @@ class VideoGenerator:
         return [video.add(ids, 1) for video, ids in zip(videos, found, strict=True)]
 
     def frames(self, clips: Iterable[GeneratedClip], config: DecodeConfig | None = None) -> Iterator[DecodedClip]:
-        """Yield the clips of one video with their frames, while they are generated: one clip is read ahead."""
-        return self.tokenizer.detokenize((clip.shown for clip in clips), config)
+        """Yield the clips of one video with their frames, while they are generated: one clip is read ahead.
+
+        Clips that were decoded when they were generated (`constrained`) stay as they are, whatever `config` says.
+        """
+        clips = iter(clips)
+        if (first := next(clips, None)) is None:
+            return
+        clips = itertools.chain([first], clips)
+        if first.frames is None:
+            yield from self.tokenizer.detokenize((clip.shown for clip in clips), config)
+        for clip in clips:
+            assert clip.frames is not None  # as of the first one
+            yield DecodedClip(**vars(clip.shown), frames=clip.frames)
 
     def _sample(
         self,
