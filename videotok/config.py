@@ -92,6 +92,11 @@ class EncodeConfig(_Config):
     """Share of a keyframe's patches to keep, above 0 to 1, on average over many images. None: the model's own."""
     tokens_per_keyframe: int | None = None
     """Visual tokens of a keyframe on average, never more in all; excludes `keep_ratio`."""
+    tokens_per_second: float | None = None
+    """Ids of all kinds per second of video, on average and within 5 %: motion quantizers and visual tokens go to the
+    clips where they help most. Excludes `keep_ratio` and `tokens_per_keyframe`; `motion_quantizers` is then the most
+    that a clip has. A picture gets the tokens of a whole clip. None: every clip has the same number of quantizers, and
+    visual tokens as those two options say."""
     predict_keyframes: bool = True
     """Encode of a keyframe only what the clip before does not predict. False: every clip is independent."""
     keyframe_storage: KeyframeStorage = "tokens"
@@ -105,7 +110,8 @@ class EncodeConfig(_Config):
     seed: int = 0
     """Seed of `patch_selection="sample"`; nothing else is random."""
     motion_quantizers: int | None = None
-    """Residual quantizers of motion ids; 0 keeps only the global motion. None: the model's own number."""
+    """Residual quantizers of motion ids; 0 keeps only the global motion. None: the model's own number, or with
+    `tokens_per_second` all that it has."""
     motion_source: MotionSourceChoice = "auto"
     """`native`: the stream's own vectors; `reencode`: those of an x264 re-encoding; `auto`: native where there are any;
     `mpeg4`: those of an MPEG-4 Part 2 re-encoding, which the published Video-LaVIT weights were trained on."""
@@ -132,8 +138,14 @@ class EncodeConfig(_Config):
         object.__setattr__(self, "fps", parse_rate(self.fps))
         if self.keep_ratio is not None:
             self._check_number("keep_ratio", 0, 1, above=True)
-        if self.keep_ratio is not None and self.tokens_per_keyframe is not None:
-            raise ValueError("`keep_ratio` and `tokens_per_keyframe` both set the rate; give one of them")
+        rates = ("keep_ratio", "tokens_per_keyframe", "tokens_per_second")
+        given = [f"`{name}`" for name in rates if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} all set the rate; give one of them")
+        if self.tokens_per_second is not None:
+            self._check_number("tokens_per_second", 0, above=True)
+            if self.patch_selection != "threshold":
+                raise ValueError("`tokens_per_second` and `patch_selection` both select patches; give one of them")
         self._check_choice("keyframe_storage", KeyframeStorage)
         self._check_choice("patch_selection", PatchSelection)
         self._check_choice("motion_source", MotionSourceChoice)

@@ -38,6 +38,10 @@ MIN_SKIPPED_SHARE = 0.125
 """A keyframe of which fewer patches could be skipped is independent: decoding can then begin there."""
 MAX_CHAIN_LENGTH = 16
 """At least one keyframe in so many is independent: the most that decoding has to go back."""
+MAX_ATTEMPTS = 5
+"""How often a keyframe is encoded at most until it has the number of tokens that is aimed at."""
+AIM_MARGIN = 0.02
+"""Share of these tokens that may be missing."""
 
 
 class RateController:
@@ -248,6 +252,48 @@ class PredictiveKeyframeEncoder:
         while self._rate is not None and len(self._waiting) >= RATE_WINDOW:
             done += self._encode_waiting(RATE_WINDOW)
         return done
+
+    def push_ranked(
+        self,
+        image: Tensor,
+        scores: Tensor,
+        num_patches: int,
+        vectors: Tensor | None = None,
+        damaged: bool = False,
+        *,
+        aim: int | None = None,
+    ) -> EncodedKeyframe:
+        """Encode the next keyframe with tokens for its best patches by score, less those that are predicted.
+
+        Args:
+            image: [1, 3, S, S] in [-1, 1].
+            scores: [1, N], see `KeyframeTokenizerProtocol.scores`.
+            num_patches: 1 to N.
+            vectors: [1, T, h, w, 2], the decoded motion of its clip; needed where `predicts` is True.
+            damaged: whether frames of its clip are missing.
+            aim: tokens that should be left once patches are predicted; `num_patches` is changed until they are, as far
+                as there are patches, never to more than these.
+        """
+        keyframe, chain, limit = _Keyframe(image, vectors, damaged), list(self._chain), self.tokenizer.num_patches
+        found: tuple[EncodedKeyframe, list[_ChainLink]] | None = None
+        low, high = 1, limit
+        for attempt in range(1 if aim is None else MAX_ATTEMPTS):
+            self._chain = list(chain)
+            mask = keep_best(scores, torch.tensor([num_patches], device=scores.device)).to(image.device)
+            (encoded,) = self._skip_predicted([keyframe], self.tokenizer.encode(image, keep_mask=mask, **self._options))
+            used = len(encoded.ids)
+            if found is None or aim is None or len(found[0].ids) > aim or len(found[0].ids) < used <= aim:
+                found = encoded, self._chain
+            if aim is None or aim - AIM_MARGIN * aim <= used <= aim:
+                break
+            low, high = (num_patches, high) if used < aim else (low, num_patches)
+            guess = round(num_patches * aim / max(used, 1))
+            num_patches = guess if low < guess < high and attempt < 2 else (low + high + (used < aim)) // 2
+            if used < aim and low == limit:
+                break
+        assert found is not None
+        encoded, self._chain = found
+        return encoded
 
     def finish(self) -> list[EncodedKeyframe]:
         """Return the keyframes that were still waiting for their window to fill."""

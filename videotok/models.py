@@ -184,6 +184,11 @@ class TokenizerModels:
         if not keyframes.drops_patches and ((tokens or patches) < patches or (ratio or 1) < 1):
             name, value = ("keep_ratio", ratio) if tokens is None else ("tokens_per_keyframe", tokens)
             raise ValueError(f"`{name}` (={value}): this model has {patches} tokens for every keyframe and drops none")
+        if config.tokens_per_second is not None and not keyframes.expects_errors:
+            raise ValueError(
+                f"`tokens_per_second` (={config.tokens_per_second:g}): this keyframe tokenizer does not say which "
+                "errors to expect; use `motion_quantizers`, and where it can drop patches `tokens_per_keyframe`"
+            )
         if ratio is not None and not keyframes.chooses_rate:
             raise ValueError(f"`keep_ratio` (={ratio}): this keyframe tokenizer decides by itself how much it keeps")
         if config.patch_selection == "sample" and not keyframes.samples_patches:

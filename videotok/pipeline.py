@@ -13,6 +13,7 @@ from torch import Tensor
 from codec import (
     Clip,
     ClipSpec,
+    MediaInfo,
     MotionField,
     MotionSource,
     Source,
@@ -26,17 +27,14 @@ from codec.container import source_name
 from codec.probe import check_length, expected_seconds
 from motion_vq import MotionTokens
 from videotok.bundle import Bundle
+from videotok.clip_encoder import EncodedClip, make_clip_encoder
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError
 from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
-from videotok.keyframe_prediction import (
-    EncodedKeyframe,
-    PredictiveKeyframeEncoder,
-    decode_predicted_keyframe,
-    predict_keyframe,
-)
+from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
 from videotok.models import TokenizerModels, at_least_float32
-from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
+from videotok.rate_control import ERROR_AREA
+from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
 
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
@@ -128,18 +126,16 @@ class VideoTokenizer(TokenizerModels):
 
     def _encode_file(self, path: Path, config: EncodeConfig, progress: Progress | None) -> VideoTokens:
         spec = self.spec(config.fps)
-        quantizers = self.default_motion_quantizers if config.motion_quantizers is None else config.motion_quantizers
         info = (probe_isolated if config.isolate else probe)(path, config.stream)
         expected = expected_seconds(info, spec, config.start_seconds, config.duration_seconds, config.max_clips)
         self.check(config)
         with self.encoding():
-            encoder = self._keyframe_encoder(config)
+            encoder = make_clip_encoder(self, config, spec)
         accumulator, seconds, is_truncated = TokenAccumulator(), 0.0, False
-        for batch in _batched(_read_clips(path, spec, config), config.batch_size):
+        for batch in _batched(_read_clips(path, spec, config, info), config.batch_size):
+            accumulator.add_facts(batch)
             with self.encoding():
-                motion = self.encode_motion([clip.motion for clip in batch], quantizers)
-                accumulator.add_motion(batch, motion)
-                accumulator.add_keyframes(self._encode_keyframes(encoder, batch, motion))
+                accumulator.add_ids(encoder.push(batch))
             if config.keyframe_storage == "jpeg":
                 accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
             seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
@@ -147,31 +143,12 @@ class VideoTokenizer(TokenizerModels):
             if progress:
                 progress(seconds, expected)
         with self.encoding():
-            accumulator.add_keyframes(encoder.finish())
+            accumulator.add_ids(encoder.finish())
         # with split clips, `max_clips` of them may be shorter than that many whole ones
         known = None if config.split_at_cuts and config.max_clips else expected
         check_length(path, spec, sum(accumulator.num_frames), known, is_truncated)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
         return accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
-
-    def _keyframe_encoder(self, config: EncodeConfig) -> PredictiveKeyframeEncoder:
-        is_sampled = config.patch_selection == "sample"
-        return PredictiveKeyframeEncoder(
-            self.keyframes,
-            keep_ratio=config.keep_ratio,
-            tokens_per_keyframe=config.tokens_per_keyframe,
-            predict=config.predict_keyframes,
-            refinement_steps=config.refinement_steps,
-            generator=torch.Generator().manual_seed(config.seed) if is_sampled else None,
-        )
-
-    def _encode_keyframes(
-        self, encoder: PredictiveKeyframeEncoder, clips: list[Clip], motion: MotionTokens
-    ) -> list[EncodedKeyframe]:
-        images = torch.cat([to_square_tensor(clip.keyframe, self.keyframes.image_size) for clip in clips])
-        # decoded in the precision of encoding: which patches are skipped must not depend on rounding either
-        vectors = self.motion.decode(motion) if encoder.predicts else None
-        return encoder.push(images.to(self.keyframes.device), vectors, [clip.damaged for clip in clips])
 
     def decode(
         self,
@@ -369,9 +346,7 @@ class DecodedClip(DetokenizerInput):
 class TokenAccumulator:
     """Collects the tokens of a video's clips, in order."""
 
-    keyframes: list[EncodedKeyframe] = field(default_factory=list)
-    motion_ids: list[np.ndarray] = field(default_factory=list)
-    global_motion_ids: list[np.ndarray] = field(default_factory=list)
+    encoded: list[EncodedClip] = field(default_factory=list)
     num_frames: list[int] = field(default_factory=list)
     pts_seconds: list[float] = field(default_factory=list)
     damaged: list[bool] = field(default_factory=list)
@@ -379,18 +354,16 @@ class TokenAccumulator:
     """The keyframes as JPEG files; empty where they are not stored."""
     motion_source: MotionSource = "native"
 
-    def add_motion(self, clips: Sequence[Clip], motion: MotionTokens) -> None:
-        """Add all of clips but their keyframes."""
-        self.motion_ids.append(motion.ids.cpu().numpy())
-        self.global_motion_ids.append(motion.global_motion_ids.cpu().numpy())
+    def add_facts(self, clips: Sequence[Clip]) -> None:
+        """Add what is known of clips before they are encoded."""
         self.num_frames += [clip.num_frames for clip in clips]
         self.pts_seconds += [clip.pts_seconds for clip in clips]
         self.damaged += [clip.damaged for clip in clips]
         self.motion_source = clips[-1].motion_source
 
-    def add_keyframes(self, keyframes: Iterable[EncodedKeyframe]) -> None:
-        """Add keyframes in order; they may come later than their clips."""
-        self.keyframes += keyframes
+    def add_ids(self, clips: Iterable[EncodedClip]) -> None:
+        """Add the ids of clips in order; they may come later than their facts."""
+        self.encoded += clips
 
     def tokens(
         self,
@@ -401,19 +374,20 @@ class TokenAccumulator:
         config: EncodeConfig,
     ) -> VideoTokens:
         """Return all clips as one VideoTokens; the arguments are its fields."""
+        keyframes = [clip.keyframe for clip in self.encoded]
         return VideoTokens(
             spec=spec,
             source=source,
             motion_source=self.motion_source,
             models=models,
             codebooks=codebooks,
-            visual_ids=np.concatenate([keyframe.ids for keyframe in self.keyframes]).astype(np.int32),
-            visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in self.keyframes)], dtype=np.int64),
-            keep_mask=np.stack([keyframe.keep_mask for keyframe in self.keyframes]),
-            skip_mask=np.stack([keyframe.skip_mask for keyframe in self.keyframes]),
+            visual_ids=np.concatenate([keyframe.ids for keyframe in keyframes]).astype(np.int32),
+            visual_offsets=np.cumsum([0, *(len(keyframe.ids) for keyframe in keyframes)], dtype=np.int64),
+            keep_mask=np.stack([keyframe.keep_mask for keyframe in keyframes]),
+            skip_mask=np.stack([keyframe.skip_mask for keyframe in keyframes]),
             pictures=tuple(self.pictures),
-            motion_ids=np.concatenate(self.motion_ids).astype(np.int32),
-            global_motion_ids=np.concatenate(self.global_motion_ids).astype(np.int32),
+            **pad_motion_ids([clip.motion_ids for clip in self.encoded]),
+            global_motion_ids=np.stack([clip.global_motion_ids for clip in self.encoded]).astype(np.int32),
             num_frames=np.array(self.num_frames, np.int32),
             pts_seconds=np.array(self.pts_seconds, np.float64),
             damaged=np.array(self.damaged, np.bool_),
@@ -422,11 +396,14 @@ class TokenAccumulator:
         )
 
 
-def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig) -> Iterator[Clip]:
+def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig, info: MediaInfo) -> Iterator[Clip]:
+    has_frames = config.tokens_per_second is not None
     read = iter_clips_isolated if config.isolate else iter_clips
     return read(
         path,
         spec,
+        frames=has_frames,
+        frame_size=display_size(info.width, info.height, ERROR_AREA) if has_frames else None,
         motion_source=config.motion_source,
         start_seconds=config.start_seconds,
         duration_seconds=config.duration_seconds,

@@ -47,6 +47,13 @@ def encode(
             min=1, help="Visual tokens per keyframe on average, instead of --keep-ratio; hard keyframes get more."
         ),
     ] = DEFAULTS.tokens_per_keyframe,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            help="Tokens of all kinds per second of video, instead of --keep-ratio: they go to motion and keyframes "
+            "where they help most. --motion-quantizers is then the most that a clip has."
+        ),
+    ] = DEFAULTS.tokens_per_second,
     predict_keyframes: Annotated[
         bool, typer.Option(help="Encode of a keyframe only what the clip before does not predict.")
     ] = DEFAULTS.predict_keyframes,
@@ -109,6 +116,7 @@ def encode(
             fps=fps,  # pyright: ignore[reportArgumentType]
             keep_ratio=keep_ratio,
             tokens_per_keyframe=tokens_per_keyframe,
+            tokens_per_second=tokens_per_second,
             predict_keyframes=predict_keyframes,
             keyframe_storage=keyframe_storage,
             jpeg_quality=jpeg_quality,

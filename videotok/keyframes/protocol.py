@@ -1,5 +1,6 @@
 """KeyframeTokenizerProtocol: all that videotok uses of a keyframe tokenizer, whoever made and trained it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -100,6 +101,11 @@ class KeyframeTokenizerProtocol(Protocol):
         return True
 
     @property
+    def expects_errors(self) -> bool:
+        """Whether there is `expected_errors`, which control of the rate of a whole video needs."""
+        return False
+
+    @property
     def encoding_dtype(self) -> torch.dtype:
         """Precision of the weights while `encode` runs. Where it is float32, `encode` and `scores` make sure themselves
         that rounding decides nothing."""
@@ -129,6 +135,21 @@ class KeyframeTokenizerProtocol(Protocol):
         Not called where `drops_patches` is False.
         """
         ...
+
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return `scores`, and the error of each patch that is expected if the best patches by score have tokens.
+
+        Args:
+            images: [B, 3, S, S] in [-1, 1].
+            counts: numbers of patches with a token, each 1 to N.
+
+        Returns:
+            [B, N], and the mean squared errors [B, len(counts), N] of decoded images in [-1, 1].
+
+        Raises:
+            ModelError: this tokenizer does not expect errors.
+        """
+        raise ModelError(f"{type(self).__name__} does not say which errors to expect; leave the rate to its options")
 
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
         """Return continuous features of kept patches for a language model, [n_i, feature_width] an image.
