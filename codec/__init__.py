@@ -6,6 +6,7 @@ from codec.container import Source, local_file
 from codec.diagnostics import Check, run_diagnostics
 from codec.errors import MediaError
 from codec.probe import MediaInfo, probe
+from codec.stream_motion import FrameMotion, FrameVectors, StreamMotion, iter_motion, iter_vectors, read_motion
 from codec.subprocess_reader import SubprocessReader, iter_clips_isolated, probe_isolated
 from codec.types import Clip, ClipSpec, MotionField, MotionSource, VectorShares
 from codec.video_writer import REPRODUCIBLE, VideoWriter
@@ -15,11 +16,14 @@ __all__ = [
     "Check",
     "Clip",
     "ClipSpec",
+    "FrameMotion",
+    "FrameVectors",
     "MediaError",
     "MediaInfo",
     "MotionField",
     "MotionSource",
     "Source",
+    "StreamMotion",
     "SubprocessReader",
     "VectorShares",
     "VideoWriter",
@@ -27,8 +31,11 @@ __all__ = [
     "check_writable",
     "iter_clips",
     "iter_clips_isolated",
+    "iter_motion",
+    "iter_vectors",
     "local_file",
     "probe",
     "probe_isolated",
+    "read_motion",
     "run_diagnostics",
 ]

@@ -21,7 +21,7 @@ from codec.motion_composition import FrameWithMotion, compose_motion
 from codec.motion_fields import StepField
 from codec.mvextractor_backend import read_frames_mvextractor
 from codec.parallel_decoder import ParallelDecoder
-from codec.probe import displayed_size, has_native_vectors, no_frame_error
+from codec.probe import displayed_size, has_native_vectors, no_frame_error, no_vectors_error
 from codec.reencode import add_mpeg4_motion, add_x264_motion
 from codec.resample import FrameSchedule, ResampledFrame, Resampler, fine_grid
 from codec.seeking import BEGINNING, StartPoint, find_start
@@ -149,7 +149,7 @@ class _ClipReader:
                         yield from assembler.clips(frames, stream, "native")
                     return
                 if motion_source == "native":
-                    raise self._no_vectors_error(stream)
+                    raise no_vectors_error(self.path, stream)
         made: MotionSource = "mpeg4" if motion_source == "mpeg4" else "reencode"
         with open_video(self.path, self.stream) as (container, stream):
             start.go(container, stream)
@@ -199,13 +199,6 @@ class _ClipReader:
         if not has_native_vectors(first, stream):
             return None
         return Resampler(self.spec, schedule).resample(compose_motion(chain([first], read), fine_grid(self.spec)))
-
-    def _no_vectors_error(self, stream: VideoStream) -> MediaError:
-        context = stream.codec_context
-        kind = "interlaced" if context.name in NATIVE_CODECS else context.codec.canonical_name
-        return MediaError(
-            f"{self.path}: {kind} video has no usable motion vectors; choose motion source `reencode` or `auto`"
-        )
 
 
 def _without_motion(source: Iterable[SourceFrame], spec: ClipSpec) -> Iterator[FrameWithMotion]:

@@ -753,11 +753,15 @@ def _is_scene_cut(picture, warped):
     return correlations / num_textured < MIN_SCENE_CORRELATION
 
 
+_c = np.ascontiguousarray
+"""Kernels take arrays in C order; those of numpy's operations, before the change to compiled ones, may have another."""
+
+
 class CompiledOperations(FieldOperations):
     """The operations, compiled; each method as in `FieldOperations`."""
 
     def lattice(self, records: np.ndarray, size: tuple[int, int]) -> VectorLattice:
-        words = np.ascontiguousarray(records).view(np.int32).reshape(-1, WORDS_PER_RECORD)
+        words = _c(records).view(np.int32).reshape(-1, WORDS_PER_RECORD)
         return VectorLattice(*_lay_vectors(words, *size))
 
     def pool_vectors(
@@ -775,7 +779,7 @@ class CompiledOperations(FieldOperations):
         rows = pooling_edges(velocity.shape[0], height, known.shape[1])
         columns = pooling_edges(velocity.shape[1], width, known.shape[2])
         fields, weights, num_cells, num_exact, num_any = _pool_references(
-            *(lattice.vectors, known, may_be_direct, expected),
+            *(_c(lattice.vectors), _c(known), may_be_direct, _c(expected)),
             *(first.spans, second.spans, first.is_exact, second.is_exact, first_reference_bonus(width)),
             *(width, height, rows.row, rows.fraction, columns.row, columns.fraction),
         )
@@ -788,48 +792,49 @@ class CompiledOperations(FieldOperations):
         return PooledVectors(references, num_exact / known[0].size, num_any / known[0].size)
 
     def add_step(self, total: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        return _add_step(total, vectors)
+        return _add_step(_c(total), _c(vectors))
 
     def weigh(self, candidate: WeightedField, prior: MotionPrior) -> WeightedField:
-        return WeightedField(candidate.vectors, _weighed(candidate.vectors, candidate.weight, prior.expected))
-
-    def over_earlier(self, motion: WeightedField, total: np.ndarray, prior: MotionPrior) -> WeightedField:
-        return WeightedField(*_over_earlier(motion.vectors, motion.weight, total, prior.expected))
-
-    def over_later(self, motion: WeightedField, remaining: WeightedField, prior: MotionPrior) -> WeightedField:
         return WeightedField(
-            *_over_later(motion.vectors, motion.weight, remaining.vectors, remaining.weight, prior.expected)
+            candidate.vectors, _weighed(_c(candidate.vectors), _c(candidate.weight), _c(prior.expected))
         )
 
+    def over_earlier(self, motion: WeightedField, total: np.ndarray, prior: MotionPrior) -> WeightedField:
+        return WeightedField(*_over_earlier(_c(motion.vectors), _c(motion.weight), _c(total), _c(prior.expected)))
+
+    def over_later(self, motion: WeightedField, remaining: WeightedField, prior: MotionPrior) -> WeightedField:
+        moved, rest = (_c(motion.vectors), _c(motion.weight)), (_c(remaining.vectors), _c(remaining.weight))
+        return WeightedField(*_over_later(*moved, *rest, _c(prior.expected)))
+
     def inverse(self, forward: WeightedField, mean: WeightedField | None, prior: MotionPrior) -> WeightedField:
-        backward, known = _negated(forward.vectors, forward.weight)
-        if mean is None:
-            mean = WeightedField(backward, np.zeros_like(forward.weight))
+        weight = _c(forward.weight)
+        backward, known = _negated(_c(forward.vectors), weight)
+        mean = mean or WeightedField(backward, np.zeros_like(weight))
         filled = backward if mean.weight.all() else _fill(backward, known)
-        vectors, weight = _inverse(backward, forward.weight, filled, mean.vectors, mean.weight, prior.expected)
-        return WeightedField(vectors, weight)
+        return WeightedField(*_inverse(backward, weight, filled, _c(mean.vectors), _c(mean.weight), _c(prior.expected)))
 
     def weighted_mean(self, candidates: Sequence[WeightedField]) -> WeightedField:
-        total, weight = np.empty_like(candidates[0].vectors), np.empty_like(candidates[0].weight)
+        shape = candidates[0].weight.shape
+        total, weight = np.empty((*shape, 2), np.float32), np.empty(shape, np.float32)
         for number, candidate in enumerate(candidates):
-            _accumulate(total, weight, candidate.vectors, candidate.weight, number == 0)
+            _accumulate(total, weight, _c(candidate.vectors), _c(candidate.weight), number == 0)
         _divide(total, weight)
         return WeightedField(total, weight)
 
     def filled(self, motion: WeightedField) -> WeightedField | None:
-        count, known, weight = _known_cells(motion.weight)
-        return WeightedField(_fill(motion.vectors, known), weight) if count else None
+        count, known, weight = _known_cells(_c(motion.weight))
+        return WeightedField(_fill(_c(motion.vectors), known), weight) if count else None
 
     def is_scene_cut(self, picture: np.ndarray, warped: np.ndarray) -> bool:
-        return bool(_is_scene_cut(np.ascontiguousarray(picture), np.ascontiguousarray(warped)))
+        return bool(_is_scene_cut(_c(picture), _c(warped)))
 
     def compose(self, later: StepField, earlier: StepField) -> StepField:
         if not (later.vectors.flags.c_contiguous and earlier.vectors.flags.c_contiguous):
             return super().compose(later, earlier)  # transposed for display; the order of sums depends on it
-        valid, earlier_valid = np.ascontiguousarray(later.valid), np.ascontiguousarray(earlier.valid)
+        valid, earlier_valid = _c(later.valid), _c(earlier.valid)
         return StepField(*_compose(later.vectors, valid, earlier.vectors, earlier_valid))
 
     def pool(self, field: StepField, factor: int) -> StepField:
         if not field.vectors.flags.c_contiguous:
             return super().pool(field, factor)
-        return StepField(*_pool(field.vectors, np.ascontiguousarray(field.valid), factor))
+        return StepField(*_pool(field.vectors, _c(field.valid), factor))

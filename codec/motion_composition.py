@@ -66,7 +66,7 @@ class ReferenceMotion:
 
 
 @dataclass(frozen=True)
-class FrameMotion:
+class MotionByReference:
     """Motion from one frame to all frames that its blocks refer to."""
 
     references: tuple[ReferenceMotion, ...]
@@ -74,7 +74,7 @@ class FrameMotion:
     """Shares of the frame's area."""
 
 
-NO_MOTION = FrameMotion((), NO_VECTORS)
+NO_MOTION = MotionByReference((), NO_VECTORS)
 
 
 def motion_by_reference(
@@ -83,7 +83,7 @@ def motion_by_reference(
     times: Mapping[int, float],
     velocity: np.ndarray,
     operations: FieldOperations,
-) -> FrameMotion:
+) -> MotionByReference:
     """Pool a frame's vectors to a grid, separately for each frame that they refer to.
 
     A field-coded picture has no usable vectors: they do not lead from frame to frame.
@@ -114,7 +114,7 @@ def motion_by_reference(
         for one in pooled.references
     )
     exact, known = pooled.exact_share, pooled.any_share
-    return FrameMotion(references, VectorShares(exact, known - exact, 1 - known))
+    return MotionByReference(references, VectorShares(exact, known - exact, 1 - known))
 
 
 class AccumulatedMotion:
@@ -153,17 +153,19 @@ class MotionComposer:
 
     Args:
         grid: (h, w) cells of the coded picture, before rotation.
+        measures_missing: measure motion between pictures where much of it is unknown, and look for scene cuts there.
     """
 
-    def __init__(self, grid: tuple[int, int]) -> None:
+    def __init__(self, grid: tuple[int, int], measures_missing: bool = True) -> None:
         self._grid = grid
+        self._measures_missing = measures_missing
         self._flow = OpticalFlow()
         self._operations = FieldOperations()
         self._last: SourceFrame | None = None
         self._last_motion = NO_MOTION
         self._to_references: OrderedDict[int, AccumulatedMotion] = OrderedDict()
         """Motion from the last frame to each earlier frame that may still be referred to, by index."""
-        self._frame_motions: dict[int, FrameMotion] = {}
+        self._frame_motions: dict[int, MotionByReference] = {}
         self._times: dict[int, float] = {}
         self._velocity = np.zeros((*grid, 2), np.float32)
         """Motion of the step before, in fractions of the frame per second."""
@@ -203,6 +205,8 @@ class MotionComposer:
 
     def _complete(self, frame: SourceFrame, last: SourceFrame, motion: WeightedField | None) -> ComposedStep:
         """Measure motion between the pictures where the vectors leave much of it unknown; look for a cut there."""
+        if not self._measures_missing:
+            return self._no_motion() if motion is None else ComposedStep(motion)
         if motion is None:
             flow = self._flow.measure(frame.picture, last.picture, self._grid, self._operations.is_scene_cut)
             return ComposedStep(WeightedField(flow.vectors, np.zeros(self._grid, np.float32)), is_cut=flow.is_cut)
@@ -300,12 +304,15 @@ class MotionComposer:
         return (next(reversed(self._to_references), -1),), (following,)
 
 
-def compose_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iterator[FrameWithMotion]:
+def compose_motion(
+    frames: Iterable[SourceFrame], grid: tuple[int, int], measures_missing: bool = True
+) -> Iterator[FrameWithMotion]:
     """Yield each frame with its motion since the frame before, on a grid of (h, w) cells.
 
     Args:
         frames: in display order.
         grid: of the upright picture.
+        measures_missing: as for `MotionComposer`.
     """
     ahead: deque[SourceFrame] = deque()
     composer: MotionComposer | None = None
@@ -319,7 +326,7 @@ def compose_motion(frames: Iterable[SourceFrame], grid: tuple[int, int]) -> Iter
         frame = ahead.popleft()
         is_new_shape = last is not None and has_other_shape(upright_size(last), upright_size(frame))
         if composer is None or is_new_shape:
-            composer = MotionComposer(frame.orientation.coded_grid(grid))
+            composer = MotionComposer(frame.orientation.coded_grid(grid), measures_missing)
         while following is not None and len(ahead) < MAX_LOOKAHEAD and composer.needs_lookahead(frame, ahead):
             ahead.append(following)
             following = next(source, None)

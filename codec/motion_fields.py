@@ -85,8 +85,9 @@ def pool(field: StepField, factor: int) -> StepField:
 
 def orient(field: StepField, orientation: Orientation) -> StepField:
     """Return the field of the upright picture for that of the coded one."""
+    # cells stay in the coded picture's order in memory: the rounding of sums depends on it
     if orientation == UPRIGHT:
-        return field
+        return StepField(np.ascontiguousarray(field.vectors), field.valid)
     vectors, valid = field.vectors, field.valid
     flips_rows, flips_columns = orientation.flips_y, orientation.flips_x
     if orientation.is_transposed:
@@ -94,7 +95,6 @@ def orient(field: StepField, orientation: Orientation) -> StepField:
         flips_rows, flips_columns = flips_columns, flips_rows
     signs = np.array([-1 if orientation.flips_x else 1, -1 if orientation.flips_y else 1], np.float32)
     rows, columns = slice(None, None, -1 if flips_rows else 1), slice(None, None, -1 if flips_columns else 1)
-    # cells stay in the coded picture's order in memory: the rounding of sums depends on it
     vectors, valid = np.ascontiguousarray(vectors[rows, columns] * signs), valid[rows, columns]
     if orientation.is_transposed:
         vectors, valid = vectors.swapaxes(0, 1), valid.swapaxes(0, 1)

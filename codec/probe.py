@@ -102,6 +102,13 @@ def no_frame_error(path: str | Path, start_seconds: float = 0.0) -> MediaError:
     return MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
 
 
+def no_vectors_error(path: str | Path, stream: VideoStream) -> MediaError:
+    """Return the error for a stream without vectors that lead from frame to frame."""
+    context = stream.codec_context
+    kind = "interlaced" if context.name in NATIVE_CODECS else context.codec.canonical_name
+    return MediaError(f"{path}: {kind} video has no usable motion vectors; choose motion source `reencode` or `auto`")
+
+
 def is_interlaced(frame: SourceFrame) -> bool:
     """Return whether vectors of the frame may lead from field to field instead of from frame to frame."""
     return frame.headers.is_interlaced if frame.headers is not None else frame.picture.interlaced_frame
