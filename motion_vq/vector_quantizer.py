@@ -9,6 +9,7 @@ vectors' own dtype, since float64 ids are the same on every machine.
 from dataclasses import dataclass
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,6 +75,15 @@ def _sum_by_id(vectors: Tensor, ids: Tensor, num_codes: int) -> tuple[Tensor, Te
     """Return the sum [K, D] and the number [K] of the vectors [N, D] that have each id."""
     sums = vectors.new_zeros(num_codes, vectors.shape[-1]).index_add_(0, ids, vectors)
     return sums, torch.bincount(ids, minlength=num_codes)
+
+
+def reduce_over_processes(*values: Tensor, largest: bool = False) -> None:
+    """Replace values by their sum (or the largest) over all processes of a training run; nothing where there is one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    operation = torch.distributed.ReduceOp.MAX if largest else torch.distributed.ReduceOp.SUM
+    for value in values:
+        torch.distributed.all_reduce(value, operation)
 
 
 class VectorQuantizer(nn.Module):
@@ -142,12 +152,17 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: Tensor, ids: Tensor) -> int:
-        """Move the codes towards the vectors [N, D] with those ids [N]; return how many dead codes were reset."""
+        """Move the codes towards the vectors [N, D] with those ids [N]; return how many dead codes were reset.
+
+        Where several processes train, each calls it with its share of a batch, and all count. Which codes are dead and
+        where they start again is drawn by each; the first one's are kept (DistributedDataParallel broadcasts buffers).
+        """
         num_codes = len(self.codes)
         vectors = vectors.to(self.codes.dtype)
         sums, counts = _sum_by_id(vectors, ids, num_codes)
+        reduce_over_processes(sums, counts)
         # in units of the mean code's share of this batch, so that usage does not depend on the size of a batch
-        share = num_codes / max(len(ids), 1)
+        share = num_codes / counts.sum().clamp(min=1)
         sums, counts = sums * share, counts * share
         old_weight = self.decay * self.usage
         new_usage = old_weight + (1 - self.decay) * counts
@@ -274,7 +289,10 @@ class ResidualQuantizer(nn.Module):
             if self.adaptive and self.training:
                 self._update_difficulty(first_ids, (fixed - codes).square().mean(-1))
             counts = self.stage_counts(first_ids, num_quantizers)
-            for number in range(1, int(counts.max())):
+            most = counts.max()
+            if self.training:  # every process updates the same codebooks
+                reduce_over_processes(most, largest=True)
+            for number in range(1, int(most)):
                 chosen = counts > number
                 _, refinement = self._quantize(number, fixed[chosen] - codes[chosen])
                 codes = codes.masked_scatter(chosen[..., None], codes[chosen] + refinement)
@@ -366,7 +384,9 @@ class ResidualQuantizer(nn.Module):
         """Take in the squared errors [B, P] that first ids [B, P] left."""
         ids, errors = first_ids.flatten(), errors.flatten().to(self.first_error.dtype)
         counts = torch.zeros_like(self.first_error).index_add_(0, ids, torch.ones_like(errors))
-        means = torch.zeros_like(self.first_error).index_add_(0, ids, errors) / counts.clamp(min=1)
+        sums = torch.zeros_like(self.first_error).index_add_(0, ids, errors)
+        reduce_over_processes(sums, counts)
+        means = sums / counts.clamp(min=1)
         # an id that occurs often moves its average further; a new one starts from its first errors
         weight = torch.where(self.first_error > 0, 1 - _DIFFICULTY_DECAY ** counts.clamp(max=16), 1.0) * (counts > 0)
         self.first_error.lerp_(means.clamp(min=1e-6), weight)

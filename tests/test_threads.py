@@ -1,6 +1,8 @@
 """The number of CPU threads: affinity, containers, and `--threads`."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,3 +41,24 @@ def test_threads_are_those_asked_for(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+FREED = """
+import resource, torch
+from videotok.threads import keep_freed_memory
+assert keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+# 64 MB are 16,384 pages, and each of them would be new each time
+assert faults() < 16384, faults()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="an option of Linux's C library")
+def test_freed_memory_is_used_again():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

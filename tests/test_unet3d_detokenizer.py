@@ -126,6 +126,18 @@ def test_a_chain_reads_one_clip_ahead_and_no_more():
     assert read == [0, 1, 2]
 
 
+def test_a_chain_in_batches_has_the_same_frames():
+    """Of several lengths, and the last one without a next keyframe; each with its own noise."""
+    model = trained_detokenizer()
+    clips = [random_clip(index, steps=steps) for index, steps in enumerate((4, 4, 4, 3, 4))]
+    single = list(decode_chain(model, clips, seed=5))
+    for size in (2, 8):
+        batched = list(decode_chain(model, iter(clips), seed=5, batch_size=size))
+        assert [frames.shape for frames in batched] == [frames.shape for frames in single]
+        for together, alone in zip(batched, single, strict=True):
+            torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
 def test_space_to_depth_holds_every_pixel():
     frames = torch.randn(2, 3, 3, 8, 12)
     values = space_to_depth(frames, 4)

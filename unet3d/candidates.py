@@ -5,7 +5,7 @@ dilated motion (coded motion often ends inside the outlines of what moves). `mak
 and motion say about a clip's frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -165,13 +165,24 @@ def make_candidates(
     motion = ((grids - cell_centres(height, width, keyframe)) * units).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
     scalars = torch.stack((confidence, next_confidence, near, torch.full_like(near, has_next)), dim=2)
     return MotionCandidates(
-        prior=(pictures * weights[:, :, :, None]).sum(2),
+        prior=weighted_sum(pictures.unbind(2), weights),
         pictures=pictures,
         weights=weights,
         maps=torch.cat((scalars, motion), dim=2),
         grids=grids,
         keyframes=keyframes,
     )
+
+
+def weighted_sum(pictures: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Add up pictures [B, T, 3, H, W] with weights [B, T, len(pictures), H, W]: [B, T, 3, H, W].
+
+    One after another: all of them times their weights would be a tensor of a hundred megabytes.
+    """
+    total = pictures[0] * weights[:, :, 0, None]
+    for number, picture in enumerate(pictures[1:], 1):
+        total.addcmul_(picture, weights[:, :, number, None])
+    return total
 
 
 def shift_warps(candidates: MotionCandidates, shifts: Tensor, bicubic_mix: float = 0.0) -> Tensor:

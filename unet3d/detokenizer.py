@@ -20,6 +20,7 @@ from unet3d.candidates import (
     make_candidates,
     merge_frames,
     shift_warps,
+    weighted_sum,
 )
 from unet3d.diffusion import MotionEncoder, build_unet, noise_level, randn_tensor, sample_euler
 from unet3d.refiner import Refiner
@@ -174,7 +175,7 @@ class VideoDetokenizer(VideotokModel):
         previous_frame: Tensor | None = None,
         noise_rate: float = 1.0,
         num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int = 0,
         refine: bool = True,
     ) -> Tensor:
@@ -191,7 +192,7 @@ class VideoDetokenizer(VideotokModel):
             noise_rate: how far back to noise that frame is taken, above 0 to 1: 0.85 is the explicit noise constraint
                 of Video-LaVIT (arXiv 2402.03161); 1 starts from pure noise.
             num_inference_steps: evaluations of the network.
-            generator: of the noise; made from `seed` where not given.
+            generator: of the noise, or one for each clip; made from `seed` where not given.
             refine: use the refiner, where there is one. Of keyframes that were not decoded from tokens it makes worse
                 frames (0.9 dB): it adds detail that they do not lack.
 
@@ -231,7 +232,7 @@ class VideoDetokenizer(VideotokModel):
     def denoise(
         self,
         candidates: MotionCandidates,
-        generator: torch.Generator,
+        generator: torch.Generator | list[torch.Generator],
         num_steps: int | None = None,
         start: Tensor | None = None,
         noise_rate: float = 1.0,
@@ -247,7 +248,12 @@ class VideoDetokenizer(VideotokModel):
         sigma = noise_level(1.0 if start is None else noise_rate, sigma_min, self.config["sigma_max"])
         shape = (batch, steps, self.patch_channels, height // patch, width // patch)
         # drawn in float32 on the generator's device: one seed is one noise on every machine
-        noise = randn_tensor(shape, generator, candidates.prior.device, torch.float32).to(candidates.prior)
+        generators = generator if isinstance(generator, list) else [generator]
+        parts = [
+            randn_tensor((batch // len(generators), *shape[1:]), one, candidates.prior.device, torch.float32)
+            for one in generators
+        ]
+        noise = torch.cat(parts).to(candidates.prior)
         clean = sample_euler(
             lambda noisy, sigma: self(noisy, sigma.expand(batch), candidates, refine=refine),
             noise * sigma if start is None else self.to_residual(start, candidates) + noise * sigma,
@@ -404,10 +410,10 @@ def mix_candidates(
     both = torch.stack((first - near * common, second + (1 - near) * common), dim=2).movedim(3, -1)
     pixel = both.new_tensor([1 / side for side in candidates.keyframes.shape[:-3:-1]])
     warps = shift_warps(candidates, both * pixel, bicubic_mix)
-    pictures = torch.cat((warps, candidates.pictures[:, :, 2:]), dim=2)
+    pictures = (*warps.unbind(2), *candidates.pictures.unbind(2)[2:])
     log_weights = log_weights.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
     weights = candidates.weights * depth_to_pixels(log_weights, patch, patch // COMPARED_PIXELS).exp()
-    return Mixture((pictures * (weights / weights.sum(2, keepdim=True))[:, :, :, None]).sum(2), warps)
+    return Mixture(weighted_sum(pictures, weights) / weights.sum(2, keepdim=True), warps)
 
 
 def space_to_depth(frames: Tensor, patch: int) -> Tensor:

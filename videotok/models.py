@@ -56,8 +56,8 @@ class TokenizerModels:
 
     There is one set of weights in memory. Outside of `encoding()` it has the caller's dtype. Inside, keyframe and
     motion tokenizer are cast in place to what their encoders take (`encoding_dtype`; float64 for motion), and back
-    afterwards. Weights are stored in half precision, so a cast between float32 and float64 loses nothing. Where it
-    would (weights stored in float64, or a dtype of 16 bits), encoding has a copy of its own.
+    when they are next asked for. Weights are stored in half precision, so a cast between float32 and float64 loses
+    nothing. Where it would (weights stored in float64, or a dtype of 16 bits), encoding has a copy of its own.
 
     A lock lets one thread at a time use the two tokenizers.
     """
@@ -224,8 +224,10 @@ class TokenizerModels:
             try:
                 yield
             finally:
+                # casts back wait until a model is asked for: most often the next thing is to encode again
                 self._is_encoding = before
-                self._place_all()
+                if before:
+                    self._place_all()
 
     def _model(self, part: str, load: Callable[[torch.dtype], Any]) -> Any:
         """Return a loaded model in the precision of the moment."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -34,8 +35,11 @@ from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize,
 from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
 from videotok.models import TokenizerModels, at_least_float32
 from videotok.rate_control import ERROR_AREA
+from videotok.read_ahead import read_ahead
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
 
+CLIPS_AT_ONCE = 8
+"""Clips that a GPU rebuilds in one batch."""
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
 
@@ -132,16 +136,18 @@ class VideoTokenizer(TokenizerModels):
         with self.encoding():
             encoder = make_clip_encoder(self, config, spec)
         accumulator, seconds, is_truncated = TokenAccumulator(), 0.0, False
-        for batch in _batched(_read_clips(path, spec, config, info), config.batch_size):
-            accumulator.add_facts(batch)
-            with self.encoding():
-                accumulator.add_ids(encoder.push(batch))
-            if config.keyframe_storage == "jpeg":
-                accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
-            seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
-            is_truncated = batch[-1].is_truncated
-            if progress:
-                progress(seconds, expected)
+        # the next batch is read while the models work on this one
+        with closing(read_ahead(_read_clips(path, spec, config, info), config.batch_size)) as clips:
+            for batch in _batched(clips, config.batch_size):
+                accumulator.add_facts(batch)
+                with self.encoding():
+                    accumulator.add_ids(encoder.push(batch))
+                if config.keyframe_storage == "jpeg":
+                    accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
+                seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
+                is_truncated = batch[-1].is_truncated
+                if progress:
+                    progress(seconds, expected)
         with self.encoding():
             accumulator.add_ids(encoder.finish())
         # with split clips, `max_clips` of them may be shorter than that many whole ones
@@ -217,9 +223,11 @@ class VideoTokenizer(TokenizerModels):
         self, clips: Iterable["DetokenizerInput"], config: DecodeConfig | None = None
     ) -> Iterator["DecodedClip"]:
         """Rebuild the frames of clips, each joined to its neighbours; of `config` size and quantizers do not matter."""
-        from unet3d import decode_chain  # diffusers' model zoo takes seconds to import, and encoding needs none of it
+        from unet3d import VideoDetokenizer, decode_chain  # encoding needs no 3D U-Net, which is slow to import
 
         config = config or DecodeConfig()
+        # the models of Video-LaVIT fill a GPU with one clip, and a CPU is no faster with more
+        at_once = CLIPS_AT_ONCE if self.device.type != "cpu" and isinstance(self.detokenizer, VideoDetokenizer) else 1
         for scene in _scenes(clips):
             first = next(scene)
             shown, ahead = itertools.tee(itertools.chain([first], scene))
@@ -231,6 +239,7 @@ class VideoTokenizer(TokenizerModels):
                 num_inference_steps=config.num_inference_steps,
                 seed=config.seed,
                 refine=first.square is not None,  # keyframes that were given lack no detail
+                batch_size=at_once,
             )
             for clip, frames in zip(shown, rebuilt, strict=True):
                 yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])

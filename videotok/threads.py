@@ -1,10 +1,16 @@
-"""How many CPU threads the models use: no more than this process may run at once, in a container too."""
+"""CPU threads and memory of the models: no more threads than this process may run at once, in a container too."""
 
+import ctypes
 import math
 import os
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""Options of glibc's `mallopt` (malloc.h)."""
+LARGEST_KEPT = (1 << 30, 32 << 20)
+"""Bytes of an allocation that are kept when it is freed; the second where the first is more than glibc accepts."""
 
 
 def available_cores(cgroup: Path = CGROUP) -> int:
@@ -23,6 +29,29 @@ def limit_threads(number: int | None = None) -> None:
     if number is None and os.environ.get("OMP_NUM_THREADS"):
         return
     torch.set_num_threads(number or min(available_cores(), torch.get_num_threads()))
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next allocation; return whether it does. Linux's glibc alone.
+
+    By default it returns every tensor of more than 32 MB to the system at once, which fills the next one with zeros,
+    page by page: a sixth of the time that decoding takes. The most memory that is used at a time stays the same. All
+    threads share what is kept. For programs, such as the command line; a library leaves this to its caller.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library
+        return False
+    mallopt(M_ARENA_MAX, 1)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
+
+
+def set_up_cpu(threads: int | None = None) -> None:
+    """Set up this process for models on a CPU; see `limit_threads` and `keep_freed_memory`."""
+    limit_threads(threads)
+    keep_freed_memory()
 
 
 def _quota(cgroup: Path) -> float:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,10 +13,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from videotok.errors import printable, shorten
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-DEVICE_HELP = "Where the models run; auto: the fastest device of this machine."
-THREADS_HELP = "CPU threads of the models; by default all cores that this process may use."
-Dtype = Literal["float32", "float64", "float16", "bfloat16"]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", help="Where the models run; auto: the fastest device of this machine. Ids stay the same."),
+]
+Dtype = Annotated[
+    Literal["float32", "float64", "float16", "bfloat16"],
+    typer.Option("--dtype", help="Precision of the models that make pictures. Ids stay the same."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads of the models; by default all cores that this process may use. Ids stay the same.",
+    ),
+]
+"""Options of every command that runs models; a command calls `videotok.threads.set_up_cpu` with the last."""
+
 URL_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.IGNORECASE)
 """A URL after it was taken for a path, which has no double slashes."""
 

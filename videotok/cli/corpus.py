@@ -1,7 +1,6 @@
 """`videotok corpus`: many videos to Parquet, and what can be done with that."""
 
 import importlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, invalid_options_refused, print_line, print_lines, print_note
+from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused, print_line, print_lines, print_note
 from videotok.config import EncodeConfig, MotionSourceChoice
 from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
 from videotok.errors import to_json
@@ -30,7 +29,7 @@ def encode(
         str | None, typer.Option(help="Address of a Ray cluster; `auto` for the one on this machine.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes per stage; the number of cores by default.")
+        int | None, typer.Option(min=1, help="Processes per stage; as many as the cores allow by default.")
     ] = None,
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, help="GPUs of each tokenizer, may be a fraction; 0: tokenizers run on the CPU.")
@@ -65,6 +64,8 @@ def encode(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Read again the videos that were refused before.")
     ] = False,
+    device: Device = "auto",
+    threads: Threads = 1,
 ) -> None:
     """Turn many videos into Parquet. However it was stopped, the same command continues."""
     with invalid_options_refused():
@@ -82,7 +83,9 @@ def encode(
     from videotok.corpus.ray_pipeline import Cluster
     from videotok.corpus.report import format_report
 
-    cluster = Cluster(address, workers or (None if address else os.cpu_count()), gpus_per_worker)
+    if device == "cuda" and not gpus_per_worker:
+        raise Refusal("--device cuda: say how many GPUs each tokenizer has with --gpus-per-worker, such as 1")
+    cluster = Cluster(address, workers, gpus_per_worker, device, threads or 1)
     with _ProgressDisplay() as display:
         facts = encode_corpus(
             videos,

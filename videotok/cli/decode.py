@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from videotok.cli.console import (
-    DEVICE_HELP,
-    THREADS_HELP,
     Device,
     Dtype,
     Refusal,
+    Threads,
     beside,
     invalid_options_refused,
     parse_size,
@@ -102,9 +101,9 @@ def decode(
     keyframe_model: Annotated[
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
     ] = None,
-    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "cpu",
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the models.")] = "float32",
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
 ) -> None:
     """Turn tokens back into a video."""
     with invalid_options_refused():
@@ -143,9 +142,10 @@ def decode(
     from codec import REPRODUCIBLE, VideoWriter
     from videotok.image_utils import display_size, to_uint8, write_picture
     from videotok.pipeline import VideoTokenizer
-    from videotok.threads import limit_threads
+    from videotok.read_ahead import read_ahead
+    from videotok.threads import set_up_cpu
 
-    limit_threads(threads)
+    set_up_cpu(threads)
     tokenizer = VideoTokenizer(bundle, device=device, dtype=getattr(torch, dtype))
     if not bidirectional and noise_rate < 1 and not tokenizer.detokenizer.config.get("forward_residual_scale", 1):
         raise Refusal(
@@ -171,7 +171,9 @@ def decode(
             decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
         else:
             decoded = (clip.frames for clip in tokenizer.decode_clips(tokens, config, keyframes=given))
-        for frame in _with_progress(decoded, tokens):
+        # the next clip is decoded while this one is written
+        clips = stack.enter_context(closing(read_ahead(decoded, 1)))
+        for frame in _with_progress(clips, tokens):
             writer.write(frame)
     seconds = time.monotonic() - began
     facts = f"{writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, {tokens.duration_seconds:.2f} s"

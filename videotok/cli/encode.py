@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videotok.cli.console import (
-    DEVICE_HELP,
-    THREADS_HELP,
     Device,
     Refusal,
+    Threads,
     invalid_options_refused,
     print_line,
     progress_bar,
@@ -107,8 +106,8 @@ def encode(
     keyframe_model: Annotated[
         Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
     ] = None,
-    device: Annotated[Device, typer.Option(help=DEVICE_HELP + " It does not change the ids.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP + " It does not change the ids.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Turn a video into tokens."""
     with invalid_options_refused():
@@ -146,9 +145,9 @@ def encode(
         (probe_isolated if isolate else probe)(file.path, stream)
 
         from videotok.pipeline import VideoTokenizer
-        from videotok.threads import limit_threads
+        from videotok.threads import set_up_cpu
 
-        limit_threads(threads)
+        set_up_cpu(threads)
         tokenizer = VideoTokenizer(bundle, device=device)
         with invalid_options_refused():
             tokenizer.check(config)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videotok.cli.console import (
+    Device,
+    Dtype,
     Refusal,
+    Threads,
     invalid_options_refused,
     print_line,
     print_note,
@@ -34,6 +37,10 @@ def evaluate(
     motion_quantizers: Annotated[
         str, typer.Option(help="Numbers of motion quantizers; the video is encoded and decoded with each.")
     ] = "1,4",
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(help="Tokens per second of video; --motion-quantizers are then the most that a clip has."),
+    ] = None,
     max_clips: Annotated[int | None, typer.Option(min=1, help="Clips of a video at most.")] = 4,
     examples: Annotated[int, typer.Option(min=0, help="Clips of a video that the page shows side by side.")] = 1,
     exact_keyframes: Annotated[
@@ -44,12 +51,17 @@ def evaluate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations of the detokenizer per clip.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
 ) -> None:
     """Measure rate and quality of videos, and write a page that shows them."""
     quantizers = _numbers(motion_quantizers)
     for written in (out, json_file):
         if written is not None:
             refuse_unwritable(written, force, *videos)
+
+    import torch
 
     from videotok.config import DecodeConfig, EncodeConfig
     from videotok.evaluation import SIZE, EvaluationConfig
@@ -58,18 +70,20 @@ def evaluate(
     from videotok.perceptual import LPIPS
     from videotok.pipeline import VideoTokenizer
     from videotok.report.quality import rows, write_quality_page
+    from videotok.threads import set_up_cpu
 
     began, scan = time.monotonic(), scan_for_videos(videos)
     print_note(str(scan))
     network = LPIPS.load(lpips) if lpips else None
-    tokenizer = VideoTokenizer.from_pretrained(model)
+    set_up_cpu(threads)
+    tokenizer = VideoTokenizer.from_pretrained(model, device=device, dtype=getattr(torch, dtype))
     if max(quantizers) > tokenizer.motion.num_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: this model has {tokenizer.motion.num_quantizers}")
     with invalid_options_refused():
         config = EvaluationConfig(
             motion_quantizers=quantizers,
             keyframes=("tokens", "exact") if exact_keyframes else ("tokens",),
-            encode=EncodeConfig(max_clips=max_clips),
+            encode=EncodeConfig(max_clips=max_clips, tokens_per_second=tokens_per_second),
             decode=DecodeConfig(size=SIZE, num_inference_steps=steps),
         )
     evaluated = _evaluate_files(tokenizer, scan.videos, config, examples, network)

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import wraps
@@ -13,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused
 from videotok.config import parse_rate
+from videotok.threads import available_cores, set_up_cpu
 
 if TYPE_CHECKING:
     from videotok.keyframes import KeyframeTokenizerProtocol
@@ -48,6 +48,8 @@ class RunOptions:
     seed: Annotated[int, typer.Option(help="Seed of data order, noise and initial weights.")] = 0
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.", min=0)] = 1
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False
+    device: Device = "auto"
+    threads: Threads = None
     start: Annotated[
         Path | None, typer.Option("--from", help="Folder of weights to start from, instead of new ones.")
     ] = None
@@ -60,7 +62,8 @@ class RunOptions:
 
         precision = self.precision
         if precision == "auto":
-            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+            is_on_gpu = self.device != "cpu" and torch.cuda.is_available()
+            precision = "bf16" if is_on_gpu and torch.cuda.is_bf16_supported() else "no"
         return Plan(
             self.steps,
             self.batch_size,
@@ -112,7 +115,7 @@ def prepare(
     cache: Annotated[Path, typer.Argument(help="Folder to write.")],
     fps: Annotated[str, typer.Option(help="Frames per second of the clips.")] = "12",
     frames: Annotated[int, typer.Option(help="Frames per clip.", min=2)] = 24,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = available_cores(),
 ) -> None:
     """Cut videos into clips and write them, and photographs, to a training cache."""
     with invalid_options_refused():
@@ -392,6 +395,7 @@ def _train(
     from videotok.training.dataset import SPLIT_VERSION, Batches, validation_batches
     from videotok.training.trainer import train
 
+    set_up_cpu(options.threads)
     facts = {
         "items": len(rows),
         "validation_items": min(validation_items, len(held_back or rows)),
@@ -421,6 +425,7 @@ def _train(
                 workers=options.workers,
                 criterion=criterion,
                 facts=facts,
+                device=options.device,
                 report=report,
             )
         except FileExistsError as error:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 from videotok.errors import CorpusError
+from videotok.threads import available_cores
 
 BLOCK_BYTES = 8 << 20
 """Size of the blocks in which clips are moved; about 24 clips."""
@@ -40,10 +41,14 @@ class Cluster:
     address: str | None = None
     """Address of a running Ray cluster, `auto` for the one on this machine. None: start Ray on this machine."""
     workers: int | None = None
-    """Number of readers, and of tokenizers if these run on the CPU. None: the number of cores."""
+    """Number of readers, and of tokenizers if these run on the CPU. None: as many as the cores allow."""
     gpus_per_worker: float = 0.0
     """GPUs of each tokenizer, may be a fraction; there are as many tokenizers as the cluster's GPUs allow. 0:
     tokenizers run on the CPU."""
+    device: str = "auto"
+    """Where the models of a tokenizer run: `auto` is a GPU where Ray gives it one. Ids are the same on all."""
+    threads: int = 1
+    """CPU threads of the models of a tokenizer."""
 
 
 def encode_on_ray(videos: pa.Table, plan: EncodePlan, cluster: Cluster) -> Iterator[pa.Table]:
@@ -86,10 +91,10 @@ def _run(ray, videos: pa.Table, plan: EncodePlan, cluster: Cluster, workers: _Wo
         )
         .map_batches(
             TokenizeClips,
-            fn_constructor_args=(plan,),
+            fn_constructor_args=(plan, cluster.device, cluster.threads),
             batch_size=plan.config.batch_size,
             compute=ray.data.ActorPoolStrategy(size=workers.tokenizers),
-            num_cpus=0 if on_gpu else 0.5,
+            num_cpus=0 if on_gpu else cluster.threads - 0.5,
             num_gpus=cluster.gpus_per_worker if on_gpu else None,
         )
     )
@@ -131,9 +136,10 @@ def _start_ray(ray, cluster: Cluster) -> Iterator[None]:
     try:
         with _stderr_silenced():
             if cluster.address is None:
-                workers = cluster.workers or os.cpu_count() or 1
+                workers = cluster.workers or max(1, available_cores() // cluster.threads)
                 store = STORE_BYTES + workers * STORE_BYTES_PER_WORKER
-                ray.init(num_cpus=workers, object_store_memory=store, include_dashboard=False, **quiet)
+                local = {"num_cpus": workers * cluster.threads, "object_store_memory": store}
+                ray.init(**local, include_dashboard=False, **quiet)
             else:
                 ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -170,9 +176,10 @@ def _count_workers(resources: Mapping[str, float], cluster: Cluster) -> _Workers
         CorpusError: it has fewer cores or GPUs than asked for.
     """
     cores, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-    readers = cluster.workers or cores
-    if readers > cores:
-        raise CorpusError(f"{readers} workers: the cluster has {cores} cores; ask for no more, or add nodes")
+    readers = cluster.workers or max(1, cores // cluster.threads)
+    if readers * cluster.threads > cores:
+        threads = f" of {cluster.threads} threads" if cluster.threads > 1 else ""
+        raise CorpusError(f"{readers} workers{threads}: the cluster has {cores} cores; ask for no more, or add nodes")
     if not cluster.gpus_per_worker:
         return _Workers(readers, readers)
     tokenizers = int(gpus / cluster.gpus_per_worker)

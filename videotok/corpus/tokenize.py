@@ -17,6 +17,7 @@ from videotok.errors import one_line
 from videotok.image_utils import to_tensor
 from videotok.inputs import local_input
 from videotok.pipeline import VideoTokenizer
+from videotok.threads import set_up_cpu
 
 CLIPS_PER_BLOCK = 8
 """Clips that leave the first stage together: how much of a long video is in memory."""
@@ -119,18 +120,28 @@ COPIED_COLUMNS = (
 
 
 class TokenizeClips:
-    """The second stage: clips to ids. Loads the weights once, to a GPU if the worker has one.
+    """The second stage: clips to ids. Loads the weights once.
 
     Ids do not depend on the batch.
     """
 
-    def __init__(self, plan: EncodePlan) -> None:
+    def __init__(self, plan: EncodePlan, device: str = "auto", threads: int = 1) -> None:
+        """Load the models.
+
+        Args:
+            plan: how to encode.
+            device: where the models run; `auto` is a GPU where the worker has one.
+            threads: CPU threads of the models.
+
+        Raises:
+            ModelError: there is no such device.
+        """
         self._plan = plan
-        torch.set_num_threads(1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        set_up_cpu(threads)
         self._tokenizer = VideoTokenizer.from_pretrained(plan.model, device=device)
         # on a CPU processor time, so that other processes of the machine do not count
-        self._clock = time.perf_counter if device == "cuda" else time.process_time
+        is_on_cpu = self._tokenizer.device.type == "cpu"
+        self._clock = time.process_time if is_on_cpu else time.perf_counter
 
     def __call__(self, clips: Columns) -> pa.Table:
         """Return rows with the columns of `schema.ENCODED_ROWS`."""

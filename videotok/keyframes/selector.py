@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motion_vq.vector_quantizer import reduce_over_processes
+
 LOG_ERROR_RANGE = (-16.0, 4.0)
 """Range of the log of a patch's mean squared error, for images in [-1, 1]: from below the rounding of grey levels to
 beyond black for white."""
@@ -120,7 +122,7 @@ def greedy_selection(
     """
     distances = distances.to(redundancy.dtype)
     saving = (ERROR_EXPONENT * log_saving).exp()
-    # [B, i, j]: part of patch j's saving that is gone once patch i is kept, and part that is left; of its own nothing is
+    # [B, i, j]: part of patch j's saving that is gone once patch i is kept, and part that is left (of its own, nothing)
     explained = 1 - torch.exp(-redundancy[:, None] * neighbor_weights(distances))
     left = (1 - explained).masked_fill(distances == 0, 0.0)
     # -inf for a patch itself, so that no patch is taken twice
@@ -195,8 +197,14 @@ class KeepThresholds(nn.Module):
 
     @torch.no_grad()
     def update(self, scores: Tensor, step_size: float) -> None:
-        """Move the thresholds towards the quantiles of `scores` (any shape), by at most `step_size` (in scores)."""
-        above = (scores.flatten() > self.values[:, None]).to(self.values.dtype).mean(dim=1)
+        """Move the thresholds towards the quantiles of `scores` (any shape), by at most `step_size` (in scores).
+
+        Where several processes train, those of the scores of all of them.
+        """
+        above = (scores.flatten() > self.values[:, None]).to(self.values.dtype).sum(dim=1)
+        total = torch.full_like(above[:1], scores.numel())
+        reduce_over_processes(above, total)
+        above = above / total
         moved = self.values + step_size * (above - self.shares.to(self.values.dtype))
         self.values.copy_(moved.sort(descending=True).values)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.losses import psnr
-from motion_vq.vector_quantizer import codebook_usage, collapse_message
+from motion_vq.vector_quantizer import codebook_usage, collapse_message, reduce_over_processes
 from videotok.keyframes.initialization import initialize_linear
 from videotok.keyframes.selector import ERROR_EXPONENT, PredictedErrors, Selector, greedy_selection, keep_best
 from videotok.keyframes.tokenizer import KeyframeTokenizer
@@ -132,8 +132,11 @@ class KeyframeTraining:
     def _update_thresholds(self, predicted: PredictedErrors, progress: float, static: bool) -> None:
         """Let the thresholds follow the scores. They change slowly, so a few images are enough; on a GPU, where one
         greedy selection takes as long for many images as for two, many images once in a while."""
-        if static and torch.rand(()).item() >= 1 / 25:
-            return
+        if static:
+            draw = torch.rand((), device=predicted.log_error.device)
+            reduce_over_processes(draw)  # all processes or none: they gather their scores
+            if draw.remainder(1).item() >= 1 / 25:
+                return
         count, step_size = (64, 0.8 * (1 - progress) + 0.02) if static else (2, 0.2 * (1 - progress) + 0.01)
         distances = self.model.selector.distances
         scores = greedy_selection(predicted.log_saving[:count], predicted.redundancy[:count], distances)

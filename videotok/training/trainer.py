@@ -23,6 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from videotok.io_utils import write_json
+from videotok.models import choose_device
 from videotok.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 Figures = dict[str, float]
@@ -46,7 +47,8 @@ class Task(Protocol):
     @property
     def model(self) -> Any:
         """The module to train (`Trainable`). Parameters with `requires_grad=False` stay as they are. Buffers that the
-        loss updates itself (codebooks) follow the first process when there are several."""
+        loss updates itself (codebooks) are those of the first process when there are several; it has to gather what
+        they depend on (`motion_vq.vector_quantizer.reduce_over_processes`)."""
         ...
 
     def initialize(self, batches: Iterable[Any]) -> None:
@@ -146,6 +148,7 @@ def train(
     weights_folder: Path | None = None,
     no_weight_decay: Sequence[nn.Parameter] = (),
     facts: dict[str, Any] | None = None,
+    device: str = "auto",
     report: Callable[[int, Figures], None] = lambda step, figures: None,
 ) -> dict[str, Any]:
     """Train a task's model and return the record that is also written to `out/run.json`.
@@ -166,19 +169,21 @@ def train(
         weights_folder: where the kept weights are written; `out/best` if None.
         no_weight_decay: parameters without weight decay, besides biases and norms.
         facts: about the data, for run.json.
+        device: where to train: `auto` (the fastest there is, or what `accelerate launch` says), `cpu`, `cuda`, `mps`.
         report: called after every step with the step (from 1) and its figures: loss, those of the task,
             `items_per_second`, and `validation …` where there was a validation.
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is False.
         ValueError: the checkpoint was made by another plan or model.
+        ModelError: there is no such device.
         FloatingPointError: a loss has no finite gradient.
     """
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run; resume it, or write to another folder")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(task, batches, plan, no_weight_decay, checkpoint.exists())
+    run = _Run(task, batches, plan, no_weight_decay, checkpoint.exists(), device)
     record: dict[str, Any] = {
         "plan": asdict(plan),
         "data": facts or {},
@@ -241,21 +246,22 @@ class _Run:
         plan: Plan,
         no_weight_decay: Sequence[nn.Parameter],
         is_resumed: bool,
+        device: str,
     ) -> None:
         self._task, self._batches, self._plan = task, batches, plan
         # a loss need not use every parameter at every step
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=plan.precision, kwargs_handlers=[unused])
+        choose_device(device)  # refused before accelerate takes another one
+        self.accelerator = Accelerator(mixed_precision=plan.precision, cpu=device == "cpu", kwargs_handlers=[unused])
         if plan.batch_size < self.accelerator.num_processes:
             raise ValueError(
                 f"`batch_size` (={plan.batch_size}) must be at least the number of processes "
                 f"(={self.accelerator.num_processes})"
             )
-        device = self.accelerator.device
-        task.model.to(device)
+        task.model.to(self.accelerator.device)
         torch.manual_seed(plan.seed)
         if not is_resumed:
-            task.initialize(send_to_device(batch, device) for batch in batches.from_step(0, 0))
+            task.initialize(send_to_device(batch, self.accelerator.device) for batch in batches.from_step(0, 0))
         self._parts = {"model": self._part(task.model, task.loss, plan.learning_rate, no_weight_decay)}
         if isinstance(task, AdversarialTask):
             rate = plan.discriminator_learning_rate or plan.learning_rate
