@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from motion_vq import losses
 from videotok.image_utils import to_tensor
@@ -118,6 +117,8 @@ def psnr(source: np.ndarray, picture: np.ndarray) -> float:
 def ssim(source: np.ndarray, picture: np.ndarray) -> float:
     """Return the structural similarity (Wang et al. 2004) of one picture uint8 [H, W, 3]: the mean over channels, with
     uniform windows of 7 x 7 pixels."""
+    from skimage.metrics import structural_similarity  # slow to import
+
     return float(np.asarray(structural_similarity(source, picture, data_range=255, channel_axis=2)))
 
 

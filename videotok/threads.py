@@ -1,6 +1,5 @@
 """CPU threads and memory of the models: no more threads than this process may run at once, in a container too."""
 
-import ctypes
 import math
 import os
 import sys
@@ -38,6 +37,8 @@ def keep_freed_memory() -> bool:
     page by page: a sixth of the time that decoding takes. The most memory that is used at a time stays the same. All
     threads share what is kept. For programs, such as the command line; a library leaves this to its caller.
     """
+    import ctypes
+
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

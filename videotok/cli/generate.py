@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from videotok.cli.console import (
+    Device,
     Refusal,
+    Threads,
     invalid_options_refused,
     parse_size,
     print_line,
@@ -77,6 +79,8 @@ def generate(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Precision of the language model; auto: bfloat16 on a GPU, float32 on a CPU."),
     ] = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Generate a video from a text, from a picture, or from the beginning of a video."""
     began, images = time.monotonic(), image or []
@@ -90,7 +94,7 @@ def generate(
     for path in [*images, *([video] if video else [])]:
         check_readable(path)
 
-    loaded = _load(lm, video_model, precision)
+    loaded = _load(lm, video_model, precision, device, threads)
 
     from videotok.lm.sampling import SamplingConfig, default_sampling
     from videotok.lm.video_generation import VideoGenerator
@@ -130,19 +134,23 @@ def _check_request(text: str, images: Sequence[Path], video: Path | None, second
         raise Refusal("--image and --video both say how the result begins; give one, or mark the picture by <image>")
 
 
-def _load(lm: Path | None, video_model: str | None, precision: str) -> "LoadedLanguageModel":
+def _load(
+    lm: Path | None, video_model: str | None, precision: str, device: str, threads: int | None
+) -> "LoadedLanguageModel":
     from transformers.utils import logging
 
     from videotok.lm.loading import load_language_model
     from videotok.lm.model import VIDEO_CONFIG_NAME
+    from videotok.threads import set_up_cpu
 
+    set_up_cpu(threads)
     logging.disable_progress_bar()  # the command has its own
     if lm is None or (lm / VIDEO_CONFIG_NAME).is_file():
-        return load_language_model(lm, video_model, "auto", precision)  # type: ignore[arg-type]
+        return load_language_model(lm, video_model, "auto", precision, device)  # type: ignore[arg-type]
     # Video-LaVIT generates with the ids of the tokenizers beside its language model, not with those embedded in it
     if video_model is None and (lm.parent / "keyframes" / "config.json").is_file():
         video_model = str(lm.parent)
-    return load_language_model(lm, video_model, "ids", precision)  # type: ignore[arg-type]
+    return load_language_model(lm, video_model, "ids", precision, device)  # type: ignore[arg-type]
 
 
 def _prompt(

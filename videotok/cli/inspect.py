@@ -202,7 +202,9 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
 
     from videotok.pipeline import VideoTokenizer
     from videotok.report.tokens import write_tokens_page
+    from videotok.threads import set_up_cpu
 
+    set_up_cpu()
     tokenizer, max_keyframes = VideoTokenizer(bundle), request.max_keyframes
     with progress_bar() as bar:
         if tokens is None:
@@ -241,7 +243,9 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
 
     from videotok.pipeline import VideoTokenizer
     from videotok.report.tokens import find_code, write_code_page
+    from videotok.threads import set_up_cpu
 
+    set_up_cpu()
     tokenizer = VideoTokenizer(bundle)
     with progress_bar() as bar:
         task = bar.add_task("videos", total=len(files), of=str(len(files)))

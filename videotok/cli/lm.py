@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Refusal, invalid_options_refused
+from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused
 from videotok.cli.generate import generate
 from videotok.config import parse_rate
+from videotok.threads import set_up_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,6 +90,8 @@ def train(
         float, typer.Option(min=0, max=0.5, help="Share of documents kept for validation.")
     ] = 0.02,
     video_model: VideoModel = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train a language model on text and video."""
     with invalid_options_refused():
@@ -97,6 +100,7 @@ def train(
         raise Refusal(f"{out} already holds a run; continue it with --resume, or choose another --out")
     limits = {"seed": seed, "save_every": save_every, "max_seconds": max_minutes and 60 * max_minutes}
     if recipe:
+        set_up_cpu(threads)
         _train_by_recipe(data, out, video_model, limits | ({"steps": steps} if steps else {}), resume)
         return
 
@@ -105,6 +109,7 @@ def train(
     from videotok.lm.train import Plan
 
     samples = list(read_samples(data))  # what cannot be read is refused before any model is loaded
+    set_up_cpu(threads)
     tokenizer = _load_video_tokenizer(video_model)
     if motion_quantizers > tokenizer.motion.num_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: these weights have {tokenizer.motion.num_quantizers}")
@@ -123,11 +128,11 @@ def train(
         rows,
         learning_rate,
         warmup_steps=min(100, steps // 10),
-        precision=_precision(precision),
+        precision=_precision(precision, device),
         row_length=length,
         **limits,
     )
-    _run(language_model, documents[:split], documents[split:], plan, out, resume)
+    _run(language_model, documents[:split], documents[split:], plan, out, resume, device)
     console.print(f"{out}: ask it with `videotok lm ask VIDEO QUESTION --lm {out}`", highlight=False)
 
 
@@ -174,6 +179,7 @@ def _run(
     plan: "Plan",
     out: Path,
     resume: bool,
+    device: str,
 ) -> None:
     """Train with a progress bar."""
     from videotok.lm.train import train as train_model
@@ -182,7 +188,9 @@ def _run(
         _train_with_bar(
             progress,
             plan.steps,
-            lambda report: train_model(model, documents, validation, plan, out, resume=resume, report=report),
+            lambda report: train_model(
+                model, documents, validation, plan, out, resume=resume, device=device, report=report
+            ),
         )
 
 
@@ -221,6 +229,8 @@ def ask(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Precision of the language model; auto: bfloat16 on a GPU, float32 on a CPU."),
     ] = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Answer a question about a video; the answer is printed while it is generated."""
     from videotok.inputs import check_readable
@@ -235,8 +245,9 @@ def ask(
     from videotok.lm.generation import answer
     from videotok.lm.loading import load_language_model
 
+    set_up_cpu(threads)
     logging.disable_progress_bar()  # it would stand in the middle of the answer
-    loaded = load_language_model(lm, video_model, inputs, precision)
+    loaded = load_language_model(lm, video_model, inputs, precision, device)
     model = loaded.model
     if loaded.note:
         console.print(loaded.note, highlight=False, soft_wrap=True)
@@ -281,9 +292,9 @@ def _load_initial_model(
         raise ModelError(f"cannot load {name}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _precision(wanted: str) -> Literal["no", "bf16"]:
+def _precision(wanted: str, device: str) -> Literal["no", "bf16"]:
     import torch
 
     if wanted == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     return "bf16" if wanted == "bf16" else "no"

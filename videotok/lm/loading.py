@@ -18,6 +18,7 @@ from videotok.lm.model import (
 )
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.lm.tokenizer_extension import Codebooks, embedding_table, extend
+from videotok.models import choose_device
 from videotok.pipeline import VideoTokenizer
 
 Inputs = Literal["auto", "ids", "features"]
@@ -100,8 +101,9 @@ def load_language_model(
     video_model: str | None = None,
     inputs: Inputs = "auto",
     precision: Precision = "auto",
+    device: str = "auto",
 ) -> LoadedLanguageModel:
-    """Load a language model, on the GPU where there is one, with the video tokenizer that it reads with.
+    """Load a language model with the video tokenizer that it reads with.
 
     Video-LaVIT's understanding model was trained to read keyframes as features of a visual tokenizer that was trained
     with it, and motion as ids. It reads features where this embedded tokenizer lies in its folder (`videotok convert`
@@ -113,13 +115,15 @@ def load_language_model(
         video_model: folder or hub id of other video weights; None: the embedded ones, else the shipped ones.
         inputs: what the model is given of keyframes.
         precision: of the language model; `auto` is bfloat16 on a GPU, float32 on a CPU.
+        device: where the language model runs; `auto` is the fastest one there is. The video tokenizer is on the CPU.
 
     Raises:
-        ModelError: something is missing, or the model cannot read these inputs.
+        ModelError: something is missing, there is no such device, or the model cannot read these inputs.
     """
-    folder, has_gpu = shipped_language_model() if folder is None else Path(folder), torch.cuda.is_available()
-    dtype = getattr(torch, precision) if precision != "auto" else torch.bfloat16 if has_gpu else torch.float32
-    model = VideoLanguageModel.from_pretrained(folder, dtype).to("cuda" if has_gpu else "cpu")
+    folder, chosen = shipped_language_model() if folder is None else Path(folder), choose_device(device)
+    automatic = torch.bfloat16 if chosen.type == "cuda" else torch.float32
+    dtype = automatic if precision == "auto" else getattr(torch, precision)
+    model = VideoLanguageModel.from_pretrained(folder, dtype).to(chosen)
     embedded_width = embedded_feature_width(folder)
     tokenizer = VideoTokenizer.from_pretrained(video_model or (str(folder) if embedded_width else None))
     if (folder / VIDEO_CONFIG_NAME).is_file():

@@ -116,6 +116,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    device: str = "auto",
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
 ) -> dict[str, Any]:
     """Train a language model and return the record that is also written to `out/run.json`.
@@ -130,6 +131,7 @@ def train(
         plan: how long and how.
         out: folder of the run.
         resume: continue from the checkpoint in `out`, if there is one.
+        device: where to train, see `videotok.training.trainer.train`.
         report: called after every step with the step (from 1) and its figures.
 
     Raises:
@@ -150,6 +152,7 @@ def train(
         weights_folder=out,
         no_weight_decay=[embedding_table(model.model)],  # most rows get no gradient in a step
         facts={"documents": len(documents), "tokens": sum(map(len, documents))},
+        device=device,
         report=report,
     )
     model.eval()
