@@ -11,7 +11,7 @@ find (docs/LOG.md), so most documents have no keyframe, and many of them nothing
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from videotok.lm.model import VideoLanguageModel, VideoSettings
 from videotok.lm.motion_questions.encoded_videos import Encoders, encode_videos, picture_tokens
 from videotok.lm.motion_questions.footage import photographs
 from videotok.lm.motion_questions.labeled_videos import SourceFolders, labeled_videos
-from videotok.lm.motion_questions.scenes import COUNT, OBJECT, SPEED
+from videotok.lm.motion_questions.scenes import COUNT, OBJECT, SPEED, TIME
 from videotok.lm.motion_questions.wordings import describe, question_turns, still_camera_turns, training_texts
 from videotok.lm.packing import Document, PackedBatch, VideoInput, conversation_document, generation_document, pack
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
@@ -55,6 +55,9 @@ TEXT_TOKENS = 1024
 """Size of the text tokenizer, which is trained on the recipe's own texts and all bytes."""
 ROWS = {"global motion": 24, "motion": 6, "keyframes": 4}
 """Documents a step: with global motion alone (some 90 ids), with motion alone (some 220), with keyframes (some 300)."""
+LATER_ROWS = {"global motion": 8, "pictures": 12, "motion": 4, "keyframes": 4}
+"""From `LATER_STEP` on: then answers are mostly learned, and what a text says has to be found before a picture, too."""
+LATER_STEP = 1200
 LONG_SHARE, LONG_ROWS = 0.25, 2
 """Share of steps whose documents with keyframes have two clips, and how many these are."""
 KIND_WEIGHTS = {"text": 1.0, "global motion": 0.5, "motion": 0.5, "keyframe": 0.2}
@@ -296,6 +299,7 @@ class Documents:
         self.model, self.material = model, material
         self.vocabulary = model.vocabulary
         self._global_scenes = [scene for scene in material.scenes if scene.is_global]
+        self._described_scenes = [scene for scene in self._global_scenes if TIME not in scene.answers]
         self._still_footage = [video for video in material.footage if video.is_still]
 
     def of_global_motion(self, rng: np.random.Generator) -> Document:
@@ -303,6 +307,13 @@ class Documents:
         scene = _draw(self._global_scenes, rng)
         motion = scene.global_motion(self.vocabulary.num_global_motion_ids)
         return self._scene(motion, scene, rng, generated=rng.random() < 0.4)
+
+    def of_pictures(self, rng: np.random.Generator) -> Document:
+        """Return a description of a camera's motion, a picture, and the global motion that follows, to be generated."""
+        scene = _draw(self._described_scenes, rng)
+        motion = scene.global_motion(self.vocabulary.num_global_motion_ids)
+        ids = torch.cat([_draw(self.material.keyframes, rng), motion])
+        return self._scene(ids, scene, rng, generated=True)
 
     def of_motion(self, rng: np.random.Generator) -> Document:
         """Return a document with the motion of a clip and no keyframe."""
@@ -383,15 +394,19 @@ class RecipeBatches:
         """Yield the batches of the steps from `step` on; of each the documents of `process` among `num_processes`."""
         del workers  # drawing is cheap
         for number in itertools.count(step):
-            yield self.batch(np.random.default_rng([self.seed, number]), process, num_processes)
+            rows = LATER_ROWS if number >= LATER_STEP else ROWS
+            yield self.batch(np.random.default_rng([self.seed, number]), rows, process, num_processes)
 
-    def batch(self, rng: np.random.Generator, process: int = 0, num_processes: int = 1) -> Step:
-        """Return the documents of one step."""
+    def batch(
+        self, rng: np.random.Generator, rows: Mapping[str, int] = ROWS, process: int = 0, num_processes: int = 1
+    ) -> Step:
+        """Return the documents of one step: so many of each kind."""
         documents, num_clips = self.documents, 1 + int(rng.random() < LONG_SHARE)
         kinds = [
-            [documents.of_global_motion(rng) for _ in range(ROWS["global motion"])],
-            [documents.of_motion(rng) for _ in range(ROWS["motion"])],
-            [documents.of_keyframes(rng, num_clips) for _ in range(LONG_ROWS if num_clips > 1 else ROWS["keyframes"])],
+            [documents.of_global_motion(rng) for _ in range(rows["global motion"])],
+            [documents.of_pictures(rng) for _ in range(rows.get("pictures", 0))],
+            [documents.of_motion(rng) for _ in range(rows["motion"])],
+            [documents.of_keyframes(rng, num_clips) for _ in range(LONG_ROWS if num_clips > 1 else rows["keyframes"])],
         ]
         return [
             pack([[document] for document in share], documents.vocabulary, documents.model.padding_id)
