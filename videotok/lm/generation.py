@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
+from videotok.errors import TokensError
 from videotok.lm.chat import Turn
 from videotok.lm.data import EncodedVideo
 from videotok.lm.model import VideoLanguageModel
@@ -101,14 +102,20 @@ def answer(
 
     Raises:
         TokensError: the tokens were made with other weights than the model was trained on, or do not fit its
-            vocabulary.
+            vocabulary; or video and question together are longer than the model can read.
     """
     document = conversation_document(model.tokenizer, model.prompt, [Turn("user", question)], model_input(model, video))
+    limit = getattr(model.model.config, "max_position_embeddings", None)
+    if limit is not None and len(document) >= limit:
+        raise TokensError(
+            f"question and video take {len(document)} tokens, this language model reads {limit} with its answer; ask a "
+            "shorter question"
+        )
     batch = pack([[document]], model.vocabulary, model.padding_id).to(model.device)
     streamer = AnswerStreamer(model, on_text)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens if limit is None else min(max_new_tokens, limit - len(document)),
         eos_token_id=model.tokenizer.eos_token_id,
         pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
         **sampling,

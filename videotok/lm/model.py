@@ -84,6 +84,8 @@ class VideoSettings:
     """As in `EncodeConfig`."""
     complete_clips: bool = False
     """Leave out a last clip that is cut off by the end of the video, where there is a clip before it."""
+    guidance: float = 1.0
+    """Classifier-free guidance of generated video, where the user names none; 1: none."""
 
     def __post_init__(self) -> None:
         _ = self.encode_config
