@@ -7,7 +7,7 @@ import torch
 from detokenizer_sizes import fuse_attention, random_clip, tiny_detokenizer, trained_detokenizer
 from safetensors.torch import load_file, save_file
 
-from unet3d import VideoDetokenizer, decode_chain
+from unet3d import ClipInput, VideoDetokenizer, decode_chain
 from unet3d.candidates import make_candidates
 from unet3d.detokenizer import depth_to_space, space_to_depth
 
@@ -124,6 +124,19 @@ def test_a_chain_reads_one_clip_ahead_and_no_more():
     assert read == [0, 1]
     next(chain)
     assert read == [0, 1, 2]
+
+
+def test_frames_that_are_not_shown_are_not_made():
+    """The first frames of a clip that ends early are what they are of the whole clip, but for what the network sees."""
+    keyframe, vectors = random_clip(0, steps=8)
+    untrained, trained = tiny_detokenizer(), trained_detokenizer()
+    first, whole = untrained.reconstruct(keyframe, vectors, num_frames=4), untrained.reconstruct(keyframe, vectors)
+    torch.testing.assert_close(first, whole[:, :4], rtol=0, atol=1e-5)
+    assert trained.reconstruct(keyframe, vectors, num_frames=1).shape[1] == 1
+    previous = {"previous_frame": keyframe.flip(-1), "noise_rate": 0.5}
+    assert trained.reconstruct(keyframe, vectors, num_frames=3, **previous).shape == (1, 3, *keyframe.shape[1:])
+    clips = [ClipInput(keyframe, vectors), ClipInput(keyframe, vectors, 3)]
+    assert [frames.shape[1] for frames in decode_chain(trained, clips, batch_size=2)] == [8, 3]
 
 
 def test_a_chain_in_batches_has_the_same_frames():

@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unet3d.chaining import decode_chain
+    from unet3d.chaining import ClipInput, decode_chain
     from unet3d.detokenizer import VideoDetokenizer
     from unet3d.latent_detokenizer import LatentDenoiser, LatentVideoDetokenizer
     from unet3d.train import DetokenizerPerceptualTraining, DetokenizerTraining, PerceptualOptions
     from unet3d.warping import WarpedFrames, warp_bidirectional, warp_forward
 
 __all__ = [
+    "ClipInput",
     "DetokenizerPerceptualTraining",
     "DetokenizerTraining",
     "LatentDenoiser",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ClipInput": "chaining",
     "decode_chain": "chaining",
     "VideoDetokenizer": "detokenizer",
     "LatentDenoiser": "latent_detokenizer",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def decode_chain(
     model: "VideoDetokenizer | LatentVideoDetokenizer",
-    clips: Iterable[tuple[Tensor, Tensor]],
+    clips: "Iterable[ClipInput | tuple[Tensor, Tensor]]",
     *,
     bidirectional: bool = True,
     noise_rate: float = 1.0,
@@ -29,7 +29,7 @@ def decode_chain(
     Memory is constant: `batch_size` clips are read ahead, and the last frame of the clip before is kept.
 
     Args:
-        clips: (keyframe [B, 3, H, W] in [-1, 1], vectors [B, T, h, w, 2]) one after another; T may differ.
+        clips: one after another; T may differ.
         bidirectional: use the next clip's keyframe as well; the last clip has none and is rebuilt forward only.
         noise_rate: below 1, denoising of every clip but the first starts from the last frame before it, taken back to
             noise so far: the explicit noise constraint of Video-LaVIT (arXiv 2402.03161), which has 0.85.
@@ -55,9 +55,21 @@ def decode_chain(
             num_inference_steps=num_inference_steps,
             generator=generators if len(batch) > 1 else generators[0],  # type: ignore[arg-type]
             refine=refine,
+            **({} if batch[0].num_frames is None else {"num_frames": batch[0].num_frames}),
         )
         yield from frames.split([len(one.keyframe) for one in batch])
         previous_frame = frames[:, -1] if len(batch) == 1 else None
+
+
+class ClipInput(NamedTuple):
+    """What a clip is rebuilt from."""
+
+    keyframe: Tensor
+    """[B, 3, H, W] in [-1, 1]."""
+    vectors: Tensor
+    """[B, T, h, w, 2]."""
+    num_frames: int | None = None
+    """Frames to rebuild, the first ones; None: all T. Of a `VideoDetokenizer` only."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class _Clip:
     index: int
     keyframe: Tensor
     vectors: Tensor
+    num_frames: int | None
     following: tuple[Tensor, Tensor] | None
     """Keyframe and first step of motion of the next clip, where it is used."""
 
@@ -75,17 +88,20 @@ class _Clip:
         return (
             self.keyframe.shape == other.keyframe.shape
             and self.vectors.shape == other.vectors.shape
+            and self.num_frames == other.num_frames
             and (self.following is None) == (other.following is None)
         )
 
 
-def _batches(clips: Iterable[tuple[Tensor, Tensor]], bidirectional: bool, size: int) -> Iterator[list[_Clip]]:
+def _batches(
+    clips: Iterable[ClipInput | tuple[Tensor, Tensor]], bidirectional: bool, size: int
+) -> Iterator[list[_Clip]]:
     """Yield clips in order, up to `size` at once."""
     batch: list[_Clip] = []
     for index, (clip, next_clip) in enumerate(pairwise(chain(clips, [None]))):
         assert clip is not None  # only the last of all is
         following = (next_clip[0], next_clip[1][:, :1]) if bidirectional and next_clip is not None else None
-        found = _Clip(index, *clip, following)
+        found = _Clip(index, *ClipInput(*clip), following)
         if batch and (len(batch) == size or not batch[0].goes_with(found)):
             yield batch
             batch = []

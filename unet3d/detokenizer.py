@@ -178,6 +178,7 @@ class VideoDetokenizer(VideotokModel):
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int = 0,
         refine: bool = True,
+        num_frames: int | None = None,
     ) -> Tensor:
         """Return the frames of a clip.
 
@@ -195,9 +196,10 @@ class VideoDetokenizer(VideotokModel):
             generator: of the noise, or one for each clip; made from `seed` where not given.
             refine: use the refiner, where there is one. Of keyframes that were not decoded from tokens it makes worse
                 frames (0.9 dB): it adds detail that they do not lack.
+            num_frames: frames to return, the first ones; all T where not given. The others take no time.
 
         Returns:
-            [B, T, 3, H, W] in [-1, 1], float32 (float64 of a float64 model); frame 0 is the keyframe itself.
+            [B, num_frames, 3, H, W] in [-1, 1], float32 (float64 of a float64 model); frame 0 is the keyframe itself.
 
         Raises:
             ValueError: tensors that do not fit together; less than one step; a `noise_rate` out of range.
@@ -212,16 +214,19 @@ class VideoDetokenizer(VideotokModel):
             vectors,
             next_keyframe=None if next_keyframe is None else self._to_own(next_keyframe),
             next_vectors=None if next_vectors is None else self._to_own(next_vectors),
+            window=slice(num_frames),
             bicubic_mix=self.config["bicubic_mix"],
         )
         generator = generator or torch.Generator().manual_seed(seed)
         start, stride = None, self.config["stride"]
         if previous_frame is not None and noise_rate < 1:
-            warped = replace(candidates, prior=warp_from_previous(self._to_own(previous_frame), vectors))
+            warped_frames = warp_from_previous(self._to_own(previous_frame), vectors)
+            warped = replace(candidates, prior=warped_frames[:, :num_frames])
             start = warped.pad_to_multiple(self.size_multiple).split(stride).prior
         parts = candidates.pad_to_multiple(self.size_multiple).split(stride)
         denoised = self.denoise(parts, generator, num_inference_steps, start, noise_rate, refine=refine)
-        frames = merge_frames(denoised, stride, vectors.shape[1])[..., : keyframe.shape[-2], : keyframe.shape[-1]]
+        shown = candidates.prior.shape[1]
+        frames = merge_frames(denoised, stride, shown)[..., : keyframe.shape[-2], : keyframe.shape[-1]]
         if next_keyframe is not None:
             frames = replace_transitions(frames, candidates)
         frames = frames.clamp(-1, 1)

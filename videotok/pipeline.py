@@ -223,17 +223,22 @@ class VideoTokenizer(TokenizerModels):
         self, clips: Iterable["DetokenizerInput"], config: DecodeConfig | None = None
     ) -> Iterator["DecodedClip"]:
         """Rebuild the frames of clips, each joined to its neighbours; of `config` size and quantizers do not matter."""
-        from unet3d import VideoDetokenizer, decode_chain  # encoding needs no 3D U-Net, which is slow to import
+        from unet3d import (
+            ClipInput,
+            VideoDetokenizer,
+            decode_chain,
+        )  # encoding needs no 3D U-Net, which is slow to import
 
         config = config or DecodeConfig()
         # the models of Video-LaVIT fill a GPU with one clip, and a CPU is no faster with more
-        at_once = CLIPS_AT_ONCE if self.device.type != "cpu" and isinstance(self.detokenizer, VideoDetokenizer) else 1
+        is_own = isinstance(self.detokenizer, VideoDetokenizer)
+        at_once = CLIPS_AT_ONCE if is_own and self.device.type != "cpu" else 1
         for scene in _scenes(clips):
             first = next(scene)
             shown, ahead = itertools.tee(itertools.chain([first], scene))
             rebuilt = decode_chain(
                 self.detokenizer,
-                ((clip.keyframe, clip.vectors) for clip in ahead),
+                (ClipInput(clip.keyframe, clip.vectors, clip.num_shown if is_own else None) for clip in ahead),
                 bidirectional=config.bidirectional,
                 noise_rate=config.noise_rate,
                 num_inference_steps=config.num_inference_steps,
@@ -336,6 +341,11 @@ class DetokenizerInput:
     """Frames of the clip that are shown."""
     square: Tensor | None
     """[1, 3, S, S] in [-1, 1]: the keyframe as the keyframe tokenizer decoded it; None where it was given."""
+
+    @property
+    def num_shown(self) -> int | None:
+        """`num_frames` where frames at the end are not shown, else None."""
+        return self.num_frames if self.ends_early else None
 
     @property
     def ends_early(self) -> bool:
