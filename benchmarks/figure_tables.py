@@ -83,6 +83,11 @@ def _reconstruction_rows(result: list[Row]) -> list[Row]:
     return found
 
 
+def _layout_rows(result: list[Row]) -> list[Row]:
+    keys = (RATE[0], "psnr", "ssim", "lpips", "moving_psnr", "encode_cpu_seconds")
+    return _means(_grouped(result, lambda row: row["layout"]), keys)
+
+
 def _startup_rows(result: list[Row]) -> list[Row]:
     return [{"name": row["command"], **row} for row in result]
 
@@ -147,6 +152,16 @@ MEASUREMENTS = {
         "keyframes, 256 x 144 at 12 fps, frames 1 to 22",
         _reconstruction_rows,
         slow=True,
+    ),
+    "rate-control": Measurement(
+        "rate_allocation",
+        (),
+        ("--rates", "200", "--max-clips", "2", "--lpips", LPIPS),
+        ("--max-clips", "1"),
+        ALL_WEIGHTS,
+        "first two clips of each of the 20 videos of `natural`, 256 x 144 at 12 fps, means over clips, every third "
+        "frame; moving: regions that move by themselves; time of encoding in CPU seconds a clip",
+        _layout_rows,
     ),
     "startup": Measurement(
         "startup",
@@ -282,6 +297,19 @@ VIEWS = {
         ),
         None,
         "quantizers",
+    ),
+    "quality-rate-control": TableView(
+        ("rate-control",),
+        (
+            RATE_COLUMNS[0],
+            PSNR,
+            SSIM,
+            LPIPS_COLUMN,
+            Column("PSNR dB, moving", "moving_psnr", 2),
+            Column("encoding, s", "encode_cpu_seconds", 2),
+        ),
+        {"fixed": "fixed layout (default)", "200/s": "`--tokens-per-second 200`"},
+        "tokens chosen by",
     ),
     "readme-weights": TableView(
         ("weights",),
