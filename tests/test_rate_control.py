@@ -17,7 +17,6 @@ from videotok.keyframes import KeyframeTokenizer
 from videotok.rate_control import (
     ClipCosts,
     KeyframeErrors,
-    _best_of_one,
     _log_errors,
     keyframe_costs,
     levels_of,
@@ -56,14 +55,16 @@ def all_plans(clips):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("budget", [250, 500, 900])
-def test_no_plan_of_as_many_tokens_is_better(seed, budget):
+def test_plans_are_within_the_budget_and_nearly_the_best(seed, budget):
     clips = [random_costs(seed), random_costs(seed + 10, has_next=seed % 2 == 0), random_costs(seed + 20)]
     chosen = plan(clips, budget)
     wanted = [(choice.quantizers, choice.patches) for choice in chosen]
     found = {str(plan): (tokens, cost) for tokens, cost, plan in all_plans(clips)}
     tokens, cost = found[str(wanted)]
     assert tokens == sum(choice.tokens for choice in chosen) <= budget
-    assert cost <= min(other for count, other in found.values() if count <= tokens) + 1e-9
+    least = found[str([(0, 16)] * 3)][1]
+    best = min(other for count, other in found.values() if count <= budget)
+    assert cost - best <= 0.1 * (least - best)
 
 
 def test_a_budget_that_is_too_small_takes_the_least():
@@ -80,14 +81,9 @@ def test_a_budget_that_is_more_than_enough_takes_what_helps():
 @pytest.mark.parametrize("budget", [60, 200, 300, 340])
 def test_the_last_clip_takes_the_best_that_fits(budget):
     clip = random_costs(5, has_next=False)
-    choice = _best_of_one(clip, budget)
-    fitting = [(cost, tokens) for tokens, cost, _ in all_plans([clip]) if tokens <= budget]
-    assert min(fitting) == pytest.approx(
-        (
-            next(cost for _, cost, chosen in all_plans([clip]) if chosen == [(choice.quantizers, choice.patches)]),
-            choice.tokens,
-        )
-    )
+    (choice,) = plan([clip], budget)
+    _, best = min((cost, chosen) for tokens, cost, chosen in all_plans([clip]) if tokens <= budget)
+    assert [(choice.quantizers, choice.patches)] == best
 
 
 def test_tokens_go_where_they_help():

@@ -44,8 +44,15 @@ FIRST_PREDICTED_SHARE, SHARE_STEP = 0.5, 0.5
 """Predicted keyframes take fewer tokens than expected, since errors of decoded patches scatter and the better of two is
 shown. The share begins with the first number, and after each keyframe moves by the second towards what that took."""
 BISECTIONS = 40
+MAX_CHANGES, MIN_GAIN = 64, 1e-6
+"""Changes at most that spend the rest of a budget, and the least gain of one in frames times the logarithm of the
+error."""
 MIN_PRICE, MAX_PRICE = 1e-8, 1e4
 """Limits of λ, in frames times the logarithm of the error for each token."""
+
+
+QuantizersAndLevel = tuple[int, int]
+"""Number of motion quantizers, and index of the keyframe's level in `ClipCosts.keyframe_patches`."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +95,23 @@ def plan(clips: Sequence[ClipCosts], budget: float) -> list[Choice]:
 
     Where even the least takes more tokens than the budget, the least is chosen.
     """
-    if len(clips) == 1:
-        return [_best_of_one(clips[0], budget)]
     logs = [_log_errors(clip, after) for clip, after in zip(clips, [*clips[1:], None], strict=True)]
     low, high = math.log(MIN_PRICE), math.log(MAX_PRICE)
     best = _least_cost(clips, logs, math.exp(low))
-    if sum(choice.tokens for choice in best) <= budget:
-        return best
-    best = _least_cost(clips, logs, math.exp(high))
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        found = _least_cost(clips, logs, math.exp(middle))
-        if sum(choice.tokens for choice in found) <= budget:
-            best, high = found, middle
-        else:
-            low = middle
-    return best
+    if _tokens(clips, best) > budget:
+        best = _least_cost(clips, logs, math.exp(high))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            found = _least_cost(clips, logs, math.exp(middle))
+            if _tokens(clips, found) <= budget:
+                best, high = found, middle
+            else:
+                low = middle
+        best = _with_rest_spent(clips, logs, best, budget)
+    return [
+        Choice(quantizers, int(clip.keyframe_patches[level]), _tokens([clip], [(quantizers, level)]))
+        for clip, (quantizers, level) in zip(clips, best, strict=True)
+    ]
 
 
 def _log_errors(clip: ClipCosts, after: ClipCosts | None) -> np.ndarray:
@@ -120,7 +128,15 @@ def _log_errors(clip: ClipCosts, after: ClipCosts | None) -> np.ndarray:
     return clip.num_frames * np.log(np.maximum(errors, MIN_ERROR)).repeat(count // errors.shape[2], axis=2)
 
 
-def _least_cost(clips: Sequence[ClipCosts], logs: Sequence[np.ndarray], price: float) -> list[Choice]:
+def _tokens(clips: Sequence[ClipCosts], choices: Sequence[QuantizersAndLevel]) -> int:
+    """Return the tokens of some clips together."""
+    return sum(
+        int(clip.motion_tokens[quantizers] + clip.keyframe_tokens[level])
+        for clip, (quantizers, level) in zip(clips, choices, strict=True)
+    )
+
+
+def _least_cost(clips: Sequence[ClipCosts], logs: Sequence[np.ndarray], price: float) -> list[QuantizersAndLevel]:
     """Return the choices with the least sum of `logs` and `price` * tokens, by dynamic programming from the end."""
     following = np.zeros(1)
     decisions: list[np.ndarray] = []
@@ -130,26 +146,41 @@ def _least_cost(clips: Sequence[ClipCosts], logs: Sequence[np.ndarray], price: f
         decisions.append(costs.argmin(axis=1))
         following = costs.min(axis=1)
     level, choices = int(following.argmin()), []
-    for clip, decision, log_errors in zip(clips, reversed(decisions), logs, strict=True):
+    for decision, log_errors in zip(reversed(decisions), logs, strict=True):
         quantizers, after = divmod(int(decision[level]), log_errors.shape[2])
-        choices.append(_choice(clip, quantizers, level))
+        choices.append((quantizers, level))
         level = after
     return choices
 
 
-def _best_of_one(clip: ClipCosts, budget: float) -> Choice:
-    """Return the choice with the least error within a budget; of equal errors that with the fewest tokens."""
-    tokens = clip.motion_tokens[:, None] + clip.keyframe_tokens
-    allowed = tokens <= max(budget, tokens.min())
-    errors = np.where(allowed, _log_errors(clip, None)[..., 0], np.inf)
-    order = np.lexsort((tokens.ravel(), errors.ravel()))
-    quantizers, level = np.unravel_index(int(order[0]), tokens.shape)
-    return _choice(clip, int(quantizers), int(level))
+def _with_rest_spent(
+    clips: Sequence[ClipCosts],
+    logs: Sequence[np.ndarray],
+    choices: list[QuantizersAndLevel],
+    budget: float,
+) -> list[QuantizersAndLevel]:
+    """Return choices that spend what is left of a budget: the clip that gains most by a change is changed, and so on.
 
-
-def _choice(clip: ClipCosts, quantizers: int, level: int) -> Choice:
-    tokens = clip.motion_tokens[quantizers] + clip.keyframe_tokens[level]
-    return Choice(quantizers, int(clip.keyframe_patches[level]), int(tokens))
+    With one λ for all clips some of the budget is left, for one more quantizer takes 135 tokens at once.
+    """
+    choices = list(choices)
+    for _ in range(MAX_CHANGES):
+        rest = budget - _tokens(clips, choices)
+        best_gain, best = MIN_GAIN, None
+        for number, clip in enumerate(clips):
+            costs = logs[number][:, :, choices[number + 1][1] if number + 1 < len(clips) else 0]
+            if number:
+                before = choices[number - 1]
+                costs = costs + logs[number - 1][before[0], before[1]][None]
+            extra = clip.motion_tokens[:, None] + clip.keyframe_tokens - _tokens([clip], [choices[number]])
+            gains = np.where(extra <= rest, costs[choices[number]] - costs, 0.0)
+            if gains.max() > best_gain:
+                best_gain = gains.max()
+                best = number, tuple(map(int, np.unravel_index(int(gains.argmax()), gains.shape)))
+        if best is None:
+            break
+        choices[best[0]] = best[1]
+    return choices
 
 
 def motion_errors(
