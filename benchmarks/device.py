@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.footage import add_footage_arguments, footage
@@ -298,12 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few videos, small batches, short times: for a CPU")
     options = parser.parse_args(arguments)
     amount = QUICK if options.quick else FULL
-    table, rows = Table("what", "figures"), []
+    rows = []
     for row in measure(options.model, options.device, footage(options.videos), amount, options.codes):
         rows.append(row)
         figures = ", ".join(f"{name} {_cell(value)}" for name, value in row.items() if name != "what")
-        table.add_row(row["what"], figures)
-    Console().print(table)
+        print(f"{row['what']:<10} {figures}", flush=True)
     if options.json:
         write_json(options.json, rows)
 
