@@ -12,13 +12,12 @@ from codec import probe
 from videotok import ModelError, TokensError, VideoTokenizer, VideoTokens
 from videotok.cli.main import main
 from videotok.config import DecodeConfig, EncodeConfig
-from videotok.lm import sampling as sampling_module
 from videotok.lm import video_generation
 from videotok.lm.generated_video import video_tokens
 from videotok.lm.grammar import VideoForm, VideoGrammar
 from videotok.lm.loading import new_tiny_model
 from videotok.lm.model import VideoSettings
-from videotok.lm.sampling import CachedModel, SamplingConfig, sample_ids
+from videotok.lm.sampling import CachedModel, SamplingConfig, default_sampling, sample_ids
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt, generate_video
 from videotok.virtual_camera import photograph
 
@@ -315,5 +314,7 @@ def test_what_the_command_refuses(
     assert not out.exists()
 
 
-def test_defaults_of_sampling(model):
-    assert sampling_module.default_sampling(model) == {}
+def test_defaults_of_sampling_are_those_of_the_model(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(model, "settings", replace(model.settings, guidance=3.0, temperature=0.7))
+    assert SamplingConfig(**default_sampling(model)) == SamplingConfig(temperature=0.7, guidance=3.0)
+    assert VideoGenerator(model, tokenizer).sampling == SamplingConfig(temperature=0.7, guidance=3.0)

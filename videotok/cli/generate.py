@@ -95,6 +95,7 @@ def generate(
         check_readable(path)
 
     loaded = _load(lm, video_model, precision, device, threads)
+    loaded.tokenizer.to(loaded.model.device)
 
     from videotok.lm.sampling import SamplingConfig, default_sampling
     from videotok.lm.video_generation import VideoGenerator

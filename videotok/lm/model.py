@@ -86,6 +86,8 @@ class VideoSettings:
     """Leave out a last clip that is cut off by the end of the video, where there is a clip before it."""
     guidance: float = 1.0
     """Classifier-free guidance of generated video, where the user names none; 1: none."""
+    temperature: float = 1.0
+    """Sampling temperature of generated video, where the user names none."""
 
     def __post_init__(self) -> None:
         _ = self.encode_config

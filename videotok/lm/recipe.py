@@ -58,7 +58,7 @@ ROWS = {"global motion": 24, "motion": 6, "keyframes": 4}
 LATER_ROWS = {"global motion": 8, "pictures": 12, "motion": 4, "keyframes": 4}
 """From `LATER_STEP` on: then answers are mostly learned, and what a text says has to be found before a picture, too."""
 LATER_STEP = 1200
-GUIDANCE = 3.0
+GUIDANCE, TEMPERATURE = 3.0, 0.7
 """Of generated video, by default: what a description says is found more often, and moves more."""
 LONG_SHARE, LONG_ROWS = 0.25, 2
 """Share of steps whose documents with keyframes have two clips, and how many these are."""
@@ -136,7 +136,14 @@ def shipped_settings(tokenizer: "VideoTokenizer") -> VideoSettings:
     weights = {part: tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")}
     tokens = min(TOKENS_PER_KEYFRAME, tokenizer.keyframes.num_patches)
     return VideoSettings(
-        "12", 1, max_clips=2, models=weights, tokens_per_keyframe=tokens, complete_clips=True, guidance=GUIDANCE
+        "12",
+        1,
+        max_clips=2,
+        models=weights,
+        tokens_per_keyframe=tokens,
+        complete_clips=True,
+        guidance=GUIDANCE,
+        temperature=TEMPERATURE,
     )
 
 

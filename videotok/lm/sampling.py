@@ -54,7 +54,7 @@ def default_sampling(model: VideoLanguageModel, is_picture: bool = False) -> dic
     Those of Video-LaVIT are its authors' (github.com/jy0205/LaVIT).
     """
     if model.vocabulary.patches:
-        return {}
+        return {"guidance": model.settings.guidance, "temperature": model.settings.temperature}
     return {"top_k": 50, "top_p": 0.9, "guidance": 3.0} if is_picture else {"top_k": 200, "guidance": 4.0}
 
 
@@ -106,6 +106,8 @@ def sample_ids(
     sampling: SamplingConfig,
     generators: Sequence[torch.Generator],
     unconditional: Sequence[Tensor] | None = None,
+    *,
+    cached_model: type[CachedModel] = CachedModel,
 ) -> list[Tensor]:
     """Sample ids after each prompt until its row of the grammar is finished; returns the new ids, int64 [n_i] each.
 
@@ -119,12 +121,13 @@ def sample_ids(
         sampling: how ids are chosen.
         generators: one a row.
         unconditional: the prompts without the text, for guidance; None: no guidance.
+        cached_model: what reads the ids.
 
     Raises:
         TokensError: no legal id has a finite score.
     """
     count, warp = len(prompts), _warpers(sampling)
-    cached = CachedModel(model, count * (1 if unconditional is None else 2))
+    cached = cached_model(model, count * (1 if unconditional is None else 2))
     logits = cached.read_prompts([*prompts, *(unconditional or ())])
     found: list[list[int]] = [[] for _ in prompts]
     while True:

@@ -26,7 +26,7 @@ from videotok.lm.generated_video import PICTURE_QUALITY, GeneratedClip, Generate
 from videotok.lm.grammar import VideoForm, VideoGrammar
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.packing import generation_prompt
-from videotok.lm.sampling import SamplingConfig, sample_ids
+from videotok.lm.sampling import SamplingConfig, default_sampling, sample_ids
 from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.tokens import VideoTokens
 
@@ -85,7 +85,7 @@ class VideoGenerator:
     Args:
         model: trained on ids.
         tokenizer: of the weights that the model was trained with.
-        sampling: how ids are chosen.
+        sampling: how ids are chosen; None: `default_sampling` of the model.
         keyframes: where keyframes after the first come from, see `KeyframeMode`.
 
     Raises:
@@ -105,7 +105,8 @@ class VideoGenerator:
                 f"this language model reads {' and '.join(model.feature_kinds)} features and cannot continue what it "
                 "writes itself; generate with one that was trained on ids"
             )
-        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling or SamplingConfig()
+        self.model, self.tokenizer = model, tokenizer
+        self.sampling = SamplingConfig(**default_sampling(model)) if sampling is None else sampling
         self.spec = tokenizer.spec(Fraction(model.settings.fps))
         has_positions = tokenizer.keyframes.codes_have_positions and bool(model.vocabulary.patches)
         if keyframes == "predicted" and not has_positions:
@@ -407,7 +408,7 @@ def generate_video(
         image: the first keyframe, a file or uint8 [H, W, 3] RGB.
         video: a file to continue; its last clips are the beginning of the result.
         seconds: length of what is new.
-        sampling: how ids are chosen.
+        sampling: how ids are chosen; None: `default_sampling` of the model.
         keyframes: where later keyframes come from, see `KeyframeMode`.
 
     Raises:
