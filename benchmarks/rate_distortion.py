@@ -117,7 +117,7 @@ def measure_video(
     for setting, config in rates.items():
         tokens = tokenizer.encode(video, replace(config, max_clips=max_clips))
         decoded = np.stack(list(tokenizer.decode(tokens, DecodeConfig(size=SIZE, keyframe_source="tokens"))))
-        streams = coded_bits(tokens, tokenizer.keyframes.grid)
+        streams = coded_bits(tokens, tokenizer.keyframes.grid, tokenizer.motion.code_grid)
         yield {
             "video": video.name,
             "codec": "videotok",

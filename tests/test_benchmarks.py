@@ -1,12 +1,13 @@
 """Benchmarks: the entropy model, rate-distortion rows, checksums and traces."""
 
+import itertools
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from benchmarks.entropy import CHOICE_BITS, coded_bits, id_bits, mask_bits
+from benchmarks.entropy import coded_bits, id_bits, mask_bits, motion_contexts
 from benchmarks.golden import compare
 from benchmarks.rate_distortion import CODECS, RATES, encode_with, measure_video
 from benchmarks.reconstruction import sharpness_shares
@@ -16,7 +17,7 @@ from videotok import EncodeConfig, VideoTokenizer
 
 def test_ids_without_structure_take_the_width_of_their_codebook():
     ids = np.random.default_rng(0).permutation(1024)
-    assert id_bits(ids, 1024) == pytest.approx(1024 * 10 + CHOICE_BITS)
+    assert 0.99 * 1024 * 10 < id_bits(ids, 1024) < 1.01 * 1024 * 10
 
 
 def test_repeated_ids_take_few_bits():
@@ -25,14 +26,39 @@ def test_repeated_ids_take_few_bits():
 
 
 def test_the_code_length_is_that_of_a_code():
-    """Kraft's inequality over all sequences of three ids: no code is shorter."""
-    total = sum(
-        2.0 ** -id_bits(np.array([first, second, third]), 4)
-        for first in range(4)
-        for second in range(4)
-        for third in range(4)
-    )
-    assert total <= 1
+    """Probabilities of all sequences of three ids add up to 1: no code is shorter on average."""
+    sequences = [np.array(ids) for ids in itertools.product(range(4), repeat=3)]
+    assert sum(2.0 ** -id_bits(ids, 4) for ids in sequences) == pytest.approx(1)
+    before = [np.concatenate([[-1], ids[:-1]]) for ids in sequences]
+    total = sum(2.0 ** -id_bits(ids, 4, [context]) for ids, context in zip(sequences, before, strict=True))
+    assert total == pytest.approx(1)
+
+
+def test_contexts_that_tell_save_bits():
+    rng = np.random.default_rng(0)
+    following = rng.permutation(64)
+    ids = [0]
+    for _ in range(2000):
+        ids.append(int(following[ids[-1]]) if rng.random() < 0.9 else int(rng.integers(64)))
+    ids = np.array(ids)
+    alone, told = id_bits(ids, 64), id_bits(ids, 64, [np.concatenate([[-1], ids[:-1]])])
+    assert told < 0.5 * alone
+
+
+def test_neighbours_are_contexts():
+    """The same ids in every clip take few bits from the second one on; a border is no neighbour."""
+    ids = np.random.default_rng(0).integers(0, 1024, (1, 2, 12)).repeat(4, axis=0)
+    contexts = motion_contexts(ids, np.array([2, 2, 1, 2]), 1, (2, 2, 3))
+    left, above, earlier, last_clip, coarser = (context.reshape(3, 2, 2, 3) for context in contexts)
+    own = ids[0, 1].reshape(2, 2, 3)
+    assert (left[..., 0] == -1).all()
+    assert (left[0, ..., 1:] == own[..., :-1]).all()
+    assert (above[0, :, 1] == own[:, 0]).all()
+    assert (earlier[0, 1] == own[0]).all()
+    assert (last_clip[0] == -1).all()
+    assert (last_clip[1] == own).all()
+    assert (last_clip[2] == -1).all()  # the clip before it has one quantizer
+    assert (coarser[0] == ids[0, 0].reshape(2, 2, 3)).all()
 
 
 def test_masks_with_structure_take_less_than_a_bit():
@@ -50,7 +76,10 @@ def test_every_stream_is_counted(tiny_model, clip_mp4):
     bits = coded_bits(tokens, tokenizer.keyframes.grid)
     assert set(bits) == {"visual", "skip_mask", "keep_mask", "global_motion", "motion_1", "motion_2"}
     raw = len(tokens.visual_ids) * math.log2(tokens.codebooks["visual"])
-    assert 0 < bits["visual"] <= raw + CHOICE_BITS
+    assert 0 < bits["visual"] <= 1.05 * raw + 5
+    with_grid = coded_bits(tokens, tokenizer.keyframes.grid, tokenizer.motion.code_grid)
+    assert with_grid["visual"] == bits["visual"]
+    assert with_grid["motion_1"] != bits["motion_1"]
 
 
 def test_files_and_functions_are_traced(tmp_path):

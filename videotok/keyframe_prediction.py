@@ -38,10 +38,10 @@ MIN_SKIPPED_SHARE = 0.125
 """A keyframe of which fewer patches could be skipped is independent: decoding can then begin there."""
 MAX_CHAIN_LENGTH = 16
 """At least one keyframe in so many is independent: the most that decoding has to go back."""
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 4
 """How often a keyframe is encoded at most until it has the number of tokens that is aimed at."""
-AIM_MARGIN = 0.02
-"""Share of these tokens that may be missing."""
+AIM_MARGIN = 0.05
+"""Share of these tokens that may be missing: of the last keyframe's, far less of the video's."""
 
 
 class RateController:

@@ -176,7 +176,7 @@ def _with_rest_spent(
             gains = np.where(extra <= rest, costs[choices[number]] - costs, 0.0)
             if gains.max() > best_gain:
                 best_gain = gains.max()
-                best = number, tuple(map(int, np.unravel_index(int(gains.argmax()), gains.shape)))
+                best = number, divmod(int(gains.argmax()), gains.shape[1])
         if best is None:
             break
         choices[best[0]] = best[1]
