@@ -6,7 +6,10 @@ import sys
 
 import pytest
 import torch
+import typer
 
+from videotok.cli.main import app, main
+from videotok.errors import CorpusError
 from videotok.threads import available_cores, limit_threads
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -41,6 +44,38 @@ def test_threads_are_those_asked_for(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+COMMANDS = ("encode", "decode", "eval", "corpus encode", "train keyframes", "train motion", "train detokenizer")
+COMMANDS += ("lm train", "lm ask", "lm generate")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_run_models_say_where(name):
+    command = typer.main.get_command(app)
+    for part in name.split():
+        command = command.commands[part]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--device", "--threads"} <= options
+
+
+def test_devices_and_threads_out_of_range_are_refused(capsys):
+    for wrong in (["--device", "tpu"], ["--threads", "0"]):
+        assert main(["decode", "no.vtok", *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
+
+
+def test_threads_of_corpus_workers_share_the_cores():
+    pipeline = pytest.importorskip("videotok.corpus.ray_pipeline")
+
+    def workers(resources, **options):
+        found = pipeline._count_workers(resources, pipeline.Cluster(**options))
+        return found.readers, found.tokenizers
+
+    assert workers({"CPU": 8}) == (8, 8)
+    assert workers({"CPU": 8}, threads=3) == (2, 2)
+    with pytest.raises(CorpusError, match="4 workers of 3 threads: the cluster has 8 cores"):
+        workers({"CPU": 8}, threads=3, workers=4)
 
 
 FREED = """
