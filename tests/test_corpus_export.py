@@ -3,17 +3,22 @@
 import io
 import json
 import random
+import subprocess
+import sys
 import tarfile
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from corpora import all_rows, copied, encode_in_process, make_videos
 
 from videotok.cli.main import main
 from videotok.corpus import job, storage
-from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset
+from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset, video_tokens
 from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch, encode_query
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_path, shard_paths
 from videotok.errors import CorpusError
@@ -90,6 +95,71 @@ def test_huggingface(corpus, reordered, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     loaded = datasets.load_dataset(str(tmp_path / "one"), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.to_list() == all_rows(corpus).to_pylist()
+
+
+def test_rows_of_an_exported_corpus_become_tokens(corpus, tiny_model, tmp_path):
+    """docs/corpus.md: `load_dataset` of the export, and the clips of a video decoded."""
+    import datasets
+
+    from videotok import DecodeConfig, VideoTokenizer
+
+    to_huggingface(CorpusFolder(corpus), tmp_path / "out")
+    rows = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    table = rows.with_format("arrow")[:]
+    video = table.filter(pc.equal(table["video_id"], rows[0]["video_id"]))
+    tokens = video_tokens(video, CorpusFolder(corpus).facts)
+    assert tokens.visual_ids_of(0).tolist() == rows[0]["visual_ids"]
+    frames = list(VideoTokenizer.from_pretrained(tiny_model).decode(tokens, DecodeConfig(size=(64, 40))))
+    assert len(frames) == sum(video["num_frames"].to_pylist())
+
+
+def test_lance(corpus, tmp_path):
+    lance = pytest.importorskip("lance", reason="no Lance: `pip install pylance`")
+    assert main(["corpus", "export", str(corpus), "--to", "lance", "--out", str(tmp_path / "out")]) == 0
+    found = lance.dataset(tmp_path / "out" / "clips.lance")
+    assert found.to_table().to_pylist() == all_rows(corpus).to_pylist()
+    wanted = all_rows(corpus).to_pylist()[5]["motion_ids"]
+    assert found.take([5], columns=["motion_ids"]).to_pylist() == [{"motion_ids": wanted}]
+
+
+ENERGON = """
+import sys
+from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, basic_sample_keys, get_loader, get_train_dataset
+from megatron.energon import stateless
+
+@stateless
+def cook(sample):
+    return dict(**basic_sample_keys(sample), motion_ids=sample["motion_ids.npy"], facts=sample["json"])
+
+class TaskEncoder(DefaultTaskEncoder):
+    cookers = [Cooker(cook)]
+
+    def batch(self, samples):
+        return samples
+
+loader = get_loader(get_train_dataset(
+    sys.argv[1], batch_size=2, shuffle_buffer_size=None, max_samples_per_sequence=None, repeat=False,
+    worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0), task_encoder=TaskEncoder(),
+))
+for batch in loader:
+    for sample in batch:
+        print(sample["__key__"], sample["motion_ids"].sum().item(), sample["facts"]["clip"])
+"""
+
+
+@pytest.mark.skipif(
+    find_spec("megatron") is None, reason="no Energon: `pip install megatron-energon`, in an environment of its own"
+)
+def test_energon_reads_webdataset(corpus, tmp_path):
+    """docs/corpus.md; in a process of its own, for its imports warn."""
+    to_webdataset(CorpusFolder(corpus), tmp_path / "out", 3)
+    prepare = "prepare --non-interactive --split-ratio 1,0,0 --sample-type CrudeWebdataset --num-workers 1"
+    program = str(Path(sys.executable).parent / "energon")
+    subprocess.run([program, *prepare.split(), str(tmp_path / "out")], check=True, capture_output=True)
+    command = [sys.executable, "-c", ENERGON, str(tmp_path / "out")]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    wanted = [(int(np.sum(row["motion_ids"])), row["clip"]) for row in all_rows(corpus).to_pylist()]
+    assert sorted(tuple(map(int, line.split()[1:])) for line in found) == sorted(wanted)
 
 
 def test_ids_are_the_videos(corpus, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from codec import MediaError
 from videotok import DecodeConfig, EncodeConfig, VideoTokenizer
 from videotok.errors import TokensError
-from videotok.hf import ERROR_COLUMN, TokenizeVideos, open_video, read_tokens, token_features, tokenize_batch
+from videotok.hf import ERROR_COLUMN, TokenizeVideos, read_tokens, token_features, tokenize_batch
 from videotok.tokens import VideoTokens
 
 datasets = pytest.importorskip("datasets")
@@ -113,13 +113,13 @@ def test_a_decoder_of_torchcodec(tokenize, wanted, clip_mp4):
     assert_equal_ids(read_tokens(tokenize(dataset[:1])), wanted)
 
 
-def test_urls_are_read(clip_mp4, tmp_path):
-    archive = tmp_path / "videos.zip"
-    with zipfile.ZipFile(archive, "w") as file:
+def test_urls_are_read(tokenize, wanted, clip_mp4, tmp_path):
+    with zipfile.ZipFile(tmp_path / "videos.zip", "w") as file:
         file.write(clip_mp4, "clip.mp4")
-    found = open_video({"path": f"zip://clip.mp4::{archive}", "bytes": None})
-    assert found.read() == clip_mp4.read_bytes()
-    assert found.name == "clip.mp4"
+    url = f"zip://clip.mp4::{tmp_path / 'videos.zip'}"
+    tokens = read_tokens(tokenize({"video": {"path": url, "bytes": None}}))
+    assert_equal_ids(tokens, wanted)
+    assert tokens.source.file == "clip.mp4"
 
 
 @pytest.mark.parametrize("value", [None, 3, np.zeros((2, 4, 4, 3), np.uint8), SimpleNamespace(), {"path": None}])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from videotok.errors import ModelError, TokensError, printable
 from videotok.io_utils import read_json, weights_sha256
+from videotok.model_card import PartFacts, write_card, write_config
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
 
 if TYPE_CHECKING:  # a bundle is found, and refused, before torch is loaded
@@ -159,7 +160,7 @@ class Bundle:
         hub_id = _check_hub_id(model)
         if any(file.split("/")[0] in PUBLISHED for file in hub_files(hub_id, revision)):
             return PublishedBundle(hub_id, Path(hub_id), hub_id=hub_id, revision=revision)
-        return cls(hub_id, download(hub_id, ["*/*.json", "*/*.safetensors"], revision))
+        return cls(hub_id, download(hub_id, ["config.json", "*/*.json", "*/*.safetensors"], revision))
 
     def load(self, part: str, model_class: type[Model], dtype: "torch.dtype") -> Model:
         """Load one model of the bundle, ready to run, its weights cast to `dtype`.
@@ -224,17 +225,24 @@ class Bundle:
 
     def summary(self) -> dict[str, str]:
         """Return the class and the number of parameters of each model that is there, without loading it."""
+        return {part: f"{facts.class_name}({facts.parameters / 1e6:.1f}M)" for part, facts in self.facts().items()}
+
+    def facts(self) -> dict[str, PartFacts]:
+        """Return the class, size and sha256 of each model that is there, without loading it."""
         found = {}
         for part in PARTS:
             folder = self.replaced.get(part, self.folder / part)
             if (folder / "config.json").is_file():
                 name = str(read_json(folder / "config.json").get("_class_name"))
-                numbers = sum(tensor.size for tensor in _stored_tensors(folder))
-                found[part] = f"{name}({numbers / 1e6:.1f}M)"
+                parameters = sum(tensor.size for tensor in _stored_tensors(folder))
+                found[part] = PartFacts(name, parameters, weights_sha256(folder))
         return found
 
-    def save(self, folder: Path) -> None:
-        """Copy the models to a folder, for `Bundle.find`.
+    def save(self, folder: Path, name: str | None = None) -> None:
+        """Copy the models to a folder, for `Bundle.find`, with a config.json and a model card of the whole.
+
+        Args:
+            name: what the card calls them; the folder's name if None.
 
         Raises:
             ModelError: the folder is the one that they come from.
@@ -245,6 +253,9 @@ class Bundle:
                 raise ModelError(f"{folder} is where these weights come from; name another folder")
             if source.is_dir():
                 shutil.copytree(source, target, dirs_exist_ok=True)
+        facts = self.facts()
+        write_config(folder, facts)
+        write_card(folder, name or folder.resolve().name, facts)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None) -> str:
         """Upload the models to the Hugging Face Hub and return the address of the commit.
@@ -256,7 +267,7 @@ class Bundle:
 
         api = HfApi()
         with tempfile.TemporaryDirectory() as folder, _hub_errors(f"upload to {_check_hub_id(repo_id)}"):
-            self.save(Path(folder))
+            self.save(Path(folder), repo_id)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
 
@@ -458,10 +469,11 @@ class PublishedBundle(Bundle):
         """Return that the weights are the published ones."""
         return {part: "published" for part in PARTS}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str | None = None) -> None:
         """Convert the published weights to a folder for `Bundle.find`; see `videotok.lavit.conversion.convert`."""
         from videotok.lavit.conversion import convert
 
+        del name  # their authors have a card of their own
         convert(self.folder if self.hub_id is None else download(self.hub_id, None, self.revision), folder)
 
     def _checkpoint(self, *parts: str) -> "LavitCheckpoint":

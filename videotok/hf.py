@@ -12,8 +12,8 @@ A video is one row, whatever its number of clips, so that captions and other col
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from codec import MediaError
 from videotok.bundle import Bundle
 from videotok.config import EncodeConfig
 from videotok.errors import TokensError, one_line, shorten
+from videotok.inputs import is_url, local_input
 from videotok.tokens import TOKENIZERS, VideoTokens
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class TokenizeVideos:
 
             self._tokenizer = VideoTokenizer.from_pretrained(self.model, device=self.device)
         try:
-            tokens = self._tokenizer.encode(open_video(video), self.config)
+            tokens = self._encode(self._tokenizer, video)
         except (MediaError, OSError) as error:
             if self.skip_errors:
                 return dict.fromkeys(TOKEN_COLUMNS) | {ERROR_COLUMN: one_line(error)}
@@ -126,17 +127,26 @@ class TokenizeVideos:
             ) from error
         return token_columns(tokens) | ({ERROR_COLUMN: None} if self.skip_errors else {})
 
+    def _encode(self, tokenizer: "VideoTokenizer", video: Any) -> VideoTokens:
+        source = video_source(video)
+        if not isinstance(source, str):
+            return tokenizer.encode(source, self.config)
+        with local_input(source) as file:
+            tokens = tokenizer.encode(file.path, self.config)
+        # of a file in an archive, `zip://clip.mp4::/videos.zip`, the name comes first
+        name = PurePosixPath(source.split("::")[0]).name if is_url(source) else file.name
+        return replace(tokens, source=replace(tokens.source, file=name))
+
 
 tokenize_batch = TokenizeVideos()
 """`TokenizeVideos` with its defaults: the shipped weights, and videos in the column `video`."""
 
 
-def open_video(value: Any) -> "str | Path | bytes | io.BytesIO":
-    """Return what `VideoTokenizer.encode` takes of a value in a column of videos; see `TokenizeVideos`.
+def video_source(value: Any) -> "str | bytes | io.BytesIO":
+    """Return the path, the URL or the content of a video in a column; see `TokenizeVideos`.
 
     Raises:
         MediaError: it is no video.
-        OSError: a URL cannot be read.
     """
     value = getattr(value, "_hf_encoded", value)  # where `datasets` keeps the source of a torchcodec decoder
     if isinstance(value, Mapping):
@@ -144,12 +154,10 @@ def open_video(value: Any) -> "str | Path | bytes | io.BytesIO":
         if content is not None:
             return _NamedContent(content, path)
         value = path
-    if isinstance(value, Path | bytes):
-        return value
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    if isinstance(value, str):
-        return value if "://" not in value else _read_url(value)
+    if isinstance(value, str | Path):
+        return str(value)
     raise MediaError(
         f"a video is {'missing' if value is None else shorten(value)}; the column must hold paths, the content of "
         'files, or {"path", "bytes"}: cast it to datasets.Video(decode=False)'
@@ -162,14 +170,6 @@ class _NamedContent(io.BytesIO):
     def __init__(self, content: bytes, name: str | None) -> None:
         super().__init__(content)
         self.name = Path(name).name if name else "<video>"
-
-
-def _read_url(url: str) -> _NamedContent:
-    """Read a URL that fsspec knows, such as `hf://datasets/…` or a file in an archive, `zip://a.mp4::/data.zip`."""
-    import fsspec
-
-    with fsspec.open(url, "rb") as file:
-        return _NamedContent(file.read(), url.split("::")[0])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def token_columns(tokens: VideoTokens) -> dict[str, Any]:

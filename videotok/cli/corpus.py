@@ -142,7 +142,7 @@ def verify(tokens: Tokens) -> None:
 @app.command()
 def export(
     tokens: Tokens,
-    to: Annotated[Literal["webdataset", "ids", "huggingface"], typer.Option(help="Layout to write.")],
+    to: Annotated[Literal["webdataset", "ids", "huggingface", "lance"], typer.Option(help="Layout to write.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="An empty folder.")],
     shard_rows: Annotated[int, typer.Option(min=1, help="Clips, or packed rows, per file.")] = 2048,
     row_length: Annotated[int, typer.Option(min=2, help="ids: length of a packed row.")] = 4096,
@@ -160,9 +160,9 @@ def export(
         bool, typer.Option("--interleaved", help="ids: order motion by position, not by quantizer.")
     ] = False,
 ) -> None:
-    """Write a corpus in another layout; equal corpora give equal bytes."""
-    _require("pyarrow", "fsspec", *(["webdataset"] if to == "webdataset" else []))
-    from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset
+    """Write a corpus in another layout; equal corpora give equal bytes, but for Lance."""
+    _require("pyarrow", "fsspec", *([to] if to in ("webdataset", "lance") else []))
+    from videotok.corpus.export import PackingOptions, to_huggingface, to_lance, to_packed_ids, to_webdataset
     from videotok.corpus.storage import CorpusFolder
 
     folder = CorpusFolder(tokens)
@@ -170,6 +170,8 @@ def export(
         paths = to_webdataset(folder, out, shard_rows)
     elif to == "huggingface":
         paths = to_huggingface(folder, out, shard_rows)
+    elif to == "lance":
+        paths = to_lance(folder, out, shard_rows)
     else:
         options = PackingOptions(row_length, text_size, motion_quantizers, interleaved)
         paths = to_packed_ids(folder, out, options, _text_tokenizer(tokenizer), shard_rows)
@@ -227,9 +229,8 @@ def _require(*modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise Refusal(
-                f"videotok corpus needs {module}, which is not installed: pip install 'videotok[corpus]'"
-            ) from error
+            package = "pylance" if module == "lance" else "'videotok[corpus]'"
+            raise Refusal(f"this needs {module}, which is not installed: pip install {package}") from error
 
 
 class _ProgressDisplay:

@@ -18,6 +18,7 @@ from videotok.cli import corpus, lm, train
 from videotok.cli.console import Refusal
 from videotok.cli.convert import convert
 from videotok.cli.decode import decode
+from videotok.cli.demo import demo
 from videotok.cli.doctor import doctor
 from videotok.cli.encode import encode
 from videotok.cli.eval import evaluate
@@ -40,6 +41,7 @@ app.command()(info)
 app.command()(inspect)
 app.command()(convert)
 app.command()(sample)
+app.command()(demo)
 app.command(name="eval")(evaluate)
 app.command()(doctor)
 app.add_typer(train.app, name="train")

@@ -1,4 +1,4 @@
-"""A corpus in other layouts: WebDataset, a Hugging Face data set, packed ids for a language model; or as VideoTokens.
+"""A corpus in other layouts: WebDataset, Hugging Face, Lance, packed ids for a language model; or as VideoTokens.
 
 Rows of packed ids:
 
@@ -123,6 +123,23 @@ def to_huggingface(folder: CorpusFolder, out: Path, shard_rows: int = 2048) -> l
     return paths
 
 
+def to_lance(folder: CorpusFolder, out: Path, shard_rows: int = 2048) -> list[Path]:
+    """Write `clips.lance`, a Lance data set with the columns of the corpus in order of `video_id`, for random access.
+
+    Equal corpora give equal rows; names of files inside it are Lance's own, and new each time.
+
+    Raises:
+        CorpusError: there is no corpus, it has no clips, or `out` is not empty.
+    """
+    import lance
+
+    batches = (batch for rows in ordered_rows(_check_export(folder, out), shard_rows) for batch in rows.to_batches())
+    first = next(batches)
+    path = out / "clips.lance"
+    lance.write_dataset(chain([first], batches), path, schema=first.schema)
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
 class TextTokenizer(Protocol):
     """What is needed of a `transformers` tokenizer."""
 
@@ -224,7 +241,8 @@ def _data_card(folder: CorpusFolder) -> str:
     facts, schema = folder.facts, folder.schema
     columns = "\n".join(f"| `{column.name}` | {column.type} |" for column in schema)
     return (
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n\n"
+        "---\ntags:\n- videotok\n- video\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+        "    path: data/*.parquet\n---\n\n"
         "Tokens of videos, one row per clip, in order of `video_id` and `clip` (videotok corpus, schema "
         f"{VERSION}).\n\n"
         f"| column | type |\n|---|---|\n{columns}\n\n"

@@ -32,9 +32,14 @@ def write_page(path: Path, template: str, **values: object) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    text = _environment().get_template(template).render(**values)
+    text = render(template, **values)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def render(template: str, **values: object) -> str:
+    """Return a template of `videotok/report/templates` as text."""
+    return _environment().get_template(template).render(**values)
 
 
 def picture_uri(picture: np.ndarray) -> str:
@@ -118,9 +123,9 @@ def chart(curves: Sequence[Curve], label: str, x_title: str, *, standalone: bool
     y_axis = _Axis(*_rounded_range(min(ys), max(ys)), CHART_HEIGHT - BOTTOM, TOP)
     heights = _spread([y_axis(curve.points[-1][1]) for curve in curves])
     lines = [_line(curve, x_axis, y_axis, height) for curve, height in zip(curves, heights, strict=True)]
-    template = _environment().get_template("chart.svg")
     return Markup(
-        template.render(
+        render(
+            "chart.svg",
             width=CHART_WIDTH,
             height=CHART_HEIGHT,
             left=LEFT,

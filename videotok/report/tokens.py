@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -75,11 +75,19 @@ class ShownTokens:
     """What a page shows of the tokens of a video: cards of keyframes, and frames uint8 [H, W, 3] RGB of `size`."""
 
     cards: Sequence[KeyframeCard]
+    grid: tuple[int, int]
+    """Patches of a keyframe: (rows, columns)."""
     size: tuple[int, int]
     """(width, height) of the frames."""
     decoded: Sequence[np.ndarray]
     source: Sequence[np.ndarray]
     """The frames that were encoded, as many as decoded ones; none without the source."""
+
+    @property
+    def card_values(self) -> dict[str, Any]:
+        """What the template `keyframes.html` needs; the size of a patch is in percent of the picture."""
+        rows, columns = self.grid
+        return {"cards": self.cards, "patch_width": 100 / columns, "patch_height": 100 / rows}
 
 
 def show_tokens(
@@ -119,7 +127,7 @@ def show_tokens(
         if source is not None:
             source_frames.extend(frames_of(source)[: clip.num_frames])
         progress(clip.num_frames / float(tokens.spec.fps))
-    return ShownTokens(cards, small, decoded_frames, source_frames)
+    return ShownTokens(cards, grid, small, decoded_frames, source_frames)
 
 
 def write_tokens_page(
@@ -143,22 +151,19 @@ def write_tokens_page(
     """
     shown = show_tokens(tokenizer, tokens, video, max_keyframes, progress)
     codes, skipped = tokens.visual_counts.tolist(), tokens.skip_mask.sum(axis=1).tolist()
-    rows, columns = tokenizer.keyframes.grid
     fps = tokens.spec.fps
     write_page(
         path,
         "tokens.html",
         tokens=tokens,
         facts=tokens.facts(),
-        cards=shown.cards,
         bars=list(zip(codes, skipped, strict=True)),
         most=max(1, *map(sum, zip(codes, skipped, strict=True))),
-        patch_width=100 / columns,
-        patch_height=100 / rows,
         shown_seconds=len(shown.decoded) / float(fps),
         kbit_per_second=sum(tokens.bits_per_second().values()) / 1000,
         decoded=video_uri(shown.decoded, fps, shown.size),
         source=video_uri(shown.source, fps, shown.size) if shown.source else None,
+        **shown.card_values,
     )
     return len(shown.cards)
 
