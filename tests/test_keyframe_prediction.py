@@ -112,6 +112,24 @@ def test_detailed_keyframes_get_more_tokens():
     assert len(few.ids) + len(many.ids) == 40
 
 
+@pytest.mark.parametrize("aim", [3, 10, 20, 40, 60])
+@pytest.mark.parametrize("first_guess", [1, 30, 64])
+def test_a_number_of_tokens_is_aimed_at(aim, first_guess):
+    """Of the second keyframe much is predicted; its number of patches is changed until so many tokens are left."""
+    images = pictures(2, step=2)
+    encoder, scores = PredictiveKeyframeEncoder(GreyPatches()), GreyPatches().scores(images)
+    first = encoder.push_ranked(images[:1], scores[:1], 32, STILL)
+    second = encoder.push_ranked(images[1:], scores[1:], first_guess, STILL, aim=aim)
+    assert len(first.ids) == 32
+    assert second.skip_mask.any()
+    assert len(second.ids) <= aim
+    most = 64 - second.skip_mask.sum()
+    assert len(second.ids) >= min(0.8 * aim, most) - 1
+    # what comes next is predicted from the attempt that was taken
+    assert len(encoder._chain) == 2
+    assert (encoder._chain[1].keep_mask & ~encoder._chain[1].skip_mask).sum() == len(second.ids)
+
+
 @pytest.mark.parametrize("options", [{"tokens_per_keyframe": 9}, {"keep_ratio": 0.3}])
 @pytest.mark.parametrize("predict", [False, True])
 def test_ids_do_not_depend_on_the_batch(options, predict):

@@ -12,7 +12,7 @@ is gone with the next token. The encoder leaves it out because its reference is 
 tokens: the rounding of float32 has a bound, and only where a decision lies within it is it made again in float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,8 +30,8 @@ RATE_WINDOW = 16
 """Keyframes that share their tokens: 32 seconds of video at 12 frames per second."""
 BLEND_FRACTION = 3
 """Skipped and decoded patches are blended over a third of a patch."""
-ERROR_MARGIN = 0.1
-"""A patch is skipped where the prediction's squared error exceeds that of its own token by at most this share."""
+SKIP_FACTOR = 1.1
+"""A patch is skipped where the prediction's squared error is at most so many times that of its own token."""
 MAX_ERROR_RATIO = 1.02
 """A keyframe is independent where skipping would raise its squared error by more than this factor: 0.09 dB."""
 MIN_SKIPPED_SHARE = 0.125
@@ -40,6 +40,9 @@ MAX_CHAIN_LENGTH = 16
 """At least one keyframe in so many is independent: the most that decoding has to go back."""
 MAX_ATTEMPTS = 4
 """How often a keyframe is encoded at most until it has the number of tokens that is aimed at."""
+STRICTER_SKIP_FACTORS = (0.9, 0.7, 0.4)
+"""Instead of `SKIP_FACTOR`, where even all patches take fewer tokens than are aimed at: patches get tokens then whose
+own error is only a little smaller than that of the prediction."""
 AIM_MARGIN = 0.05
 """Share of these tokens that may be missing: of the last keyframe's, far less of the video's."""
 
@@ -181,6 +184,23 @@ class _ChainLink:
     """float64 [1, 3, S, S]: what the next keyframe is predicted from."""
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A keyframe encoded with some number of patches, and the chain with it at its end."""
+
+    encoded: EncodedKeyframe
+    chain: list[_ChainLink]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.encoded.ids)
+
+    def nearer(self, other: "_Attempt", aim: int) -> "_Attempt":
+        """Return the one with more tokens if both have at most `aim`, else the one with fewer."""
+        first, second = sorted((self, other), key=lambda attempt: attempt.num_tokens)
+        return second if second.num_tokens <= aim else first
+
+
 class PredictiveKeyframeEncoder:
     """Encodes the keyframes of one video, in order.
 
@@ -274,26 +294,44 @@ class PredictiveKeyframeEncoder:
             aim: tokens that should be left once patches are predicted; `num_patches` is changed until they are, as far
                 as there are patches, never to more than these.
         """
-        keyframe, chain, limit = _Keyframe(image, vectors, damaged), list(self._chain), self.tokenizer.num_patches
-        found: tuple[EncodedKeyframe, list[_ChainLink]] | None = None
-        low, high = 1, limit
-        for attempt in range(1 if aim is None else MAX_ATTEMPTS):
+        keyframe, chain = _Keyframe(image, vectors, damaged), list(self._chain)
+
+        def attempt(count: int, skip_factor: float = SKIP_FACTOR) -> _Attempt:
             self._chain = list(chain)
-            mask = keep_best(scores, torch.tensor([num_patches], device=scores.device)).to(image.device)
-            (encoded,) = self._skip_predicted([keyframe], self.tokenizer.encode(image, keep_mask=mask, **self._options))
-            used = len(encoded.ids)
-            if found is None or aim is None or len(found[0].ids) > aim or len(found[0].ids) < used <= aim:
-                found = encoded, self._chain
-            if aim is None or aim - AIM_MARGIN * aim <= used <= aim:
-                break
+            mask = keep_best(scores, torch.tensor([count], device=scores.device)).to(image.device)
+            own = self.tokenizer.encode(image, keep_mask=mask, **self._options)
+            (encoded,) = self._skip_predicted([keyframe], own, skip_factor)
+            return _Attempt(encoded, self._chain)
+
+        best = attempt(num_patches)
+        if aim is not None:
+            best = self._nearest_attempt(attempt, best, num_patches, aim)
+        self._chain = best.chain
+        return best.encoded
+
+    def _nearest_attempt(
+        self, attempt: Callable[..., "_Attempt"], best: "_Attempt", num_patches: int, aim: int
+    ) -> "_Attempt":
+        """Return the attempt with the most tokens up to `aim`; the one with the fewest where all have more."""
+        low, high, limit, used = 0, self.tokenizer.num_patches + 1, self.tokenizer.num_patches, best.num_tokens
+        enough = (1 - AIM_MARGIN) * aim
+        for _ in range(MAX_ATTEMPTS):
+            if enough <= used <= aim:
+                return best
             low, high = (num_patches, high) if used < aim else (low, num_patches)
-            guess = round(num_patches * aim / max(used, 1))
-            num_patches = guess if low < guess < high and attempt < 2 else (low + high + (used < aim)) // 2
-            if used < aim and low == limit:
+            if high - low < 2:
                 break
-        assert found is not None
-        encoded, self._chain = found
-        return encoded
+            guess = round(num_patches * aim / max(used, 1))
+            num_patches = guess if low < guess < high else min((low + high + 1) // 2, limit)
+            # far too few: all patches at once, which shows whether they suffice
+            num_patches = limit if guess > limit and high > limit else num_patches
+            found = attempt(num_patches)
+            used, best = found.num_tokens, best.nearer(found, aim)
+        for skip_factor in STRICTER_SKIP_FACTORS if low == limit else ():
+            if best.num_tokens >= enough:
+                break
+            best = best.nearer(attempt(limit, skip_factor), aim)
+        return best
 
     def finish(self) -> list[EncodedKeyframe]:
         """Return the keyframes that were still waiting for their window to fill."""
@@ -324,7 +362,9 @@ class PredictiveKeyframeEncoder:
         rate.spend(allocated, len(encoded.ids))
         return encoded
 
-    def _skip_predicted(self, keyframes: list[_Keyframe], own: KeyframeTokens) -> list[EncodedKeyframe]:
+    def _skip_predicted(
+        self, keyframes: list[_Keyframe], own: KeyframeTokens, skip_factor: float = SKIP_FACTOR
+    ) -> list[EncodedKeyframe]:
         """Return keyframes whose own tokens are known, without those of patches that are predicted."""
         if not self.predicts:
             return [
@@ -337,13 +377,13 @@ class PredictiveKeyframeEncoder:
             assert keyframe.vectors is not None  # `push` checks it
             ids, mask = own.ids[number], own.keep_mask[number]
             link = _ChainLink(ids, mask, as_double(keyframe.vectors), pictures[number : number + 1], error)
-            self._append(keyframe, link)
+            self._append(keyframe, link, skip_factor)
             skipped = torch.zeros_like(mask) if link.skip_mask is None else link.skip_mask
             kept = mask & ~skipped
             encoded.append(_encoded(ids[kept[mask]], kept, skipped))
         return encoded
 
-    def _append(self, keyframe: _Keyframe, link: _ChainLink) -> None:
+    def _append(self, keyframe: _Keyframe, link: _ChainLink, skip_factor: float) -> None:
         """Decide which patches of the next keyframe are skipped, and what the one after it is predicted from."""
         if keyframe.damaged:
             self._chain = []
@@ -351,16 +391,16 @@ class PredictiveKeyframeEncoder:
         if self._chain and len(self._chain) < MAX_CHAIN_LENGTH:
             source = as_double(keyframe.image)
             try:
-                link.skip_mask = self._skipped_patches(link, source)
+                link.skip_mask = self._skipped_patches(link, source, skip_factor)
             except _UncertainError:
                 self._decode_exactly([*self._chain, link])
-                link.skip_mask = self._skipped_patches(link, source)
+                link.skip_mask = self._skipped_patches(link, source, skip_factor)
         if link.skip_mask is None:
             self._chain = []
         self._chain.append(link)
         link.reference = self._reference(len(self._chain) - 1)
 
-    def _skipped_patches(self, link: _ChainLink, source: Tensor) -> Tensor | None:
+    def _skipped_patches(self, link: _ChainLink, source: Tensor, skip_factor: float) -> Tensor | None:
         """Return which patches are skipped, bool [N]; None where that is no gain.
 
         Raises:
@@ -372,7 +412,7 @@ class PredictiveKeyframeEncoder:
         # a reference is composed of all decoded pictures of the chain, each pixel with weights that add up to 1
         error = max(part.error for part in (*self._chain, link))
         own_errors, predicted_errors = (self._patch_errors(picture, source) for picture in (link.decoded, prediction))
-        skipped = _is_at_most(predicted_errors, own_errors, 1 + ERROR_MARGIN, error).to(link.keep_mask.device)
+        skipped = _is_at_most(predicted_errors, own_errors, skip_factor, error).to(link.keep_mask.device)
         if skipped.double().mean() < MIN_SKIPPED_SHARE:
             return None
         blended = self._blend(link.decoded, prediction, skipped)

@@ -24,7 +24,7 @@ from torch import Tensor
 from codec import Clip
 from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.image_utils import to_tensor
-from videotok.keyframe_prediction import ERROR_MARGIN, MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, predict_keyframe
+from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR, predict_keyframe
 from videotok.keyframes.selector import keep_best
 
 ERROR_AREA = 128 * 72
@@ -261,7 +261,7 @@ def keyframe_costs(own: KeyframeErrors, last: KeyframeErrors | None, moved: Tens
         error = expected.mean()
         if last is not None and moved is not None:
             predicted = moved + last.errors[number]
-            skipped = predicted <= (1 + ERROR_MARGIN) * expected
+            skipped = predicted <= SKIP_FACTOR * expected
             mixed = torch.where(skipped, predicted, expected).mean()
             if skipped.double().mean() >= MIN_SKIPPED_SHARE and mixed <= MAX_ERROR_RATIO * error:
                 kept, error = kept & ~skipped, mixed
