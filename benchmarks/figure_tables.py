@@ -318,6 +318,7 @@ VIEWS = {
             "keyframes": "[keyframes](videotok/weights/keyframes/README.md)",
             "motion": "[motion](videotok/weights/motion/README.md)",
             "detokenizer": "[detokenizer](videotok/weights/detokenizer/README.md)",
+            "lm": "[language model](videotok/weights/lm/README.md)",
         },
         "model",
     ),

@@ -29,6 +29,18 @@ def other_pages() -> dict[str, str]:
     return OTHER_PAGES | cards
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the cards and the decisions into the navigation."""
+    for section in config.nav or ():
+        for name, pages in section.items():
+            if name == "Quality":
+                pages += [page for page in sorted(other_pages().values()) if page.startswith("weights/")]
+            for page in pages if name == "Project" else ():
+                if "Decisions" in page:
+                    page["Decisions"] = [f"adr/{path.name}" for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files outside of docs as pages."""
     for source, page in other_pages().items():
