@@ -1,20 +1,24 @@
 """Measure how fast videos are read as motion fields, compared with other readers in the same run.
 
-    python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5] [--cores 1 2]
+    python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5] [--cores 1 2] [--readers ours bare …] [--busy 2]
     python -m benchmarks.codec VIDEO --lengths 1 4 16 --json OUT
 
 Readers:
 
 - `ours`: iter_clips, motion fields on the grid and keyframes
 - `fields`: the same without keyframes and without the deblocking filter
+- `motion`: iter_motion, motion fields of every frame of the stream, no pictures
+- `bare`: PyAV on one thread, vectors exported and discarded, no deblocking filter
 - `mvextractor`: motion-vector-extractor, vectors and frames, no grid
 - `reference`: the method of Video-LaVIT: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense array,
   max-pooling, resizing
 - `limit`: the FFmpeg program on one thread, vectors exported and discarded, no deblocking filter
 
 Each run is a separate process limited to the given number of cores; runs are interleaved and their medians compared.
-Start-up and imports are not counted. With one core CPU seconds are measured, so that other work on a shared machine
-does not count, else wall-clock seconds. `ratio_to_ours` is a reader's speed divided by ours. With `--lengths`, the
+Start-up and imports are not counted, nor is loading the compiled operations, which takes `load_seconds`. With one core
+CPU seconds are measured, so that other work on a shared machine does not count, else wall-clock seconds.
+`speed_of_ours` is the speed of `ours` divided by a reader's. With `--busy`, every reader is run alone and beside that
+many processes that do nothing but count, and `busy_factor` is the ratio of the CPU seconds. With `--lengths`, the
 first video is repeated by stream copy to that many minutes and read by `ours`: cost must grow with the length, memory
 must not.
 """
@@ -29,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -37,7 +42,10 @@ import imageio_ffmpeg
 import numpy as np
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import ClipSpec, iter_clips, probe
+from codec import ClipSpec, iter_clips, iter_motion, probe
+from codec.acceleration import CHOOSER
+from codec.container import open_video
+from codec.resample import fine_grid
 from videotok.io_utils import write_json
 
 SPEC = ClipSpec()
@@ -51,6 +59,20 @@ def ours(path: Path, cores: int) -> None:
 def fields(path: Path, cores: int) -> None:
     for clip in iter_clips(path, SPEC, decoders=cores, keyframes=False):
         del clip
+
+
+def motion(path: Path, cores: int) -> None:
+    for frame in iter_motion(path, SPEC.grid, decoders=cores):
+        del frame
+
+
+def bare(path: Path, _cores: int) -> None:
+    with open_video(path) as (container, stream):
+        context = stream.codec_context
+        context.thread_type, context.thread_count = "SLICE", 1
+        context.options = {"flags2": "+export_mvs", "skip_loop_filter": "all"}
+        for packet in container.demux(stream):
+            context.decode(packet)
 
 
 def mvextractor(path: Path, _cores: int) -> None:
@@ -96,6 +118,8 @@ def _extract(path: Path):
 READERS: dict[str, Callable[[Path, int], None]] = {
     "ours": ours,
     "fields": fields,
+    "motion": motion,
+    "bare": bare,
     "mvextractor": mvextractor,
     "reference": reference,
     "limit": limit,
@@ -106,11 +130,16 @@ def run_in_process(reader: str, path: Path, cores: int) -> None:
     """Run one reader in this process, and print its seconds and its peak memory in MB."""
     if reader != "limit":
         cv2.setNumThreads(1)
+    start_cpu = _cpu_seconds()
+    if reader in ("ours", "fields", "motion"):
+        CHOOSER.choose("1")
+        CHOOSER.for_next_frame(fine_grid(SPEC))
+    load = _cpu_seconds() - start_cpu
     start, start_cpu = time.perf_counter(), _cpu_seconds()
     READERS[reader](path, cores)
     wall, cpu = time.perf_counter() - start, _cpu_seconds() - start_cpu
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": round(peak / 1024)}))
+    print(json.dumps({"wall": wall, "cpu": cpu, "load": load, "peak_mb": round(peak / 1024)}))
 
 
 def _cpu_seconds() -> float:
@@ -133,14 +162,31 @@ def run_in_child(reader: str, path: Path, cores: int) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
-    """Return the rows of one video, one for each reader."""
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run processes that only count, until the end of the block."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def measure(path: Path, cores: int, repeats: int, readers: list[str], busy: int) -> list[dict[str, object]]:
+    """Return the rows of one video, one for each reader; `busy` processes run beside every second run."""
     info = probe(path)
     frames = (info.duration_seconds or 0) * float(info.average_fps or 25)
-    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
+    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in readers}
+    busy_runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in readers}
     for _ in range(repeats):
-        for reader in READERS:
+        for reader in readers:
             runs[reader].append(run_in_child(reader, path, cores))
+            if busy:
+                with busy_processes(busy):
+                    busy_runs[reader].append(run_in_child(reader, path, cores))
     clock = "cpu" if cores == 1 else "wall"
     seconds = {reader: statistics.median(run[clock] for run in done) for reader, done in runs.items()}
     return [
@@ -149,11 +195,31 @@ def measure(path: Path, cores: int, repeats: int) -> list[dict[str, object]]:
             "reader": reader,
             "cores": cores,
             "frames_per_second": round(frames / seconds[reader], 1),
-            "ratio_to_ours": round(seconds["ours"] / seconds[reader], 3),
+            "speed_of_ours": round(seconds[reader] / seconds["ours"], 3) if "ours" in seconds else None,
             "peak_mb": max(run["peak_mb"] for run in runs[reader]),
+            "load_seconds": round(statistics.median(run["load"] for run in runs[reader]), 2),
         }
-        for reader in READERS
+        | ({"busy_factor": _median_cpu(busy_runs[reader]) / _median_cpu(runs[reader])} if busy else {})
+        for reader in readers
     ]
+
+
+def _median_cpu(runs: list[dict[str, float]]) -> float:
+    return statistics.median(run["cpu"] for run in runs)
+
+
+def summary(rows: list[dict[str, object]]) -> Iterator[str]:
+    """Yield a line for each reader: the geometric mean of `speed_of_ours` over videos, and the median `busy_factor`."""
+    for key in dict.fromkeys((row["reader"], row["cores"]) for row in rows):
+        mine = [row for row in rows if (row["reader"], row["cores"]) == key]
+        ratios = [float(str(row["speed_of_ours"])) for row in mine if row["speed_of_ours"] is not None]
+        line = f"{key[0]}, {key[1]} core(s), {len(mine)} videos:"
+        if ratios:
+            line += f" speed of ours {statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        factors = [float(str(row["busy_factor"])) for row in mine if "busy_factor" in row]
+        if factors:
+            line += f", busy factor {statistics.median(factors):.2f}"
+        yield line
 
 
 def measure_lengths(path: Path, minutes: list[int]) -> Iterator[dict[str, object]]:
@@ -180,6 +246,8 @@ def main() -> None:
     add_footage_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each reader (default 5)")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores a run may use (default 1 and 2)")
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), help="default: all")
+    parser.add_argument("--busy", type=int, default=0, help="processes that run beside every second run (default 0)")
     parser.add_argument("--lengths", type=int, nargs="+", help="minutes to which the first video is repeated")
     parser.add_argument("--reader", choices=READERS, help="run one reader in this process")
     arguments = parser.parse_args()
@@ -190,11 +258,17 @@ def main() -> None:
         found = measure_lengths(arguments.videos[0], arguments.lengths)
     else:
         pairs = ((path, cores) for path in footage(arguments.videos) for cores in arguments.cores)
-        found = (row for path, cores in pairs for row in measure(path, cores, arguments.repeats))
+        found = (
+            row
+            for path, cores in pairs
+            for row in measure(path, cores, arguments.repeats, arguments.readers, arguments.busy)
+        )
     rows = []
     for row in found:
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if not arguments.lengths:
+        print(*summary(rows), sep="\n")
     if arguments.json:
         write_json(arguments.json, rows)
 

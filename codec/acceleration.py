@@ -13,9 +13,9 @@ from codec.motion_vectors import VectorLattice
 VARIABLE = "VIDEOTOK_COMPILED"
 """Environment variable: `0` never uses compiled operations, `1` uses them from the first frame on."""
 
-FRAMES_BEFORE_LOADING = 150
-"""Frames of a process that are read in numpy first: importing numba and loading kernels takes as long as compiled
-operations then save in about as many frames."""
+FRAMES_BEFORE_LOADING = 300
+"""Frames of a process that are read in numpy first: importing numba and loading kernels takes 0.6 s, which compiled
+operations save in some 400 frames."""
 
 FRAMES_BEFORE_COMPILING = 3000
 """The same where the kernels have to be compiled first, once for each machine."""
@@ -24,11 +24,15 @@ FRAMES_BEFORE_COMPILING = 3000
 class OperationsChooser:
     """Counts frames, and changes to compiled operations as soon as these pay."""
 
-    def __init__(self) -> None:
-        self._num_frames = 0
+    def __init__(self, setting: str = "") -> None:
         self._numpy = FieldOperations()
+        self.choose(setting)
+
+    def choose(self, setting: str) -> None:
+        """Begin anew: `0` never changes to compiled operations, `1` uses them at once, anything else when they pay."""
+        self._num_frames = 0
         self._compiled: FieldOperations | None = None
-        self._threshold = {"0": float("inf"), "1": 0.0}.get(os.environ.get(VARIABLE, ""), float(FRAMES_BEFORE_LOADING))
+        self._threshold = {"0": float("inf"), "1": 0.0}.get(setting, float(FRAMES_BEFORE_LOADING))
 
     def for_next_frame(self, grid: tuple[int, int]) -> FieldOperations:
         """Return the operations to use for a frame on a grid of (h, w) cells."""
@@ -60,7 +64,7 @@ class OperationsChooser:
         return self._compiled is not None and differing_operation(self._numpy, self._compiled, grid) is None
 
 
-CHOOSER = OperationsChooser()
+CHOOSER = OperationsChooser(os.environ.get(VARIABLE, ""))
 """The chooser of this process."""
 
 
@@ -98,6 +102,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
     total, prior = field(0.1), field(0.02)
     steps = [StepField(field(0.1), random.random(grid) < 0.8) for _ in range(2)]
     pictures = random.integers(0, 256, (2, *grid), np.uint8)
+    even = StepField(*(array[: height // 2 * 2, : width // 2 * 2] for array in (steps[0].vectors, steps[0].valid)))
     return {
         "pool_vectors": lambda run: run.pool_vectors(lattice, size, lists, prior, False),
         "add_step": lambda run: run.add_step(total, one.vectors),
@@ -110,7 +115,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         "filled": lambda run: run.filled(sparse),
         "is_scene_cut": lambda run: run.is_scene_cut(*pictures),
         "compose": lambda run: run.compose(*steps),
-        "pool": lambda run: run.pool(steps[0], 2),
+        "pool": lambda run: run.pool(StepField(np.ascontiguousarray(even.vectors), even.valid), 2),
     }
 
 

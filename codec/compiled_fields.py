@@ -104,14 +104,16 @@ D1, I1 = _array(types.float64, 1), _array(types.int64, 1)
 B2, B3 = _array(types.boolean, 2), _array(types.boolean, 3)
 
 
-@intrinsic
-def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # pragma: no cover, compiled
+def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # pragma: no cover, compiled
     """Return a * b + c, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
+
+
+_fma: Any = intrinsic(_fused)
 
 
 # --- vectors on the lattice ---------------------------------------------------------------------------------------
@@ -694,6 +696,8 @@ def _pool(vectors, valid, factor):
 @_inner
 def _mirrored(position, length):
     """Return a position beyond the border, mirrored at the outermost pixel."""
+    if length == 1:
+        return 0
     while position < 0 or position >= length:
         position = -position if position < 0 else 2 * length - 2 - position
     return position

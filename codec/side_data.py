@@ -45,7 +45,7 @@ def side_data_of(picture: av.VideoFrame) -> Mapping[str, Any]:
         # PyAV refuses all side data of a picture if it has no name for one kind (stereo views, EXIF …)
         setattr(Type, "_missing_", classmethod(_unknown_type))  # noqa: B010
     # `picture.side_data` would be kept by the picture that it refers to: a cycle that only the garbage collector frees
-    return cast(Mapping[str, Any], SideDataContainer(picture))
+    return cast(Any, SideDataContainer)(picture)
 
 
 def _unknown_type(kind: type[Type], value: object) -> Type:

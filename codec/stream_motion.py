@@ -3,7 +3,7 @@
 Pictures are decoded only as far as vectors need it: without the deblocking filter, and none is converted or kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -193,7 +193,7 @@ def _open(source: Source, stream: int | None) -> Iterator[tuple[Path, InputConta
 
 def _frames(
     path: Path, container: InputContainer, video: VideoStream, decoders: int
-) -> Iterator[SourceFrame]:  # a generator, so that it can be closed
+) -> Generator[SourceFrame, None, None]:
     pictures = None
     if decoders > 1 and video.codec_context.name == "h264":
         pictures = ParallelDecoder(path, video, lambda *_: True, False, decoders).pictures()

@@ -1,0 +1,140 @@
+"""Compiled array operations give what numpy's give, bit by bit; and when they are used."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numba
+import numpy as np
+import pytest
+
+from codec import Clip, acceleration, compiled_fields, iter_clips
+from codec.acceleration import CHOOSER, OperationsChooser, differing_operation
+from codec.compiled_fields import CompiledOperations, compile_kernels
+from codec.field_operations import FieldOperations, ListCandidates
+from codec.side_data import MotionRecord
+from tests.videos import even, scenes, write
+
+pytestmark = pytest.mark.skipif(
+    int(cv2.__version__.split(".")[0]) < 5,
+    reason="older versions of OpenCV round otherwise: compiled operations are not used there",
+)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledOperations:
+    compile_kernels()
+    return CompiledOperations()
+
+
+@pytest.fixture
+def chooser():
+    """Restore the choice of this process after the test."""
+    yield CHOOSER
+    CHOOSER.choose("")
+
+
+@pytest.mark.parametrize("grid", [(40, 72), (72, 40), (9, 13), (1, 7)])
+def test_all_operations_are_equal(grid, compiled):
+    assert differing_operation(FieldOperations(), compiled, grid) is None
+
+
+def random_records(random: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Return records of whole, halved and quartered macroblocks in both lists, some macroblocks without."""
+    rows = []
+    for top in range(0, height, 16):
+        for left in range(0, width, 16):
+            wide, tall = random.choice([16, 8]), random.choice([16, 8])
+            for source in (-1, 1):
+                if random.random() < 0.2:
+                    continue
+                for y in range(top, top + 16, tall):
+                    for x in range(left, left + 16, wide):
+                        motion = random.integers(-200, 200, 2)
+                        rows.append((source, wide, tall, x + wide // 2, y + tall // 2, *motion, 4))
+    return np.array(rows, MotionRecord)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (100, 52)])
+def test_lattices_are_equal(size, compiled):
+    records = random_records(np.random.default_rng(3), *size)
+    records["motion_scale"][:5] = 2
+    one, other = FieldOperations().lattice(records, size), compiled.lattice(records, size)
+    assert 0.5 < one.known.mean() < 1
+    assert np.array_equal(one.known, other.known)
+    assert np.array_equal(one.vectors, other.vectors)
+
+
+def test_direct_blocks_are_equal(compiled):
+    """MPEG-4's direct blocks: two vectors that are zero stand for the expected motion."""
+    random, size = np.random.default_rng(4), (96, 64)
+    records = random_records(random, *size)
+    records["motion_x"][random.random(len(records)) < 0.6] = 0
+    records["motion_y"][records["motion_x"] == 0] = 0
+    velocity = random.normal(size=(8, 12, 2)).astype(np.float32)
+    lists = [ListCandidates(np.array([span], np.float32), True) for span in (0.04, -0.08)]
+    results = [
+        operations.pool_vectors(operations.lattice(records, size), size, lists, velocity, True)
+        for operations in (FieldOperations(), compiled)
+    ]
+    assert results[0].exact_share < results[0].any_share
+    assert acceleration._equal(*results)
+
+
+def read(path: Path, setting: str, **options) -> list[Clip]:
+    CHOOSER.choose(setting)
+    return list(iter_clips(path, **options))
+
+
+@pytest.mark.parametrize("encoding", ["veryslow", "mpeg4-b"])
+def test_clips_are_equal(encoding, tmp_path, chooser, compiled):
+    path = write(tmp_path / "v.mp4", scenes((192, 112))["layers"], even(1.5, 25), encoding, fps=25)
+    numpy_clips, compiled_clips = read(path, "0"), read(path, "1")
+    assert isinstance(chooser.current((40, 72)), CompiledOperations)
+    for one, other in zip(numpy_clips, compiled_clips, strict=True):
+        assert one.motion.vectors.tobytes() == other.motion.vectors.tobytes()
+        assert np.array_equal(one.motion.valid, other.motion.valid)
+        assert one.shares == other.shares
+
+
+def test_a_change_on_the_way_changes_nothing(tmp_path, chooser, compiled, monkeypatch):
+    path = write(tmp_path / "v.mp4", scenes((192, 112))["pan"], even(1.5, 25), fps=25)
+    monkeypatch.setattr(acceleration, "FRAMES_BEFORE_LOADING", 12)
+    monkeypatch.setattr(acceleration, "FRAMES_BEFORE_COMPILING", 12)
+    (before, *_), (after, *_) = read(path, "0"), read(path, "")
+    assert isinstance(chooser.current((40, 72)), CompiledOperations)
+    assert before.motion.vectors.tobytes() == after.motion.vectors.tobytes()
+
+
+def test_operations_that_differ_are_not_used(monkeypatch, compiled):
+    monkeypatch.setattr(acceleration, "differing_operation", lambda *_: "filled")
+    assert type(OperationsChooser("1").for_next_frame((40, 72))) is FieldOperations
+
+
+def test_numpy_is_used_where_numba_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "codec.compiled_fields", None)
+    monkeypatch.delattr("codec.compiled_fields")
+    chooser = OperationsChooser("1")
+    assert [type(chooser.for_next_frame((40, 72))) for _ in range(3)] == [FieldOperations] * 3
+
+
+def test_few_frames_do_not_import_numba(monkeypatch):
+    chooser = OperationsChooser("")
+    monkeypatch.setattr(chooser, "_load", lambda: pytest.fail("numba was imported"))
+    for _ in range(acceleration.FRAMES_BEFORE_LOADING):
+        assert type(chooser.for_next_frame((40, 72))) is FieldOperations
+
+
+def test_kernels_without_a_folder_for_the_cache(monkeypatch):
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    real = numba.njit
+    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(compiled_fields, "_kernels", [])
+    twice = compiled_fields._kernel(numba.types.int64(numba.types.int64))(lambda value: 2 * value)
+    assert not compiled_fields.is_compiled()
+    compile_kernels()
+    assert twice(21) == 42
