@@ -31,6 +31,9 @@ from videotok.rate_control import (
 if TYPE_CHECKING:
     from videotok.models import TokenizerModels
 
+SLACK = 0.02
+"""Share of a video's tokens that may be missing at its end."""
+
 
 @dataclass(frozen=True)
 class EncodedClip:
@@ -144,6 +147,8 @@ class RateControlledEncoder:
         self._waiting: list[_WaitingClip] = []
         self._costs: list[ClipCosts] = []
         """Of the waiting clips, but for the last one: its costs depend on the clip after it."""
+        self._budget = 0.0
+        """Tokens for all clips so far."""
         self._saved = 0.0
         """Tokens that the clips so far have left; negative where they took more."""
         self._share = FIRST_PREDICTED_SHARE
@@ -210,6 +215,7 @@ class RateControlledEncoder:
         choice = plan([one.with_predicted_share(self._share) for one in costs], budget)[0]
         is_last = len(costs) == 1
         own_budget = self._budget_of(costs[0])
+        self._budget += own_budget
         motion = waiting.motion.first_quantizers(choice.quantizers)
         encoded = self._encode_keyframe(waiting, choice, budget - motion.tokens_per_clip if is_last else None)
         expected = int(costs[0].keyframe_tokens[costs[0].keyframe_patches == choice.patches][0])
@@ -227,11 +233,12 @@ class RateControlledEncoder:
             waiting.vectors[choice.quantizers],
             waiting.clip.damaged,
             aim=None if aim is None else max(1, int(aim)),
+            slack=int(SLACK * self._budget),
         )
 
     def _budget_of(self, costs: ClipCosts) -> float:
         # a picture has no length to count tokens by: it gets those of a whole clip
-        is_picture = costs.num_frames == 1 and len(self._costs) == 1 and self._saved == 0
+        is_picture = costs.num_frames == 1 and len(self._costs) == 1 and self._budget == 0
         return self._tokens_per_frame * (self._spec.frames if is_picture else costs.num_frames)
 
 

@@ -43,8 +43,6 @@ MAX_ATTEMPTS = 4
 STRICTER_SKIP_FACTORS = (0.9, 0.7, 0.4)
 """Instead of `SKIP_FACTOR`, where even all patches take fewer tokens than are aimed at: patches get tokens then whose
 own error is only a little smaller than that of the prediction."""
-AIM_MARGIN = 0.05
-"""Share of these tokens that may be missing: of the last keyframe's, far less of the video's."""
 
 
 class RateController:
@@ -282,6 +280,7 @@ class PredictiveKeyframeEncoder:
         damaged: bool = False,
         *,
         aim: int | None = None,
+        slack: int = 0,
     ) -> EncodedKeyframe:
         """Encode the next keyframe with tokens for its best patches by score, less those that are predicted.
 
@@ -293,6 +292,7 @@ class PredictiveKeyframeEncoder:
             damaged: whether frames of its clip are missing.
             aim: tokens that should be left once patches are predicted; `num_patches` is changed until they are, as far
                 as there are patches, never to more than these.
+            slack: tokens that may be missing.
         """
         keyframe, chain = _Keyframe(image, vectors, damaged), list(self._chain)
 
@@ -305,16 +305,16 @@ class PredictiveKeyframeEncoder:
 
         best = attempt(num_patches)
         if aim is not None:
-            best = self._nearest_attempt(attempt, best, num_patches, aim)
+            best = self._nearest_attempt(attempt, best, num_patches, aim, slack)
         self._chain = best.chain
         return best.encoded
 
     def _nearest_attempt(
-        self, attempt: Callable[..., "_Attempt"], best: "_Attempt", num_patches: int, aim: int
+        self, attempt: Callable[..., "_Attempt"], best: "_Attempt", num_patches: int, aim: int, slack: int
     ) -> "_Attempt":
         """Return the attempt with the most tokens up to `aim`; the one with the fewest where all have more."""
         low, high, limit, used = 0, self.tokenizer.num_patches + 1, self.tokenizer.num_patches, best.num_tokens
-        enough = (1 - AIM_MARGIN) * aim
+        enough = aim - slack
         for _ in range(MAX_ATTEMPTS):
             if enough <= used <= aim:
                 return best
