@@ -13,6 +13,7 @@ keyframes. Figures of the frames:
     contrast    standard deviation of the last clip over that of the first
 
 memory: the most that the process has held, in MB, after the third clip and after the last. JSON: a dict of both lists.
+`--sheet FILE.jpg` shows frames of each chain in a row.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,19 @@ import torch
 
 from benchmarks.chaining import FrameDifferences
 from codec import ClipSpec, atomic_path, iter_clips
+from videotok.image_utils import resize, write_picture
 from videotok.lm.grammar import VideoForm, VideoGrammar
 from videotok.lm.loading import LoadedLanguageModel, load_language_model
 from videotok.lm.model import VideoLanguageModel
-from videotok.lm.sampling import CachedModel, SamplingConfig, sample_ids
+from videotok.lm.sampling import CachedModel, SamplingConfig, default_sampling, sample_ids
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 from videotok.metrics import sharpness
 
 POSITIONS = (32, 128, 512, 896)
 """Ids before the one that is timed."""
 REPEATS = 12
+SHEET_COLUMNS, SHEET_SIZE = 5, (192, 108)
+"""Frames of a video on the sheet, and (width, height) of each."""
 MODES = ("predicted", "encoded", "generated")
 
 
@@ -77,20 +81,24 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", default=["the camera moves left"], help="texts, in turn for the pictures")
     parser.add_argument("--clips", type=int, default=10, help="clips of a chain")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="where keyframes come from")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from so many likeliest ids; 0: from all")
+    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance (default: the model's own)")
     parser.add_argument("--no-speed", action="store_true", help="measure chains alone")
     parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--sheet", type=Path, help="picture file for frames of the chains")
     args = parser.parse_args()
     loaded = load_language_model(args.lm)
     speed = [] if args.no_speed else measure_speed(loaded.model)
-    chains = []
+    chains, rows = [], []
     for number, path in enumerate(args.pictures):
         for mode in args.modes:
-            chains.append(measure_chain(loaded, path, args.texts[number % len(args.texts)], mode, args))
+            shown: list[np.ndarray] = []
+            chains.append(measure_chain(loaded, path, args.texts[number % len(args.texts)], mode, args, shown))
+            rows.append(shown)
             print_chain(chains[-1])
     for mode in args.modes:
         print_mean(mode, [chain for chain in chains if chain.mode == mode])
+    if args.sheet:
+        write_picture(args.sheet, sheet(rows))
     if args.json:
         with atomic_path(args.json) as temporary:
             results = {"speed": [asdict(row) for row in speed], "chains": [asdict(row) for row in chains]}
@@ -154,18 +162,22 @@ def _choosing_milliseconds(model: VideoLanguageModel) -> float:
 
 
 def measure_chain(
-    loaded: LoadedLanguageModel, path: Path, text: str, mode: str, args: argparse.Namespace
+    loaded: LoadedLanguageModel, path: Path, text: str, mode: str, args: argparse.Namespace, shown: list[np.ndarray]
 ) -> ChainResult:
-    """Generate one video and measure it while it is decoded."""
-    sampling = SamplingConfig(guidance=args.guidance, top_k=args.top_k)
+    """Generate one video and measure it while it is decoded; the first frame of each clip is added to `shown`."""
+    sampling = default_sampling(loaded.model)
+    if args.guidance is not None:
+        sampling = replace(sampling, guidance=args.guidance)
     generator = VideoGenerator(loaded.model, loaded.tokenizer, sampling, mode)  # pyright: ignore[reportArgumentType]
     start = generator.encode_picture(first_frame(path))
     seconds = float(args.clips * generator.spec.duration_seconds)
     began, differences, memory, ends = time.process_time(), FrameDifferences(), [], []
     for clip in generator.frames(generator.generate([VideoPrompt.from_text(text, (), start)], seconds)):
         differences.add(clip.frames)
+        shown.append(clip.frames[0])
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         ends = [*ends[:1], clip.frames]
+    shown.append(ends[-1][-1])
     first, last = ends[0].astype(np.float64), ends[-1].astype(np.float64)
     return ChainResult(
         picture=path.name,
@@ -185,6 +197,15 @@ def measure_chain(
 def first_frame(path: Path) -> np.ndarray:
     """Return a picture, or the first frame of a video, uint8 [H, W, 3] RGB."""
     return next(iter_clips(path, ClipSpec(), max_clips=1)).keyframe
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Return a picture with a row for each video: `SHEET_COLUMNS` of its frames, uint8 [H, W, 3] RGB."""
+    pictures = []
+    for frames in rows:
+        chosen = np.linspace(0, len(frames) - 1, SHEET_COLUMNS).round().astype(int)
+        pictures.append(np.concatenate([resize(frames[index], SHEET_SIZE) for index in chosen], axis=1))
+    return np.concatenate(pictures)
 
 
 def print_chain(result: ChainResult) -> None:

@@ -159,11 +159,11 @@ class Demo:
         """
         if not text.strip() and picture is None:
             raise TokensError("there is nothing to generate from; write a text, or give a picture")
-        from videotok.lm.sampling import SamplingConfig, default_sampling
+        from videotok.lm.sampling import default_sampling
         from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 
         loaded = self._load_language_model()
-        sampling = replace(SamplingConfig(seed=seed), **default_sampling(loaded.model))
+        sampling = replace(default_sampling(loaded.model), seed=seed)
         generator = VideoGenerator(loaded.model, loaded.tokenizer, sampling)
         start = None if picture is None else generator.encode_picture(picture)
         prompt = VideoPrompt.from_text(text.replace("<image>", " "), [], start)

@@ -17,7 +17,7 @@ from videotok.lavit.conversion import convert
 from videotok.lavit.weight_map import PARTS
 from videotok.lm import video_generation
 from videotok.lm.loading import load_language_model
-from videotok.lm.sampling import default_sampling, sample_ids
+from videotok.lm.sampling import SamplingConfig, default_sampling, sample_ids
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 from videotok.pipeline import VideoTokenizer
 
@@ -60,7 +60,7 @@ def test_text_and_pictures_to_video(bundle: Path, tmp_path: Path, monkeypatch, c
     assert prompts[0][1].tolist() == [32000]
     # the second clip reads the first one: [IMG], up to 16 visual ids, [/IMG], [MOV], 135 motion ids, [/MOV]
     assert prompts[1][0][-136:-2].min() >= 48388
-    assert default_sampling(loaded.model) == {"top_k": 200, "guidance": 4.0}
+    assert default_sampling(loaded.model) == SamplingConfig(top_k=200, guidance=4.0)
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.full((32, 64, 3), 90, np.uint8))
     tokens = tmp_path / "out.vtok"

@@ -316,5 +316,5 @@ def test_what_the_command_refuses(
 
 def test_defaults_of_sampling_are_those_of_the_model(model, tokenizer, monkeypatch):
     monkeypatch.setattr(model, "settings", replace(model.settings, guidance=3.0, temperature=0.7))
-    assert SamplingConfig(**default_sampling(model)) == SamplingConfig(temperature=0.7, guidance=3.0)
+    assert default_sampling(model) == SamplingConfig(temperature=0.7, guidance=3.0)
     assert VideoGenerator(model, tokenizer).sampling == SamplingConfig(temperature=0.7, guidance=3.0)

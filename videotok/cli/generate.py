@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -97,13 +98,13 @@ def generate(
     loaded = _load(lm, video_model, precision, device, threads)
     loaded.tokenizer.to(loaded.model.device)
 
-    from videotok.lm.sampling import SamplingConfig, default_sampling
+    from videotok.lm.sampling import default_sampling
     from videotok.lm.video_generation import VideoGenerator
 
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     chosen = {name: value for name, value in options.items() if value is not None}
     with invalid_options_refused():
-        sampling = SamplingConfig(**default_sampling(loaded.model, is_picture) | chosen | {"seed": seed})
+        sampling = replace(default_sampling(loaded.model, is_picture), **chosen, seed=seed)
     generator = VideoGenerator(loaded.model, loaded.tokenizer, sampling, keyframes)
     prompt = _prompt(generator, text, images, video, is_picture)
     if is_picture:

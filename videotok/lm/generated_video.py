@@ -10,6 +10,8 @@ from torch import Tensor
 
 from codec import ClipSpec
 from motion_vq import MotionTokens
+from motion_vq.fields import follow
+from unet3d.warping import compose, upsample_vectors, warp
 from videotok.config import DecodeConfig
 from videotok.image_utils import decode_jpeg, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder, predict_keyframe
@@ -21,8 +23,9 @@ from videotok.vocabulary import ClipIds, Vocabulary
 KeyframeMode = Literal["predicted", "encoded", "generated", "constrained"]
 """Where keyframes after the first come from.
 
-predicted: the keyframe before, warped along the motion; the language model reads it encoded again. As sharp as the
-first one, and its colours stay; what comes into view is stretched from the border.
+predicted: warped along the motion from the keyframe before; from the first one, through all clips, where that is a
+picture that was given: it is interpolated once, then, and stays sharp. The language model reads it encoded again. What
+comes into view is stretched from the border.
 encoded: the same, but shown as decoded from its ids too: what drifts is painted anew from the codebook.
 generated: sampled as everything else; for language models that have learned pictures well.
 constrained: the same, but the image decoder starts from the last frame before, with noise: the explicit noise
@@ -82,6 +85,10 @@ class GeneratedVideo:
     """[1, 3, S, S] in [-1, 1]: the last keyframe that was shown."""
     _vectors: Tensor | None = None
     """[1, T, h, w, 2]: the motion of its clip."""
+    _origin: Tensor | None = None
+    """[1, 3, S, S] in [-1, 1]: the last keyframe that was not predicted."""
+    _displacement: Tensor | None = None
+    """[1, h, w, 2]: from the last keyframe back to `_origin`, in fractions of the frame; None: it is the same."""
     _last_frame: Tensor | None = None
     """[1, 3, H, W] in [-1, 1]: the last frame so far, where keyframes are constrained by it."""
 
@@ -102,8 +109,9 @@ class GeneratedVideo:
             square = to_square_tensor(self.given, self.tokenizer.keyframes.image_size)
             keyframe = to_tensor(resize(self.given, self.size))
         else:
-            if is_new and self.mode == "predicted" and self._square is not None and self._vectors is not None:
-                square, clip = predict_keyframe(self._square, self._vectors, vectors), _all_skipped(clip)
+            if is_new and self.mode == "predicted" and self._square is not None:
+                square, self._displacement = self._predict(vectors)
+                clip = _all_skipped(clip)
             else:
                 square = self._decode_keyframe(clip)
             keyframe = to_tensor(resize(to_uint8(square[:, None])[0], self.size))
@@ -112,10 +120,12 @@ class GeneratedVideo:
         if picture is not None and (stored := decode_jpeg(picture)) is not None:
             keyframe = to_tensor(stored)  # the same as when the tokens are decoded later
         keyframe, square, self.given = keyframe.to(vectors), square.to(vectors), None
+        if clip.skip_mask is None or not clip.skip_mask.any():
+            self._origin, self._displacement = square, None
         self._square, self._vectors = square, vectors
         self.context = [*self.context, ids][-self.max_context :]
         is_sampled = self.mode in ("generated", "constrained")
-        self.keyframe = None if is_sampled else self._next_keyframe(square, vectors)
+        self.keyframe = None if is_sampled else self._next_keyframe(vectors)
         # given pictures lack no detail that a refiner would add
         shown = DetokenizerInput(keyframe, vectors, num_frames, None if self.is_exact else square)
         return GeneratedClip(self.row, clip, shown, is_new, picture, self._decode_frames(shown))
@@ -157,10 +167,26 @@ class GeneratedVideo:
             constraint = {} if self._last_frame is None else {"previous": self._last_frame}
             return model.decode([ids.to(model.device)], keep_mask.to(model.device), **constraint).float()
 
-    def _next_keyframe(self, square: Tensor, vectors: Tensor) -> Tensor:
+    def _predict(self, next_vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the next keyframe, [1, 3, S, S], and its displacement from `_origin`, [1, h, w, 2].
+
+        Without stored pictures, as the decoder of the tokens predicts it: from the keyframe before, and None.
+        """
+        assert self._square is not None  # `add` set them
+        assert self._origin is not None
+        assert self._vectors is not None
+        if not self.is_exact:
+            return predict_keyframe(self._square, self._vectors, next_vectors), None
+        steps = upsample_vectors(torch.cat([self._vectors, next_vectors[:, :1]], dim=1), *self._square.shape[-2:])
+        displacement = compose(steps)[:, -1]
+        if self._displacement is not None:
+            displacement = follow(displacement, self._displacement)
+        return warp(self._origin, displacement[:, None])[:, 0], displacement
+
+    def _next_keyframe(self, vectors: Tensor) -> Tensor:
         """Return [IMG] … [/IMG] of the next clip: this keyframe warped to the end of its clip, and encoded again."""
         # the motion that leads to the next keyframe comes with the next clip: so far, that of the last frame goes on
-        predicted = predict_keyframe(square, vectors, vectors[:, -1:]).clamp(-1, 1)
+        predicted = self._predict(vectors[:, -1:])[0].clamp(-1, 1)
         config = self.settings.encode_config
         with self.tokenizer.encoding():
             model = self.tokenizer.keyframes

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,14 +49,14 @@ class SamplingConfig:
         return [torch.Generator().manual_seed((self.seed + row) % 2**63) for row in range(rows)]
 
 
-def default_sampling(model: VideoLanguageModel, is_picture: bool = False) -> dict[str, float]:
-    """Return the options of `SamplingConfig` that a model is sampled with where the user gives none.
+def default_sampling(model: VideoLanguageModel, is_picture: bool = False) -> SamplingConfig:
+    """Return how a model is sampled where the user does not say it.
 
-    Those of Video-LaVIT are its authors' (github.com/jy0205/LaVIT).
+    Video-LaVIT as its authors do (github.com/jy0205/LaVIT), others as their settings say.
     """
     if model.vocabulary.patches:
-        return {"guidance": model.settings.guidance, "temperature": model.settings.temperature}
-    return {"top_k": 50, "top_p": 0.9, "guidance": 3.0} if is_picture else {"top_k": 200, "guidance": 4.0}
+        return SamplingConfig(model.settings.temperature, guidance=model.settings.guidance)
+    return SamplingConfig(top_k=50, top_p=0.9, guidance=3.0) if is_picture else SamplingConfig(top_k=200, guidance=4.0)
 
 
 class CachedModel:
@@ -96,6 +97,10 @@ class CachedModel:
             **self._options,
         )
         return output.logits[:, -1].float()
+
+
+_NO_IDS: Any = torch.empty(0, dtype=torch.long)
+"""Warpers are given the ids so far, and need none."""
 
 
 @torch.no_grad()
@@ -140,7 +145,7 @@ def sample_ids(
         state.check_possible(torch.where(active.to(scores.device)[:, None], scores, 0))
         ids = torch.full((count,), model.padding_id)
         for row in active.nonzero()[:, 0].tolist():
-            ids[row] = _choose(warp(torch.empty(0), scores[row : row + 1])[0], sampling, generators[row])
+            ids[row] = _choose(warp(_NO_IDS, scores[row : row + 1])[0], sampling, generators[row])
             found[row].append(int(ids[row]))
         state.advance(ids, active)
         if state.is_finished.all():

@@ -106,7 +106,7 @@ class VideoGenerator:
                 "writes itself; generate with one that was trained on ids"
             )
         self.model, self.tokenizer = model, tokenizer
-        self.sampling = SamplingConfig(**default_sampling(model)) if sampling is None else sampling
+        self.sampling = default_sampling(model) if sampling is None else sampling
         self.spec = tokenizer.spec(Fraction(model.settings.fps))
         has_positions = tokenizer.keyframes.codes_have_positions and bool(model.vocabulary.patches)
         if keyframes == "predicted" and not has_positions:
@@ -131,7 +131,7 @@ class VideoGenerator:
             TokensError: it is a video.
         """
         source = encode_jpeg(picture, 100) if isinstance(picture, np.ndarray) else picture
-        tokens = self.tokenizer.encode(source, replace(self._encode_config, max_clips=1))
+        tokens = self.tokenizer.encode(source, replace(self.encode_config, max_clips=1))
         if not tokens.is_picture:
             raise TokensError(f"{tokens.source.file} is a video; give a picture, or let the video be continued")
         return tokens
@@ -149,7 +149,7 @@ class VideoGenerator:
             count = max(1, min(self._max_context, int(seconds / clip_seconds)))
             # half a frame early: then the last clip has all its frames
             start = max(0.0, seconds - count * clip_seconds - 0.5 / float(self.spec.fps))
-            tokens = self.tokenizer.encode(path, replace(self._encode_config, max_clips=count, start_seconds=start))
+            tokens = self.tokenizer.encode(path, replace(self.encode_config, max_clips=count, start_seconds=start))
         is_cut_off = bool(tokens.num_frames[-1] < self.spec.frames)
         if is_cut_off and tokens.num_clips > 1:
             return tokens.part(0, tokens.num_clips - 1)
@@ -161,7 +161,8 @@ class VideoGenerator:
         return tokens
 
     @property
-    def _encode_config(self) -> EncodeConfig:
+    def encode_config(self) -> EncodeConfig:
+        """How pictures and videos of a prompt are encoded: as in training, with their keyframes as JPEG files."""
         settings = self.model.settings.encode_config
         return replace(settings, keyframe_storage="jpeg", jpeg_quality=PICTURE_QUALITY)
 
