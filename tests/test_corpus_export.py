@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -193,6 +194,20 @@ class LetterTokenizer:
     def __call__(self, text, **options):
         assert options == {"add_special_tokens": False, "split_special_tokens": True}
         return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_exported_ids_are_read_as_documented(corpus, tmp_path, monkeypatch):
+    """The program of docs/folder-to-language-model.md runs as it stands there."""
+    monkeypatch.chdir(tmp_path)
+    command = ["corpus", "export", str(corpus), "--to", "ids", "--out", "sequences", "--row-length", "2048"]
+    assert main(command) == 0
+    page = Path(__file__).parent.parent / "docs" / "folder-to-language-model.md"
+    (program,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(compile(program, page.name, "exec"), names)
+    ids = np.array(names["ids"])[np.array(names["row"]["document"]) == 0]
+    assert len(names["ids"]) == len(names["learned"]) == 2048
+    assert 1 <= len(names["vocabulary"].clips(ids)) <= 3
 
 
 def test_captions_follow_their_videos(corpus, tmp_path):
