@@ -130,7 +130,7 @@ def test_a_rate_distortion_row_is_of_its_tokens(tiny_model, clip_mp4):
     tokens = tokenizer.encode(clip_mp4, EncodeConfig(max_clips=1))
     assert row["tokens_per_second"] == tokens.tokens_per_second
     assert row["kbit_per_second"] == pytest.approx(sum(tokens.bits_per_second().values()) / 1000)
-    streams = coded_bits(tokens, tokenizer.keyframes.grid)
+    streams = coded_bits(tokens, tokenizer.keyframes.grid, tokenizer.motion.code_grid)
     assert row["coded_kbit_per_second"] == pytest.approx(sum(streams.values()) / 2 / 1000)
     assert row["lpips"] is None
 

@@ -120,6 +120,7 @@ def repeat_first_clip(tokens, clips):
         keep_mask=tokens.keep_mask[[0] * clips],
         skip_mask=tokens.skip_mask[[0] * clips],
         motion_ids=tokens.motion_ids[[0] * clips],
+        motion_quantizers=tokens.motion_quantizers[[0] * clips],
         global_motion_ids=tokens.global_motion_ids[[0] * clips],
         num_frames=tokens.num_frames[[0] * clips],
         pts_seconds=np.arange(clips) * 2.0,
