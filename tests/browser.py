@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TIMEOUT = 180_000
+"""Milliseconds that a page may take to change, on a busy machine."""
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or find_spec("playwright") is None,
     reason="no headless browser: `pip install playwright`, and Chromium (`apt install chromium`)",
@@ -29,6 +31,7 @@ def browser_page(
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.set_default_timeout(TIMEOUT)
         page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("console", lambda message: messages.append(message.text) if message.type == "error" else None)
         try:

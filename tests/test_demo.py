@@ -19,8 +19,6 @@ from videotok.image_utils import display_size
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: `pip install 'videotok[demo]'`")
 ROOT = Path(__file__).parent.parent
-WAIT = 120_000
-"""Milliseconds that a result may take on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def test_a_video_is_uploaded_and_its_result_seen(address, clip_mp4, tmp_path):
         page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if "://" in request.url else None)
         page.goto(address)
         page.locator("input[type=file]").first.set_input_files(clip_mp4)
-        page.get_by_text("left out: what comes after 2.0 of 3.0 seconds").wait_for(timeout=WAIT)
+        page.get_by_text("left out: what comes after 2.0 of 3.0 seconds").wait_for()
         rate = float(re.search(r"(\d+) tokens/s", page.locator("body").inner_text())[1])
         assert 100 < rate < 220  # 200 were asked for
 
@@ -90,7 +88,7 @@ def test_a_video_is_uploaded_and_its_result_seen(address, clip_mp4, tmp_path):
         number.press("Tab")
         page.get_by_role("button", name="Encode and decode").click()
         page.wait_for_function(f"!document.body.innerText.includes('{rate:.0f} tokens/s')")
-        page.get_by_text("tokens/s").wait_for(timeout=WAIT)
+        page.get_by_text("tokens/s").wait_for()
         coarser = float(re.search(r"(\d+) tokens/s", page.locator("body").inner_text())[1])
         assert 40 < coarser < 70
     assert hosts == {address.split("/")[2]}  # nothing is asked of any other machine
@@ -106,17 +104,15 @@ def test_what_does_not_work_is_said_as_text(address, tmp_path):
         page.goto(address)
         page.get_by_role("button", name="Encode and decode").click()
         problem = page.get_by_label("This did not work")
-        problem.wait_for(timeout=WAIT)
+        problem.wait_for()
         assert "there is no video" in problem.input_value()
         page.locator("input[type=file]").first.set_input_files(broken)
-        page.wait_for_function(
-            "[...document.querySelectorAll('textarea')].some(one => one.value.includes('broken'))", timeout=WAIT
-        )
+        page.wait_for_function("[...document.querySelectorAll('textarea')].some(one => one.value.includes('broken'))")
         assert "/" not in problem.input_value()  # where the upload lies on this machine is not told
     with browser_page(allow_errors=True) as page:
         page.goto(address)
         page.locator("input[type=file]").first.set_input_files(large)
-        page.get_by_text(re.compile("exceeds.*1.*MB|too large|Maximum", re.IGNORECASE)).first.wait_for(timeout=WAIT)
+        page.get_by_text(re.compile("exceeds.*1.*MB|too large|Maximum", re.IGNORECASE)).first.wait_for()
 
 
 @needs_browser
@@ -128,23 +124,19 @@ def test_a_language_model_answers_and_generates(address, clip_mp4):
         panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("Ask about a video"))
         panel.locator("input[type=file]").first.set_input_files(clip_mp4)
         panel.get_by_label("Question").fill("what moves")
-        panel.locator("video").first.wait_for(timeout=WAIT)
+        panel.locator("video").first.wait_for()
         panel.get_by_role("button", name="Ask").click()
         page.wait_for_function(
             "[...document.querySelectorAll('label')].some(one => one.innerText.startsWith('Answer')"
             " && one.querySelector('textarea')?.value)",
-            timeout=WAIT,
         )
         panel.get_by_role("button", name="Generate").click()
         page.wait_for_function(
             "[...document.querySelectorAll('textarea')].some(one => one.value.includes('nothing to generate from'))",
-            timeout=WAIT,
         )
         panel.get_by_label("Text").fill("it moves left")
         panel.get_by_role("button", name="Generate").click()
-        page.wait_for_function(
-            "[...document.querySelectorAll('video')].some(one => one.src.includes('generated'))", timeout=WAIT
-        )
+        page.wait_for_function("[...document.querySelectorAll('video')].some(one => one.src.includes('generated'))")
 
 
 @needs_gradio
@@ -159,7 +151,8 @@ def test_the_page_says_where_there_is_no_language_model(tiny_model, tmp_path):
         demo = Demo(DemoOptions(), VideoTokenizer.from_pretrained({str(tiny_model)!r}))
         print(build_page(demo, videotok.bundle.SHIPPED).get_config_file())
     """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
     assert "There is no language model here" in found.stdout
     assert "What was generated" not in found.stdout
 
