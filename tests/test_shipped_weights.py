@@ -53,7 +53,7 @@ def test_weights_are_small_in_half_precision_and_described(part):
                 assert tensor.get_dtype() in ("F16", "BF16", "I64", "I32", "BOOL"), name
                 parameters += int(np.prod(tensor.get_shape()))
     assert 0 < parameters <= MAX_PARAMETERS[part]
-    assert (SHIPPED / part / "README.md").read_text().startswith("# ")
+    assert "\n# " in (SHIPPED / part / "README.md").read_text()  # after what the hub reads
     assert json.loads((SHIPPED / part / "config.json").read_text())["_class_name"]
 
 
