@@ -27,6 +27,7 @@ from codec import (
 from codec.container import source_name
 from codec.probe import check_length, expected_seconds
 from motion_vq import MotionTokens
+from videotok.background import read_ahead
 from videotok.bundle import Bundle
 from videotok.clip_encoder import EncodedClip, make_clip_encoder
 from videotok.config import DecodeConfig, EncodeConfig
@@ -35,7 +36,6 @@ from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize,
 from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
 from videotok.models import TokenizerModels, at_least_float32
 from videotok.rate_control import ERROR_AREA
-from videotok.read_ahead import read_ahead
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
 
 CLIPS_AT_ONCE = 8

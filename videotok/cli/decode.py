@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +41,8 @@ METHOD_TITLES = {
     "detokenized": "detokenized",
 }
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+FRAMES_BEHIND = 48
+"""Frames that wait to be written: two clips."""
 NUM_PANELS = 3
 """Pictures side by side: the source, the bidirectional warp, the decoded frames."""
 
@@ -140,9 +142,9 @@ def decode(
     import torch
 
     from codec import REPRODUCIBLE, VideoWriter
+    from videotok.background import write_behind
     from videotok.image_utils import display_size, to_uint8, write_picture
     from videotok.pipeline import VideoTokenizer
-    from videotok.read_ahead import read_ahead
     from videotok.threads import set_up_cpu
 
     set_up_cpu(threads)
@@ -171,10 +173,10 @@ def decode(
             decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
         else:
             decoded = (clip.frames for clip in tokenizer.decode_clips(tokens, config, keyframes=given))
-        # the next clip is decoded while this one is written
-        clips = stack.enter_context(closing(read_ahead(decoded, 1)))
-        for frame in _with_progress(clips, tokens):
-            writer.write(frame)
+        # frames are written while the next clip is decoded
+        write = stack.enter_context(write_behind(writer.write, FRAMES_BEHIND))
+        for frame in _with_progress(decoded, tokens):
+            write(frame)
     seconds = time.monotonic() - began
     facts = f"{writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, {tokens.duration_seconds:.2f} s"
     print_line(f"{path}: {facts} of video, {seconds:.1f} s taken")

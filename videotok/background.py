@@ -1,14 +1,18 @@
-"""Read ahead: a thread makes the next items while the caller works on this one."""
+"""Reading and writing in a thread of their own, while the models work in the caller's."""
 
 import threading
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 _POLL_SECONDS = 0.1
-"""How often a thread whose items nobody takes looks whether they are still wanted."""
+"""How often a thread that waits looks whether it is still wanted."""
+_LEAVE_SECONDS = 10.0
+"""How long the caller waits for a thread that is no longer wanted; reading or writing may hang for ever."""
 
 
 class _End:
@@ -42,7 +46,8 @@ def read_ahead(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
             raise item.error
     finally:
         is_wanted.clear()
-        while thread.is_alive():
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while thread.is_alive() and time.monotonic() < deadline:
             # an item that is ready would keep the thread from ending
             try:
                 queue.get_nowait()
@@ -73,3 +78,58 @@ def _put(item: "Item | _End", queue: "Queue[Item | _End]", is_wanted: threading.
             return queue.put(item, timeout=_POLL_SECONDS)
         except Full:
             continue
+
+
+@contextmanager
+def write_behind(write: Callable[[Item], object], size: int) -> Iterator[Callable[[Item], None]]:
+    """Give a function that hands items over to a thread, which writes them in order, up to `size` behind.
+
+    Where `write` fails, the next call raises its error, or the end of the `with` block. All items are written at its
+    end; where an error ends the block, such as KeyboardInterrupt, those that wait are not.
+
+    Args:
+        write: takes an item; it is called in the thread alone.
+        size: items that wait at most, 1 or more.
+    """
+    queue: Queue[Item | _End] = Queue(maxsize=size)
+    is_working = threading.Event()
+    is_working.set()
+    errors: list[BaseException] = []
+    thread = threading.Thread(target=_empty, args=(write, queue, is_working, errors), name="write-behind", daemon=True)
+    thread.start()
+
+    def hand_over(item: Item) -> None:
+        _put(item, queue, is_working)
+        if errors:
+            raise errors[0]
+
+    try:
+        yield hand_over
+        _put(_End(), queue, is_working)
+        thread.join()
+        if errors:
+            raise errors[0]
+    finally:
+        is_working.clear()
+        thread.join(_LEAVE_SECONDS)
+
+
+def _empty(
+    write: Callable[[Item], object],
+    queue: "Queue[Item | _End]",
+    is_working: threading.Event,
+    errors: list[BaseException],
+) -> None:
+    """Write the items of a queue until they end, or until one cannot be written."""
+    while is_working.is_set():
+        try:
+            item = queue.get(timeout=_POLL_SECONDS)
+        except Empty:
+            continue
+        if isinstance(item, _End):
+            return
+        try:
+            write(item)
+        except BaseException as error:  # the caller raises it
+            errors.append(error)
+            is_working.clear()

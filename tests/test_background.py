@@ -1,11 +1,11 @@
-"""Reading ahead in a thread: order, errors, memory, and what is closed when nobody wants more."""
+"""Reading and writing in a thread: order, errors, memory, and what is closed when nobody wants more."""
 
 import threading
 import time
 
 import pytest
 
-from videotok.read_ahead import read_ahead
+from videotok.background import read_ahead, write_behind
 
 
 class Source:
@@ -72,3 +72,65 @@ def test_an_error_of_an_iterator_that_cannot_begin():
         next(read_ahead(broken(), 1))
     with pytest.raises(TypeError):
         next(read_ahead(5, 1))
+
+
+def write_all(write, size, items):
+    with write_behind(write, size) as hand_over:
+        for item in items:
+            hand_over(item)
+
+
+def test_items_are_written_in_order_and_all_of_them():
+    written = []
+    with write_behind(written.append, 2) as write:
+        for number in range(50):
+            write(number)
+    assert written == list(range(50))
+
+
+def test_writing_waits_for_no_more_than_asked_for():
+    written, allowed = [], threading.Semaphore(0)
+
+    def slowly(item):
+        allowed.acquire()
+        written.append(item)
+
+    with write_behind(slowly, 2) as write:
+        for number in range(3):
+            write(number)
+        assert written == []
+        late = threading.Timer(0.3, allowed.release)
+        late.start()
+        began = time.monotonic()
+        write(3)  # one is being written and two wait
+        assert time.monotonic() - began > 0.1
+        for _ in range(3):
+            allowed.release()
+    assert written == [0, 1, 2, 3]
+
+
+def test_an_error_of_writing_reaches_the_caller():
+    def full(item):
+        raise OSError("no space left")
+
+    for count, size in ((10, 1), (1, 5)):
+        with pytest.raises(OSError, match="no space left"):
+            write_all(full, size, range(count))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_waits_is_not_written_after_an_error(error):
+    written, before = [], threading.active_count()
+
+    def slowly(item):
+        time.sleep(0.05)
+        written.append(item)
+
+    def numbers():
+        yield from range(40)
+        raise error
+
+    with pytest.raises(error):
+        write_all(slowly, 40, numbers())
+    assert len(written) < 40
+    assert threading.active_count() == before
