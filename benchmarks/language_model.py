@@ -10,7 +10,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.context_models import ContextModel
+from videotok.evaluation import frames_of, source_clips
 from videotok.footage import VIDEO_SUFFIXES
 from videotok.io_utils import write_json
 from videotok.lm.data import EncodedVideo
@@ -31,7 +32,7 @@ from videotok.lm.motion_questions.labeled_videos import SourceFolders, labeled_v
 from videotok.lm.motion_questions.wordings import HELD_OUT_QUESTIONS, QUESTIONS
 from videotok.lm.packing import VideoInput, generation_document, pack
 from videotok.lm.recipe import MOVING, PHOTOS, STILL, clip_ids, read_footage
-from videotok.lm.sampling import SamplingConfig
+from videotok.lm.sampling import SamplingConfig, default_sampling
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 from videotok.metrics import measure
 from videotok.perceptual import LPIPS
@@ -142,17 +143,18 @@ def direction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer:
     chosen = [files[index] for index in np.linspace(0, len(files) - 1, options.pictures).astype(int)]
     right, speeds = defaultdict(list), defaultdict(list)
     for number, file in enumerate(chosen):
-        sampling = SamplingConfig(
-            temperature=options.temperature, top_p=options.top_p, guidance=options.guidance, seed=number
-        )
+        sampling = replace(default_sampling(model), seed=number * len(DIRECTIONS))
         generator = VideoGenerator(model, tokenizer, sampling)
         picture = generator.encode_picture(file)
-        for wanted, text in DIRECTIONS.items():
-            clips = generator.generate([VideoPrompt.from_text(text, (), picture)], options.seconds)
-            frames = np.concatenate([clip.frames for clip in generator.frames(clips)])
-            flow = optical_flow(frames)
-            right[wanted].append(flow.direction(wanted in ("closer", "away")) == wanted)
-            speeds[wanted].append(flow.growth if wanted in ("closer", "away") else float(np.hypot(flow.x, flow.y)))
+        prompts = [VideoPrompt.from_text(text, (), picture) for text in DIRECTIONS.values()]
+        clips = sorted(generator.generate(prompts, options.seconds), key=lambda clip: clip.row)
+        rows_of_clips = [list(row) for _, row in groupby(clips, lambda clip: clip.row)]
+        for wanted, shown in zip(DIRECTIONS, rows_of_clips, strict=True):
+            flow = optical_flow(np.concatenate([clip.frames for clip in generator.frames(shown)]))
+            is_zoom = wanted in ("closer", "away")
+            right[wanted].append(flow.direction(is_zoom) == wanted)
+            speeds[wanted].append(flow.growth if is_zoom else float(np.hypot(flow.x, flow.y)))
+        print(file.name, {wanted: values[-1] for wanted, values in right.items()}, flush=True)
     rows = {
         wanted: {
             "videos": len(values),
@@ -269,18 +271,21 @@ def stream_ids(model: VideoLanguageModel, clip: torch.Tensor, stream: str) -> li
 
 
 def continuation(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
-    """Return PSNR and LPIPS of the second clips of videos: generated from the first one, with its motion, and still.
+    """Return PSNR and LPIPS of the second clips of videos, generated from the first one, and of two simple ones.
 
-    All three have the same keyframe: the exact first one, carried along the motion of the first clip.
+    All have the same keyframe: the exact first one, carried along the motion of the first clip. `sampled`: at
+    temperature 1; `likeliest`: the most likely id each time.
     """
     lpips = LPIPS.load(options.lpips) if options.lpips else None
     files = [path for path in sorted(options.natural.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
     rows: dict[str, dict[str, Figures]] = {}
-    for number, file in enumerate(files[: options.continued]):
-        found = _continue(file, model, tokenizer, lpips, options, number)
+    for number, file in enumerate(files):
+        if len(rows) == options.continued:
+            break
+        found = _continue(file, model, tokenizer, lpips, number)
         if found:
             rows[file.name] = found
-            print(file.name, found)
+            print(file.name, found, flush=True)
     if not rows:
         return {}
     names = next(iter(rows.values()))
@@ -296,38 +301,47 @@ def _continue(
     model: VideoLanguageModel,
     tokenizer: VideoTokenizer,
     lpips: LPIPS | None,
-    options: argparse.Namespace,
     seed: int,
 ) -> dict[str, Figures] | None:
-    from videotok.evaluation import frames_of, source_clips
-
-    sampling = SamplingConfig(temperature=options.temperature, top_p=options.top_p, seed=seed)
-    generator = VideoGenerator(model, tokenizer, sampling)
-    tokens = tokenizer.encode(file, replace(generator._encode_config, max_clips=2))
+    generators = {
+        "sampled": VideoGenerator(model, tokenizer, SamplingConfig(seed=seed)),
+        "likeliest": VideoGenerator(model, tokenizer, SamplingConfig(temperature=0.0)),
+    }
+    generator = generators["sampled"]
+    tokens = tokenizer.encode(file, replace(generator.encode_config, max_clips=2))
     if tokens.num_clips < 2 or (tokens.num_frames < tokens.spec.frames).any():
         return None
     start = tokens.part(0, 1)
-    (video,) = generator.begin([VideoPrompt((), start)])
+    prompt, seconds = VideoPrompt((), start), float(tokens.spec.duration_seconds)
+    (video,) = generator.begin([prompt])
     source = frames_of(list(source_clips(tokens, file, video.size))[1])
+    clips = {name: list(each.generate([prompt], seconds))[1] for name, each in generators.items()}
     ids = clip_ids(model, start)[0]
-    motion = ids[ids.tolist().index(model.vocabulary.motion_begin) :]
-    found = {}
-    clips = list(generator.generate([VideoPrompt((), start)], float(tokens.spec.duration_seconds)))
-    found["generated"] = list(generator.frames(clips))[1].frames
-    for name in ("repeated", "still"):
-        (video,) = generator.begin([VideoPrompt((), start)])
-        shown = list(generator._start_clips(video, start))
-        following = motion if name == "repeated" else motion[[0, -1]]
-        found[name] = list(generator.frames([*shown, _add(video, following)]))[1].frames
+    motion = {
+        "first clip's motion repeated": ids[ids.tolist().index(model.vocabulary.motion_begin) :],
+        "no motion": _no_motion(video),
+    }
+    for name, following in motion.items():
+        (video,) = generator.begin([prompt])
+        list(generator._start_clips(video, start))
+        assert video.keyframe is not None  # it is predicted
+        clips[name] = video.add(torch.cat([video.keyframe, following]), tokens.spec.frames)
+    # the last clip of a video is shown from its own keyframe alone, so it can be shown without the first one
+    found = {name: next(iter(generator.frames([clip]))).frames for name, clip in clips.items()}
     return {
         name: {key: float(value) for key, value in _figures(source, frames, lpips).items()}
         for name, frames in found.items()
     }
 
 
-def _add(video: GeneratedVideo, motion: torch.Tensor):
-    assert video.keyframe is not None
-    return video.add(torch.cat([video.keyframe, motion]), video.spec.frames)
+def _no_motion(video: GeneratedVideo) -> torch.Tensor:
+    """Return [MOV] … [/MOV] of a clip in which nothing moves: its global motion, without quantizers."""
+    vocabulary = video.vocabulary
+    offsets = (
+        vocabulary.global_motion.start + np.arange(vocabulary.num_global_motion_ids) * vocabulary.global_motion_size
+    )
+    ids = [vocabulary.motion_begin, *(video._still_global_motion() + offsets), vocabulary.motion_end]
+    return torch.tensor(ids)
 
 
 def _figures(source: np.ndarray, frames: np.ndarray, lpips: LPIPS | None) -> Figures:
@@ -349,9 +363,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--footage", type=int, default=30, help="held-back videos whose second clip is predicted")
     parser.add_argument("--trained-footage", type=int, default=300, help="videos that the context models count")
     parser.add_argument("--continued", type=int, default=20, help="videos that are continued")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--lpips", type=Path, help="weights of the LPIPS network (SqueezeNet, safetensors)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser

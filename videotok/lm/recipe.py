@@ -86,7 +86,7 @@ class Recipe:
     layers: int = 4
     plan: Plan = field(
         default_factory=lambda: Plan(
-            3000, sum(ROWS.values()), 2e-3, warmup_steps=100, precision="bf16", average_decay=0.998, save_every=250
+            1900, sum(ROWS.values()), 2e-3, warmup_steps=100, precision="bf16", average_decay=0.998, save_every=250
         )
     )
 
