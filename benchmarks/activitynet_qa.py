@@ -5,6 +5,7 @@ is encoded once. docs/understanding.md says how to add a model of your own.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,22 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.qa.annotations import SPLITS, Question, find_videos, load_questions
-from benchmarks.qa.answerers import Answerer, AnswererOptions, make_answerer
-from benchmarks.qa.chat import ChatEndpoint, ChatError, describe_judge, judge_answer
+from benchmarks.qa.answerers import Answerer, AnswererOptions, make_answerer, shorten_answer
+from benchmarks.qa.chat import ChatEndpoint, ChatError
 from benchmarks.qa.journal import Journal
+from benchmarks.qa.protocols import JUDGE_PROMPT, OPENAI_URL, PROTOCOLS, Judge, load_judge_prompt
 from benchmarks.qa.scores import exact_match, mean_wups, means_by_type, wordnet_similarity
 from codec import MediaError
 from videotok.io_utils import write_json
 
 console = Console(stderr=True)
-JUDGED, EXACT = "judged, zero-shot", "exact, fine-tuned"
+JUDGED_BY_OWN, JUDGED, EXACT = "judged, judges differ", "video-chatgpt, zero-shot", "exact, fine-tuned"
 PUBLISHED_ACCURACIES = (
+    ("CoPE-7B", 64.1, JUDGED_BY_OWN),
+    ("VideoLLaMA3-7B", 61.3, JUDGED_BY_OWN),
+    ("VideoLLaMA3-2B", 58.2, JUDGED_BY_OWN),
+    ("Qwen2-VL-7B", 57.4, JUDGED_BY_OWN),
+    ("LLaVA-Video-7B", 56.5, JUDGED_BY_OWN),
     ("Video-LaVIT", 50.1, JUDGED),
     ("VideoChat2", 49.1, JUDGED),
     ("LLaMA-VID", 47.4, JUDGED),
@@ -37,21 +44,23 @@ PUBLISHED_ACCURACIES = (
     ("CoMVT", 38.8, EXACT),
     ("E-SA", 31.8, EXACT),
 )
-"""Percent on the test split, as stated in their papers, and the protocol."""
+"""Percent on the test split, as stated in papers, and the protocol. Judges differ between papers: figures of two of
+them are not comparable digit by digit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the command line; return what is written to `OUT/<split>-<answerer>.json`."""
     options = _parser().parse_args(arguments)
+    judge = _judge(options)
     questions = load_questions(options.annotations, options.split)[: options.limit]
     if options.only_available:
         questions = _questions_with_video(questions, options)
     answerer = make_answerer(options.answerer, _answerer_options(options))
     answerer_name = re.sub(r"[^\w.]+", "-", options.answerer)
-    name = f"{options.split}-{answerer_name}"
+    name = f"{options.split}-{answerer_name}" + (f"-{options.protocol}" if judge else "")
     results = answer_questions(questions, answerer, options, options.out / f"{name}.jsonl")
-    if options.judge:
-        results |= judge_answers(questions, results, options, options.out / f"{name}-judged.jsonl")
+    if judge:
+        results |= judge_answers(questions, results, judge, options.out / f"{name}-judged.jsonl")
     write_json(options.out / f"{name}.json", results)
     Console().print(report(results))
     return results
@@ -63,7 +72,9 @@ def answer_questions(
     """Ask the questions that are not in the journal yet, and return the scores of all of them."""
     names = {question.video_name for question in questions}
     videos = find_videos(options.videos, names) if options.videos else {}
-    description = {"split": options.split, **answerer.describe()}
+    # the protocol decides how a question is asked; runs of before it could be chosen are those of `exact`
+    protocol = {} if options.protocol == "exact" else {"protocol": options.protocol}
+    description = {"split": options.split, **protocol, **answerer.describe()}
     with Journal(journal_path, description) as journal, Progress(console=console) as progress:
         for question in progress.track(questions, description="questions"):
             video = videos.get(question.video_name)
@@ -76,44 +87,43 @@ def answer_questions(
             except ChatError as error:
                 raise SystemExit(f"{error}; the same command resumes from here") from error
     predictions = {key: str(row["answer"]) for key, row in journal.rows.items()}
+    short = {key: shorten_answer(answer) for key, answer in predictions.items()}
     asked = {question.question_id for question in questions}
     similarity = wordnet_similarity()
     return {
         "split": options.split,
+        "protocol": options.protocol,
         "limit": options.limit,
         "answerer": answerer.describe(),
         "videos": len(names),
         "missing_videos": sorted(names - videos.keys()) if answerer.needs_video else [],
         "damaged_videos": sorted({row["error"] for row in journal.rows.values() if "error" in row}),
         "unanswered": len(asked - predictions.keys()),
-        "exact": exact_match(questions, predictions),
-        "wups": mean_wups(questions, predictions, similarity) if similarity else None,
+        "exact": exact_match(questions, short),
+        "wups": mean_wups(questions, short, similarity) if similarity else None,
         "predictions": {key: predictions[key] for key in sorted(asked & predictions.keys())},
     }
 
 
 def judge_answers(
-    questions: Sequence[Question], results: dict[str, Any], options: argparse.Namespace, journal_path: Path
+    questions: Sequence[Question], results: dict[str, Any], judge: Judge, journal_path: Path
 ) -> dict[str, Any]:
     """Have the answers judged that are not in the journal yet, and return the verdicts' means."""
-    if not options.judge_model:
-        raise SystemExit("--judge needs --judge-model, the name of the endpoint's model")
-    endpoint = ChatEndpoint(options.judge, options.judge_model, options.seed)
     predictions = results["predictions"]
-    description = describe_judge(endpoint) | {"split": options.split, "answerer": results["answerer"]}
+    description = judge.describe() | {"split": results["split"], "answerer": results["answerer"]}
     with Journal(journal_path, description) as journal, Progress(console=console) as progress:
         for question in progress.track(questions, description="verdicts"):
             key = question.question_id
             if key in journal.rows or key not in predictions:
                 continue
             try:
-                verdict = judge_answer(endpoint, question, predictions[key])
+                verdict = judge.rate(question, predictions[key])
             except ChatError as error:
                 raise SystemExit(f"{error}; the same command resumes from here") from error
             journal.add(key, {"correct": verdict and verdict.is_correct, "score": verdict and verdict.score})
     rows = [journal.rows.get(question.question_id, {}) for question in questions]
     return {
-        "judge": describe_judge(endpoint),
+        "judge": judge.describe(),
         "unjudged": sum(row.get("score") is None for row in rows),
         "judged": {
             "accuracy": means_by_type(questions, np.array([float(row.get("correct") or 0) for row in rows])),
@@ -144,7 +154,8 @@ def report(results: dict[str, Any]) -> Group:
     overall.add_row(ours, f"{100 * results['exact']['all']['accuracy']:.1f}", "exact")
     if judged:
         accuracy = judged["accuracy"]["all"]["accuracy"]
-        overall.add_row(ours, f"{100 * accuracy:.1f}", f"judged by {results['judge']['judge']}")
+        protocol = f"{results['protocol']}, judged by {results['judge']['judge']}"
+        overall.add_row(ours, f"{100 * accuracy:.1f}", protocol)
     for name, accuracy, protocol in PUBLISHED_ACCURACIES:
         overall.add_row(name, f"{accuracy:.1f}", protocol)
     return Group(by_type, Text(), Text("\n".join(_notes(results))), Text(), overall)
@@ -191,7 +202,31 @@ def _answerer_options(options: argparse.Namespace) -> AnswererOptions:
         seed=options.seed,
         instruction=options.instruction,
         inputs=options.inputs,
+        protocol=PROTOCOLS[options.protocol],
     )
+
+
+def _judge(options: argparse.Namespace) -> Judge | None:
+    """Return the judge of a judged protocol, None for exact matches.
+
+    Raises:
+        SystemExit: options of a judge without a judged protocol, or no key for OpenAI's own endpoint.
+    """
+    protocol = PROTOCOLS[options.protocol]
+    given = [name for name in ("judge", "judge_model", "judge_prompt") if getattr(options, name)]
+    if protocol.judge_model is None:
+        if given:
+            judged = " or ".join(name for name, other in PROTOCOLS.items() if other.is_judged)
+            raise SystemExit(f"--{given[0].replace('_', '-')} needs a judged protocol: --protocol {judged}")
+        return None
+    if not options.judge and not os.environ.get("OPENAI_API_KEY"):
+        raise SystemExit(
+            f"--protocol {protocol.name} asks a judge at {OPENAI_URL}: set OPENAI_API_KEY, or give --judge, the URL of "
+            "another endpoint that speaks OpenAI's chat completions"
+        )
+    endpoint = ChatEndpoint(options.judge or OPENAI_URL, options.judge_model or protocol.judge_model, options.seed)
+    user, system = load_judge_prompt(options.judge_prompt) if options.judge_prompt else (JUDGE_PROMPT, None)
+    return Judge(endpoint, protocol, user, system)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,8 +250,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--instruction", default="", help="text added after each question (lm)")
     parser.add_argument("--url", help="endpoint that speaks OpenAI's chat completions, http://localhost:8000/v1")
     parser.add_argument("--show", choices=("frames", "tokens"), default="frames", help="what an endpoint is shown")
-    parser.add_argument("--judge", metavar="URL", help="endpoint of a language model that judges the answers")
-    parser.add_argument("--judge-model", help="name of the judge's model")
+    parser.add_argument(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        default="exact",
+        help="exact: answers equal the reference; lmms-eval, video-chatgpt: as these ask, and a judge decides",
+    )
+    parser.add_argument("--judge", metavar="URL", help=f"endpoint of the judge; default: {OPENAI_URL}")
+    parser.add_argument("--judge-model", help="name of the judge's model; default: the protocol's, with its date")
+    parser.add_argument("--judge-prompt", type=Path, help='other prompt of the judge, JSON {"user": …, "system": …}')
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

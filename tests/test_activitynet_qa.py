@@ -136,18 +136,28 @@ def test_endpoint_and_judge(annotations, tmp_path, endpoint, clip_mp4, monkeypat
     for name in ("n1", "n3"):
         (folder / f"v_{name}.mp4").symlink_to(clip_mp4)
     more = ["--answerer", "openai", "--url", url, "--model", "m", "--videos", str(folder), "--limit", "8"]
-    results = main(arguments(annotations, tmp_path / "out", *more, "--judge", url, "--judge-model", "j"))
+    judged = ["--protocol", "video-chatgpt", "--judge", url, "--judge-model", "j"]
+    results = main(arguments(annotations, tmp_path / "out", *more, *judged))
     assert results["missing_videos"] == ["n0", "n2"]
     assert results["unanswered"] == 4
-    assert results["predictions"]["v_1"] == "q1"
+    assert results["predictions"]["v_1"] == "Q1."  # a judge reads the whole reply
     assert results["exact"]["all"]["accuracy"] == 1 / 8
     assert results["judged"]["accuracy"]["all"]["accuracy"] > results["exact"]["all"]["accuracy"]
     assert results["judge"]["judge"] == "j"
+    assert results["judge"]["protocol"] == results["protocol"] == "video-chatgpt"
     frames = [part for part in requests[1]["messages"][0]["content"] if part["type"] == "image_url"]
     assert frames[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
     count = len(requests)
-    main(arguments(annotations, tmp_path / "out", *more, "--judge", url, "--judge-model", "j"))
+    main(arguments(annotations, tmp_path / "out", *more, *judged))
     assert len(requests) == count  # no question is asked twice, no answer judged twice
+
+
+def test_judges_need_a_judged_protocol_and_a_key(annotations, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SystemExit, match="--judge needs a judged protocol: --protocol lmms-eval or video-chatgpt"):
+        main(arguments(annotations, tmp_path, "--judge", "http://localhost/v1"))
+    with pytest.raises(SystemExit, match="set OPENAI_API_KEY, or give --judge"):
+        main(arguments(annotations, tmp_path, "--protocol", "lmms-eval"))
 
 
 def _impatient(init):

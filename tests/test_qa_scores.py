@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.qa.annotations import Question, find_videos
 from benchmarks.qa.answerers import AnswererOptions, BlindAnswerer, make_answerer, shorten_answer
-from benchmarks.qa.chat import Verdict, judge_answer, parse_verdict
+from benchmarks.qa.protocols import PROTOCOLS, Judge, Verdict, load_judge_prompt, parse_verdict
 from benchmarks.qa.scores import exact_match, wordnet_similarity, wups
 
 EXAMPLE = (
@@ -90,23 +90,60 @@ def test_senses_are_those_of_nouns():
         ('{"pred": "maybe", "score": 4}', None),
         ('{"pred": "yes", "score": 7}', None),
         ("yes", None),
+        ("{'pred': 'Yes', 'score': 4.8}", Verdict(True, 4)),
+        ('{"pred": None, "score": 0', None),
     ],
 )
 def test_verdicts(reply, found):
     assert parse_verdict(reply) == found
 
 
-def test_an_unreadable_judge_is_asked_three_times():
-    class Mumbling:
-        asked = 0
+class Replies:
+    """An endpoint that replies the same to everything, and keeps what it was asked."""
 
-        def ask(self, content, max_tokens):
-            self.asked += 1
-            return "hm"
+    model, url, seed = "j", "http://nowhere", 0
 
-    chat = Mumbling()
-    assert judge_answer(chat, Question("v_1", "v", "what", "dog", 8), "a dog") is None  # pyright: ignore[reportArgumentType]
-    assert chat.asked == 3
+    def __init__(self, reply):
+        self.reply, self.asked = reply, []
+
+    def ask(self, content, max_tokens, *, system=None):
+        self.asked.append((system, content, max_tokens))
+        return self.reply
+
+
+QUESTION = Question("v_1", "v", "what is {it}", "dog", 8)
+
+
+@pytest.mark.parametrize(("protocol", "times"), [("lmms-eval", 1), ("video-chatgpt", 3)])
+def test_an_unreadable_verdict_is_asked_for_again_where_the_protocol_says_so(protocol, times):
+    replies = Replies("hm")
+    assert Judge(replies, PROTOCOLS[protocol]).rate(QUESTION, "a dog") is None  # pyright: ignore[reportArgumentType]
+    assert len(replies.asked) == times
+    assert replies.asked[0][2] == PROTOCOLS[protocol].max_verdict_tokens
+
+
+def test_a_judge_sees_question_reference_and_answer(tmp_path):
+    replies = Replies('{"pred": "yes", "score": 5}')
+    own = Judge(replies, PROTOCOLS["lmms-eval"])  # pyright: ignore[reportArgumentType]
+    assert own.rate(QUESTION, "a {dog}") == Verdict(True, 5)
+    assert all(part in replies.asked[0][1] for part in ("what is {it}", "a {dog}", '{"pred": "yes", "score": 4}'))
+    path = tmp_path / "prompt.json"
+    path.write_text('{"system": "be strict", "user": "{question}|{answer}|{prediction}|{}"}')
+    other = Judge(replies, PROTOCOLS["lmms-eval"], *load_judge_prompt(path))  # pyright: ignore[reportArgumentType]
+    other.rate(QUESTION, "a dog")
+    assert replies.asked[1][:2] == ("be strict", "what is {it}|dog|a dog|{}")
+    assert other.describe()["system_prompt"] == "be strict"
+    path.write_text('{"user": "{question}"}')
+    with pytest.raises(SystemExit, match=r"lacks \{answer\}, \{prediction\}"):
+        load_judge_prompt(path)
+    with pytest.raises(SystemExit, match="is not a judge's prompt"):
+        load_judge_prompt(tmp_path / "none.json")
+
+
+def test_questions_are_put_as_the_protocol_says():
+    asked = {name: protocol.format_question("is he tall") for name, protocol in PROTOCOLS.items()}
+    assert asked["exact"] == asked["video-chatgpt"] == "is he tall"
+    assert asked["lmms-eval"] == "Is he tall? Answer the question using a single word or phrase."
 
 
 def test_shorten_answer():

@@ -1,1 +1,1 @@
-"""Question answering about videos: annotations, scores, answerers, a chat endpoint and a judge, a journal."""
+"""Question answering about videos: annotations, protocols, scores, answerers, a chat endpoint, a journal."""

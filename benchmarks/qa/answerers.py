@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.qa.annotations import Question
 from benchmarks.qa.chat import ChatEndpoint
+from benchmarks.qa.protocols import PROTOCOLS, QaProtocol
 from codec import ClipSpec, iter_clips
 from videotok.image_utils import display_size, encode_jpeg, resize
 from videotok.vocabulary import Vocabulary
@@ -41,7 +42,7 @@ class Answerer(Protocol):
         ...
 
     def answer(self, question: str, video: Path | None) -> str:
-        """Return a short answer in lower case, like those of the annotations."""
+        """Return the answer: short and in lower case, like those of the annotations, where these are compared."""
         ...
 
 
@@ -63,6 +64,8 @@ class AnswererOptions:
     """What an endpoint is shown of a video: frames or tokens."""
     instruction: str = ""
     """Added after each question, for language models that were trained to chat."""
+    protocol: QaProtocol = PROTOCOLS["exact"]
+    """How questions are put to a model, and whether its whole reply is the answer."""
     seed: int = 0
     inputs: Literal["auto", "ids", "features"] = "auto"
     """What a language model reads of keyframes; auto: what it was trained with."""
@@ -85,6 +88,11 @@ def make_answerer(name: str, options: AnswererOptions) -> Answerer:
         return getattr(import_module(module), attribute)(options)
     except (ImportError, AttributeError) as error:
         raise SystemExit(f"cannot load answerer {name}: {error}") from error
+
+
+def finish_answer(text: str, protocol: QaProtocol) -> str:
+    """Return what is scored of a model's reply: all of it where a judge reads it, else its shortened form."""
+    return text.strip() if protocol.is_judged else shorten_answer(text)
 
 
 def shorten_answer(text: str) -> str:
@@ -224,6 +232,7 @@ class LanguageModelAnswerer:
         from videotok.lm.loading import load_language_model
 
         self.name, self.seed, self.instruction = options.model, options.seed, options.instruction
+        self.protocol = options.protocol
         loaded = load_language_model(options.model, options.video_model, options.inputs)
         self.model, self.inputs = loaded.model, loaded.inputs
         if loaded.note:
@@ -240,10 +249,9 @@ class LanguageModelAnswerer:
         from videotok.lm.generation import answer
 
         encoded = None if video is None else self.cache.get(video)
-        text = answer(
-            self.model, question + self.instruction, encoded, max_new_tokens=self.max_new_tokens, seed=self.seed
-        )
-        return shorten_answer(text)
+        asked = self.protocol.format_question(question) + self.instruction
+        text = answer(self.model, asked, encoded, max_new_tokens=self.max_new_tokens, seed=self.seed)
+        return finish_answer(text, self.protocol)
 
 
 class EndpointAnswerer:
@@ -254,6 +262,7 @@ class EndpointAnswerer:
     image_area, jpeg_quality = 448 * 448, 90
     """Pixels of a frame that is shown, about."""
     instruction = "Answer the question about this video with a single word or a short phrase, in lower case."
+    """Before the question, where answers are compared exactly."""
 
     def __init__(self, options: AnswererOptions) -> None:
         if options.url is None or options.model is None:
@@ -273,8 +282,10 @@ class EndpointAnswerer:
     def answer(self, question: str, video: Path | None) -> str:
         """Return the model's answer."""
         parts = [] if video is None else self._video_parts(video)
-        text = {"type": "text", "text": f"{self.instruction}\n{question}"}
-        return shorten_answer(self.endpoint.ask([*parts, text], self.max_tokens))
+        protocol = self.options.protocol
+        asked = protocol.format_question(question)
+        text = asked if protocol.is_judged else f"{self.instruction}\n{asked}"
+        return finish_answer(self.endpoint.ask([*parts, {"type": "text", "text": text}], self.max_tokens), protocol)
 
     def _video_parts(self, video: Path) -> list[dict[str, Any]]:
         """Return the parts of a message that show a video; kept for the next question about the same one."""
