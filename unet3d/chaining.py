@@ -101,7 +101,8 @@ def _batches(
     for index, (clip, next_clip) in enumerate(pairwise(chain(clips, [None]))):
         assert clip is not None  # only the last of all is
         following = (next_clip[0], next_clip[1][:, :1]) if bidirectional and next_clip is not None else None
-        found = _Clip(index, *ClipInput(*clip), following)
+        clip = clip if isinstance(clip, ClipInput) else ClipInput(*clip)
+        found = _Clip(index, *clip, following)
         if batch and (len(batch) == size or not batch[0].goes_with(found)):
             yield batch
             batch = []
