@@ -94,11 +94,11 @@ def test_clips_of_a_batch_are_judged_each_by_itself():
 
 def test_reconstruction_leaves_the_network_out_at_a_cut():
     model, vectors = trained_detokenizer(), pan()
-    first = {"keyframe": scene(0, 0), "vectors": vectors, "next_vectors": vectors}
+    keyframe = scene(0, 0)
     with torch.no_grad():
         for following, is_scene in ((scene(0, 2 * STEPS), True), (scene(1, 0), False)):
-            found = candidates_between(scene(0, 0), following)
-            frames = model.reconstruct(**first, next_keyframe=following)
+            found = candidates_between(keyframe, following)
+            frames = model.reconstruct(keyframe, vectors, next_keyframe=following, next_vectors=vectors)
             assert torch.allclose(frames[:, 1:], found.prior[:, 1:].clamp(-1, 1), atol=1e-6) != is_scene
-        alone = model.reconstruct(scene(0, 0), vectors)
+        alone = model.reconstruct(keyframe, vectors)
     assert alone.shape == (1, STEPS, 3, HEIGHT, WIDTH), "a clip without a next keyframe has no transition"
