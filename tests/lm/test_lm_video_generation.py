@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_lm_grammar import sample
 
 from codec import probe
 from videotok import ModelError, TokensError, VideoTokenizer, VideoTokens
@@ -68,6 +71,20 @@ def one_video(generator, prompt, seconds):
 def assert_same(a, b):
     for name in STORED:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(quantizers=st.integers(0, 1), can_skip=st.booleans(), seed=st.integers(0, 99))
+def test_whatever_the_logits_are_the_ids_are_a_video_that_decodes(
+    model, tokenizer, clip_mp4, quantizers, can_skip, seed
+):
+    like = tokenizer.encode(clip_mp4, EncodeConfig(max_clips=1, motion_quantizers=quantizers))
+    grammar = VideoGrammar(model.vocabulary, VideoForm(2, quantizers, can_skip=can_skip))
+    (ids,) = sample(grammar, 1, seed)
+    tokens = model.vocabulary.tokens(ids, like)
+    np.testing.assert_array_equal(model.vocabulary.ids(tokens), ids)
+    frames = np.stack(list(tokenizer.decode(tokens, DecodeConfig(size=SIZE))))
+    assert frames.shape == (48, 48, 64, 3)
 
 
 def test_text_to_video_is_reproducible_saved_and_decoded(model, tokenizer, tmp_path):
