@@ -1,7 +1,11 @@
 """Compiled array operations give what numpy's give, bit by bit; and when they are used."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numba
@@ -129,12 +133,32 @@ def test_kernels_without_a_folder_for_the_cache(monkeypatch):
     def njit(**options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
-        return real(**options)
+        return numba.njit(**options)
 
-    real = numba.njit
-    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(compiled_fields, "numba", SimpleNamespace(njit=njit))
     monkeypatch.setattr(compiled_fields, "_kernels", [])
     twice = compiled_fields._kernel(numba.types.int64(numba.types.int64))(lambda value: 2 * value)
     assert not compiled_fields.is_compiled()
     compile_kernels()
     assert twice(21) == 42
+
+
+def test_the_cache_lies_in_the_users_folder_where_the_package_cannot_be_written(tmp_path):
+    package = tmp_path / "codec"
+    shutil.copytree(Path(compiled_fields.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__pycache__").write_text("a file, so that no folder of this name can be made")
+    code = (
+        "from codec import compiled_fields as fields\n"
+        "dispatcher, signature = next(one for one in fields._kernels if one[0].py_func.__name__ == '_divide')\n"
+        "dispatcher.compile(signature)\n"
+        "print(fields.__file__, dispatcher.stats.cache_path, sep='\\n')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    file, folder = map(Path, done.stdout.splitlines())
+    assert file.parent == package
+    assert package not in folder.parents
+    assert list(folder.glob("compiled_fields._divide-*.nbi"))
