@@ -31,6 +31,12 @@ def test_parts_of_one_recording_stay_on_one_side():
         assert len({is_validation(f"{name}{part}.mp4") for part in ("", "_2", "-17", "_2-4")}) == 1
 
 
+def test_long_numbers_are_ids_of_their_own():
+    """Pictures of COCO are no parts of one recording, but photographs of one flight are."""
+    assert 10 < sum(is_validation(f"COCO_val2014_{number:012}.jpg") for number in range(400)) < 40
+    assert len({is_validation(f"DJI_{number:04}.JPG") for number in range(400)}) == 1
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"

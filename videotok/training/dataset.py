@@ -39,18 +39,20 @@ Split = Literal["train", "validation"]
 
 MIN_KEEP_RATIO = 0.25
 """Rates of `CodedKeyframes` are drawn evenly between this share of the patches and all of them."""
-SPLIT_VERSION = 2
+SPLIT_VERSION = 3
 """Version of `is_validation`, recorded in run.json: figures on held-back data compare only within one version. In
-version 1 the training cache decided by the path and synthetic videos by the bare name, so that they disagreed."""
+version 1 the training cache decided by the path and synthetic videos by the bare name, so that they disagreed; in
+version 2 every trailing number was taken for that of a part, the id of a COCO picture too."""
 
 
 def is_validation(source: str | PurePath) -> bool:
     """Return whether a source file belongs to the validation split, about one in twenty.
 
     Decided by the file's name alone, without folder and suffix, so that a path and a name always agree. Numbered parts
-    of one recording (`walk_2.mp4`, `walk-3.mp4`) are on the same side.
+    of one recording (`walk_2.mp4`, `walk-3.mp4`, `DJI_0042.jpg`) are on the same side; a number of more than five
+    digits is no part but an id or a date.
     """
-    recording = re.sub(r"([-_]\d+)+$", "", PurePath(source).stem)
+    recording = re.sub(r"([-_]\d{1,5})+$", "", PurePath(source).stem)
     return zlib.crc32(recording.encode()) % 20 == 0
 
 
