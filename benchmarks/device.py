@@ -193,7 +193,7 @@ def training_speed(tokenizer: VideoTokenizer, images: Tensor, amount: Amount) ->
     """Measure pictures a second in training of the keyframe tokenizer, pictures in memory."""
     device = tokenizer.device
     with tempfile.TemporaryDirectory() as folder:
-        model = tokenizer.bundle.load("keyframes", KeyframeTokenizer, torch.float32)
+        model = tokenizer.bundle.load("keyframes", KeyframeTokenizer, torch.float32).requires_grad_(True)
         batch = {"images": images[torch.arange(amount.training_batch) % len(images)]}
         precision = "bf16" if device.type == "cuda" else "no"
         steps = amount.training_steps

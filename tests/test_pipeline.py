@@ -232,6 +232,8 @@ def test_one_set_of_weights_is_cast_and_cast_back(tiny_model, tokens, clip_mp4):
         with tokenizer.decoding():
             assert motion.dtype == torch.float32
         assert motion.dtype == torch.float64
+    # cast back when it is asked for
+    assert (tokenizer.keyframes, tokenizer.motion) == (keyframes, motion)
     assert (keyframes.dtype, motion.dtype) == (torch.float32, torch.float32)
     assert_same_ids(tokenizer.encode(clip_mp4), tokens)
     for name, value in weights(keyframes).items():
