@@ -49,10 +49,10 @@ def is_validation(source: str | PurePath) -> bool:
     """Return whether a source file belongs to the validation split, about one in twenty.
 
     Decided by the file's name alone, without folder and suffix, so that a path and a name always agree. Numbered parts
-    of one recording (`walk_2.mp4`, `walk-3.mp4`, `DJI_0042.jpg`) are on the same side; a number of more than five
+    of one recording (`walk_2.mp4`, `walk-3.mp4`, `DJI_0042.jpg`) are on the same side; a number of more than eight
     digits is no part but an id or a date.
     """
-    recording = re.sub(r"([-_]\d{1,5})+$", "", PurePath(source).stem)
+    recording = re.sub(r"([-_]\d{1,8})+$", "", PurePath(source).stem)
     return zlib.crc32(recording.encode()) % 20 == 0
 
 
