@@ -300,6 +300,7 @@ def test_the_command(folder, tiny_model, picture_file, clip_mp4, tmp_path, capsy
         ([], "nothing to generate from"),
         (["a", "--seconds", "0"], "--seconds 0 must be above 0 and at most 3600"),
         (["a", "--seconds", "nan"], "--seconds nan must be above 0"),
+        (["a", "--seconds", "0.01"], "--seconds 0.01 is less than a frame, 1/12"),
         (["a <image>"], "the text has 1 times <image> for 0 times --image"),
         (["a", "--image", "{picture}", "--image", "{picture}"], "2 times --image"),
         (["a", "--image", "{picture}", "--video", "{clip}"], "both say how the result begins"),

@@ -106,6 +106,8 @@ def generate(
     with invalid_options_refused():
         sampling = replace(default_sampling(loaded.model, is_picture), **chosen, seed=seed)
     generator = VideoGenerator(loaded.model, loaded.tokenizer, sampling, keyframes)
+    if round(seconds * generator.spec.fps) < 1:
+        raise Refusal(f"--seconds {seconds:g} is less than a frame, 1/{generator.spec.fps}")
     prompt = _prompt(generator, text, images, video, is_picture)
     if is_picture:
         _write_picture(generator, prompt, output, frame_size, began)
