@@ -78,7 +78,8 @@ tree: ## Renew the list of files in docs/architecture.md
 train: $(RUNS)/bundle/.done ## Train all three models from FOOTAGE (hours on a CPU) into RUNS/bundle, for --model
 
 # A run that was stopped goes on with the same command. LPIPS, a network that is not part of the package, makes keyframes and
-# frames sharper; without the file, what needs it is left out. MINUTES is a time limit for each run.
+# frames sharper; without the file, what needs it is left out. MINUTES is a time limit for each run. KEYFRAMES_CONFIG names a
+# JSON file with the options of another keyframe tokenizer than the small default one.
 TRAIN = $(VENV)/bin/videotok train
 OPTIONS = --precision $(PRECISION) $(if $(MINUTES),--max-minutes $(MINUTES)) $(if $(wildcard $(@D)/checkpoint*),--resume)
 WITH_LPIPS = $(if $(wildcard $(LPIPS)),--lpips $(LPIPS))
@@ -93,7 +94,7 @@ $(CACHE)/.done: | $(INSTALLED)
 	touch $@
 
 $(RUNS)/keyframes/.done: $(CACHE)/.done
-	$(TRAIN) keyframes $(CACHE) --out $(@D) $(WITH_LPIPS) $(OPTIONS)
+	$(TRAIN) keyframes $(CACHE) --out $(@D) $(if $(KEYFRAMES_CONFIG),--config $(KEYFRAMES_CONFIG)) $(WITH_LPIPS) $(OPTIONS)
 	touch $@
 
 # against a discriminator, the detokenizer alone
