@@ -189,8 +189,9 @@ def measure(path: Path, cores: int, repeats: int, readers: list[str], busy: int)
                     busy_runs[reader].append(run_in_child(reader, path, cores))
     clock = "cpu" if cores == 1 else "wall"
     seconds = {reader: statistics.median(run[clock] for run in done) for reader, done in runs.items()}
-    return [
-        {
+    rows: list[dict[str, object]] = []
+    for reader in readers:
+        row: dict[str, object] = {
             "video": path.name,
             "reader": reader,
             "cores": cores,
@@ -199,9 +200,10 @@ def measure(path: Path, cores: int, repeats: int, readers: list[str], busy: int)
             "peak_mb": max(run["peak_mb"] for run in runs[reader]),
             "load_seconds": round(statistics.median(run["load"] for run in runs[reader]), 2),
         }
-        | ({"busy_factor": _median_cpu(busy_runs[reader]) / _median_cpu(runs[reader])} if busy else {})
-        for reader in readers
-    ]
+        if busy:
+            row["busy_factor"] = round(_median_cpu(busy_runs[reader]) / _median_cpu(runs[reader]), 3)
+        rows.append(row)
+    return rows
 
 
 def _median_cpu(runs: list[dict[str, float]]) -> float:
