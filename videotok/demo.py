@@ -302,9 +302,8 @@ def _language_tab(demo: Demo, folder: Path) -> None:
         with gradio.Column():
             text = gradio.Textbox(label="Text", placeholder="the camera moves left")
             picture = gradio.Image(label="First keyframe (optional)", type="filepath", sources=["upload"], height=240)
-            seconds = gradio.Slider(
-                1, demo.options.max_seconds, value=min(4, demo.options.max_seconds), label="Seconds"
-            )
+            most = demo.options.max_seconds
+            seconds = gradio.Slider(min(0.5, most), most, value=min(4, most), step=0.1, label="Seconds")
             seed = gradio.Number(label="Seed", value=0, precision=0)
             start = gradio.Button("Generate", variant="primary")
         with gradio.Column():
