@@ -245,7 +245,9 @@ VIEWS = {
         {
             "videotok, 32 tokens, global motion": "32 tokens a keyframe, global motion only",
             "videotok, 64 tokens, 1 quantizer": "64 tokens, 1 quantizer",
+            "videotok, 120 tokens/s, rate control": "`--tokens-per-second 120`",
             "videotok, default": "**default**",
+            "videotok, 200 tokens/s, rate control": "`--tokens-per-second 200`",
             "videotok, 256 tokens, 4 quantizers": "256 tokens, 4 quantizers",
             "x265, half, crf 45": "x265, half size and rate, crf 45",
             "libaom, half, crf 63": "AV1 (libaom), half size and rate, crf 63",

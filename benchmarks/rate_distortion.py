@@ -44,7 +44,9 @@ from videotok.report.html import Curve, chart
 RATES = {
     "32 tokens, global motion": EncodeConfig(tokens_per_keyframe=32, motion_quantizers=0),
     "64 tokens, 1 quantizer": EncodeConfig(tokens_per_keyframe=64, motion_quantizers=1),
+    "120 tokens/s, rate control": EncodeConfig(tokens_per_second=120),
     "default": EncodeConfig(),
+    "200 tokens/s, rate control": EncodeConfig(tokens_per_second=200),
     "192 tokens, 2 quantizers": EncodeConfig(tokens_per_keyframe=192, motion_quantizers=2),
     "256 tokens, 4 quantizers": EncodeConfig(tokens_per_keyframe=256, motion_quantizers=4),
 }
