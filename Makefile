@@ -21,6 +21,7 @@ setup: $(INSTALLED) ## Make the virtual environment and install videotok into it
 $(INSTALLED): pyproject.toml
 	@[ -x $(PYTHON) ] || [ -n "$(SYSTEM_PYTHON)" ] || { echo "videotok needs Python 3.11 or later: none is on the path" >&2; exit 1; }
 	[ -x $(PYTHON) ] || $(SYSTEM_PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): some minutes, and gigabytes where PyTorch comes with CUDA"
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
