@@ -335,7 +335,8 @@ class Vocabulary:
         return np.concatenate([[self.image_begin], visual, [self.image_end]])
 
     def _clip_ids(self, tokens: VideoTokens, clip: int, keyframes_only: bool) -> np.ndarray:
-        parts = [self.keyframe_ids(tokens.visual_ids_of(clip), tokens.keep_mask[clip], tokens.skip_mask[clip])]
+        keyframe = self.keyframe_ids(tokens.visual_ids_of(clip), tokens.keep_mask[clip], tokens.skip_mask[clip])
+        parts: list[np.ndarray | list[int]] = [keyframe]
         if not keyframes_only:
             motion = tokens.motion_ids_of(clip).astype(np.int64)
             motion += np.arange(len(motion))[:, None] * self.motion_size + self.motion.start

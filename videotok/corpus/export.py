@@ -65,6 +65,7 @@ def video_tokens(rows: pa.Table, facts: dict[str, Any]) -> VideoTokens:
     visual = [np.array(ids, np.int32) for ids in rows["visual_ids"].to_pylist()]
     source = SourceFacts(file_name(first["path"]), 0, first["codec"], first["width"], first["height"], 0, None, None)
     weights = fingerprint.facts["weights"]
+    motion = pad_motion_ids([np.array(ids, np.int32) for ids in rows["motion_ids"].to_pylist()])
     return VideoTokens(
         spec=fingerprint.spec,
         source=source,
@@ -74,7 +75,8 @@ def video_tokens(rows: pa.Table, facts: dict[str, Any]) -> VideoTokens:
         visual_ids=np.concatenate(visual),
         visual_offsets=np.cumsum([0, *map(len, visual)], dtype=np.int64),
         keep_mask=np.array(rows["keep_mask"].to_pylist(), np.bool_),
-        **pad_motion_ids([np.array(ids, np.int32) for ids in rows["motion_ids"].to_pylist()]),
+        motion_ids=motion["motion_ids"],
+        motion_quantizers=motion["motion_quantizers"],
         global_motion_ids=np.array(rows["global_motion_ids"].to_pylist(), np.int32),
         num_frames=rows["num_frames"].to_numpy(),
         pts_seconds=rows["start_seconds"].to_numpy(),

@@ -150,6 +150,7 @@ class LavitKeyframeTokenizer(VideotokModel):
     """The selector was trained for one rate: `keep_ratio` and `num_tokens` are refused."""
     encoding_dtype = torch.float32
     """In float64 the weights would take 11 GB."""
+    expects_errors = False
     decode_error = 0.0
     """Not known. Its codes have no positions, so no keyframe is predicted from another."""
 
@@ -226,6 +227,15 @@ class LavitKeyframeTokenizer(VideotokModel):
         return self.vit(images.to(device_of(self), self.dtype))
 
     @torch.no_grad()
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Refuse: its selector does not say which errors to expect.
+
+        Raises:
+            ModelError: always.
+        """
+        del images, counts
+        raise ModelError("Video-LaVIT's keyframe tokenizer does not say which errors to expect")
+
     def scores(self, images: Tensor) -> Tensor:
         """Return the log odds of keeping each patch, [B, N], of images [B, 3, S, S] in [-1, 1]."""
         return self.keep_log_odds(self.features(images))
