@@ -91,15 +91,24 @@ def test_signals_leave_nothing_half_written(folder, name, code):
     assert main(["encode", "clip.mp4", "--model", "model"]) == 0
     before = sorted(folder.iterdir())
     command = ["decode", "clip.vtok", "-o", "out.mp4", "--model", "model", "--steps", "100000"]
-    with subprocess.Popen([sys.executable, "-m", "videotok.cli.main", *command], stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not list(folder.glob(".out.*.mp4")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        for _ in range(2):  # `timeout` sends it twice
-            process.send_signal(getattr(signal, name))
-        error = process.communicate(timeout=60)[1].decode()
+    number = getattr(signal, name)
+    with subprocess.Popen(
+        [sys.executable, "-m", "videotok.cli.main", *command],
+        stderr=subprocess.PIPE,
+        # the tests themselves may run under `nohup`
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(folder.glob(".out.*.mp4")):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            for _ in range(2):  # `timeout` sends it twice
+                process.send_signal(number)
+            error = process.communicate(timeout=60)[1].decode()
+        finally:
+            process.kill()
     assert process.returncode == code
     assert error == f"videotok: {name}; no output is left half written\n"
     assert sorted(folder.iterdir()) == before
