@@ -40,16 +40,28 @@ def address(language_model):
     """The address of the page, served by the command in a process of its own."""
     options = f"--lm {language_model} --device cpu --max-megabytes 1 --max-seconds 2"
     command = [sys.executable, "-m", "videotok.cli.main", "demo", *options.split()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout
-        assert process.stderr
-        line = process.stdout.readline()
-        found = re.match(r"http://127\.0\.0\.1:\d+/", line)
-        assert found, line + process.stderr.read()
-        yield found[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert process.stderr.read() == "videotok: the page is closed\n"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        cwd=ROOT,
+        # a job in the background of a shell, such as these tests may be, ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            line = process.stdout.readline()
+            found = re.match(r"http://127\.0\.0\.1:\d+/", line)
+            assert found, line + process.stderr.read()
+            yield found[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert process.stderr.read() == "videotok: the page is closed\n"
+        finally:
+            process.kill()
 
 
 @needs_browser
