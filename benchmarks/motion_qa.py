@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.motion_question_models import FORMS, predict_answer, train_model
+from benchmarks.motion_question_models import FORMS, predict_answer, train_model, video_input
 from videotok.io_utils import write_json
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.motion_questions.encoded_videos import (
@@ -60,6 +60,7 @@ def main() -> None:
         "answers": count_answers(test_videos),
     }
     rows: dict[str, Row] = {}
+    mean_ids: dict[str, float] = {}
     for form in options.forms:
         model = train_model(
             form,
@@ -72,25 +73,29 @@ def main() -> None:
             report=_loss_printer(form, options.steps),
         )
         rows[form] = evaluate(form, model, test_videos)
+        lengths = [len(video_input(form, video, model.vocabulary).ids) for video in test_videos]
+        mean_ids[form] = round(sum(lengths) / len(lengths), 1)
         options.out.mkdir(parents=True, exist_ok=True)
         plain_rows = {name: {question: asdict(score) for question, score in row.items()} for name, row in rows.items()}
-        write_json(options.out / "motion_qa.json", settings | {"rows": plain_rows})
-        Console().print(result_table(rows))
+        write_json(options.out / "motion_qa.json", settings | {"mean_ids": mean_ids, "rows": plain_rows})
+        Console().print(result_table(rows, mean_ids))
 
 
 def _encoded_videos(
     options: argparse.Namespace, tokenizer: VideoTokenizer, split: Split, count: int, variants: Sequence[int]
 ) -> list[EncodedVideo]:
     sources = SourceFolders(options.photos, options.still, options.moving)
+    with_further_frames = "more frames" in options.forms
     return list(
         encode_videos(
-            labeled_videos(sources, options.cache, split, count),
+            labeled_videos(sources, options.cache, split, count, with_further_frames=with_further_frames),
             tokenizer,
             options.cache,
             split,
             variants=variants,
             tokens_per_keyframe=TOKENS_PER_KEYFRAME,
             with_raw_field="raw field" in options.forms,
+            with_further_frames=with_further_frames,
             on_progress=_progress_printer(f"{split} videos", count),
         )
     )
@@ -107,8 +112,11 @@ def evaluate(form: str, model: VideoLanguageModel, videos: Sequence[EncodedVideo
     return row
 
 
-def result_table(rows: dict[str, Row]) -> Table:
-    """Return the percentage of correct answers by question and form. Chance is one over the number of answers."""
+def result_table(rows: dict[str, Row], mean_ids: dict[str, float]) -> Table:
+    """Return the percentage of correct answers by question and form. Chance is one over the number of answers.
+
+    The last row is the mean number of ids of a video in each form.
+    """
     table = Table("question", "chance", *rows, box=None)
     for question, answers in ANSWERS.items():
         scores = [row[question] for row in rows.values() if question in row]
@@ -122,6 +130,7 @@ def result_table(rows: dict[str, Row]) -> Table:
         for row in rows.values()
     ]
     table.add_row("all", f"{100 * chance:.0f}", *map(_percent, totals))
+    table.add_row("ids of a video", "", *(f"{mean_ids[form]:.0f}" for form in rows))
     return table
 
 

@@ -15,14 +15,16 @@ from videotok.lm.packing import Document, VideoInput, conversation_document, pac
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.lm.tokenizer_extension import Codebooks, embedding_table, extend
 from videotok.lm.train import Plan, train
+from videotok.tokens import VideoTokens
 from videotok.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from videotok.pipeline import VideoTokenizer
 
-FORMS = ("keyframe", "keyframes", "motion ids", "continuous motion", "raw field")
-"""The first keyframe's ids; the ids of every clip's keyframe; behind these, the first clip's motion as ids, as the
-encoder's latents before quantization, or as the codec's field."""
+FORMS = ("keyframe", "keyframes", "more frames", "motion ids", "continuous motion", "raw field")
+"""The first keyframe's ids; the ids of every clip's keyframe; between these, at least as many ids of further frames as
+motion takes; behind the keyframes, the first clip's motion as ids, as the encoder's latents before quantization, or as
+the codec's field."""
 WIDTH, LAYERS, ROWS = 96, 2, 32
 """Of the model, and documents per training step."""
 PROMPT = Prompt(before_user="", after_user="?", before_answer=" ", video_end="")
@@ -38,6 +40,8 @@ def video_input(form: str, video: EncodedVideo, vocabulary: Vocabulary, *, with_
             return VideoInput(no_ids)
         clips = [0] if form == "keyframe" else None
         return VideoInput.from_tokens(vocabulary, tokens, clips, keyframes_only=True)
+    if form == "more frames":
+        return VideoInput(torch.cat(_frame_ids(video, tokens, vocabulary, with_keyframes)))
     vectors = {"continuous motion": video.latents, "raw field": video.raw_field}.get(form)
     features = None if vectors is None else [{"motion": vectors}]
     keyframes = VideoInput.from_tokens(vocabulary, tokens, keyframes_only=True).ids if with_keyframes else no_ids
@@ -45,6 +49,22 @@ def video_input(form: str, video: EncodedVideo, vocabulary: Vocabulary, *, with_
     # motion comes after all keyframes, so that the question is always at the same distance from it
     motion = first.ids[int((first.ids == vocabulary.motion_begin).nonzero()[0, 0]) :]
     return VideoInput(torch.cat([keyframes, motion]), first.features)
+
+
+def _frame_ids(
+    video: EncodedVideo, tokens: VideoTokens, vocabulary: Vocabulary, with_keyframes: bool
+) -> list[torch.Tensor]:
+    """Return the ids of all frames in the order of time; without keyframes, those of further frames alone."""
+    if video.further_frames is None:
+        raise ValueError("the form 'more frames' of a video that was encoded without further frames")
+    between = VideoInput.from_tokens(vocabulary, video.further_frames, keyframes_only=True).ids
+    if not with_keyframes:
+        return [between]
+    first, others = (
+        VideoInput.from_tokens(vocabulary, tokens, clips, keyframes_only=True).ids
+        for clips in ([0], range(1, tokens.num_clips))
+    )
+    return [first, between, others]
 
 
 def new_model(
@@ -101,7 +121,8 @@ def training_documents(
 ) -> list[Document]:
     """Return one document per question, so that no answer stands before another question.
 
-    Half of the documents, by chance, lack their keyframes: among a hundred visual ids motion is learned late.
+    Half of the documents, by chance, lack their keyframes: among a hundred visual ids motion is learned late. Further
+    frames stand in the place of motion and stay.
     """
     documents = []
     for question, answer in video.answers.items():

@@ -4,8 +4,9 @@ Every sum is made in numpy's order and every product is rounded by itself (no fa
 `_sample_three`, `_halve` and `_double` repeat what OpenCV's `remap` and `resize` compute; `codec.acceleration` compares
 them with the installed OpenCV before they are used.
 
-Kernels have one signature each and release Python's lock. Import this module through `codec.acceleration`: importing
-numba takes 0.2 s.
+Kernels have one signature each and release Python's lock. They are in one file: numba's cache of compiled kernels looks
+at the file of a kernel only, and would not see that one in another file has changed. Import this module through
+`codec.acceleration`: importing numba takes 0.2 s.
 """
 
 from collections.abc import Callable, Sequence

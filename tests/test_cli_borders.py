@@ -350,7 +350,10 @@ def test_tokens_of_other_shapes_than_the_model_are_refused(folder, capfd):
         "global": {"global_motion_ids": tokens.global_motion_ids[:, :3].copy()},
         "frames": {"spec": replace(tokens.spec, frames=100)},
         "codes": {"codebooks": dict(tokens.codebooks) | {"visual": 100_000}},
-        "quantizers": {"motion_ids": np.repeat(tokens.motion_ids, 9, axis=1)},
+        "quantizers": {
+            "motion_ids": np.repeat(tokens.motion_ids, 9, axis=1),
+            "motion_quantizers": tokens.motion_quantizers * 9,
+        },
     }
     for name, change in changes.items():
         replace(tokens, **change).save(f"{name}.vtok")

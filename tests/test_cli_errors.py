@@ -220,7 +220,7 @@ def test_newer_and_damaged_files(encoded, capfd):
     save_file(arrays, path, {"videotok": json.dumps(header | {"format": 99})})
     line = refusal("info clip.vtok", capfd)
     assert "format 99" in line
-    assert "reads formats 1 to 3" in line
+    assert "reads formats 1 to 4" in line
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,6 @@ def test_rows_and_table(monkeypatch, tmp_path, capsys):
     benchmark.main([str(tmp_path / "a.mp4"), "--model", str(tmp_path / "model"), "--json", str(output)])
     rows = json.loads(output.read_text())
     assert len(rows) == 3 * len(benchmark.TOKENS) + 1
-    assert set(rows[0]) == {"video", "selector", "tokens", "psnr", "ssim", "ms_ssim", "seconds"}
+    assert set(rows[0]) == {"video", "keyframes", "selector", "tokens", "psnr", "ssim", "ms_ssim", "seconds"}
     assert [row["tokens"] for row in rows[: len(benchmark.TOKENS)]] == list(benchmark.TOKENS)
     assert "Spearman" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """benchmarks.motion_qa: scenes move as their answers say, and the whole benchmark on a tiny set."""
 
+import itertools
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,14 @@ from benchmarks import motion_qa
 from benchmarks import motion_question_models as models
 from codec import VideoWriter, iter_clips
 from videotok.lm.motion_questions import encoded_videos, footage, labeled_videos, scenes
-from videotok.lm.motion_questions.labeled_videos import LabeledVideo, encode_and_read, kind_of, mirror, reverse_time
+from videotok.lm.motion_questions.labeled_videos import (
+    LabeledVideo,
+    augment,
+    encode_and_read,
+    kind_of,
+    mirror,
+    reverse_time,
+)
 from videotok.pipeline import VideoTokenizer
 from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 
@@ -62,6 +71,27 @@ def test_augmentation_changes_answers_and_vectors_alike():
     assert twice.answers == video.answers
 
 
+def test_further_frames_follow_each_other_and_go_with_every_variant():
+    example = scenes.pan_example(np.random.default_rng(1), COFFEE)
+    rendered = np.stack(list(example.frames()))
+    video = encode_and_read(example, 0, with_further_frames=True)
+    assert encode_and_read(example, 0).further_frames is None
+    frames = video.further_frames
+    assert frames is not None
+    assert frames.shape == (labeled_videos.FURTHER_FRAMES, 144, 256, 3)
+
+    def nearest(pictures: np.ndarray) -> list[int]:
+        errors = [[np.abs(picture.astype(int) - one).mean() for one in rendered.astype(int)] for picture in pictures]
+        return np.argmin(errors, axis=1).tolist()
+
+    # even steps from the first keyframe, frame 0, to the second one, frame 24
+    assert nearest(frames) == [5, 10, 14, 19]
+    assert nearest(augment(video, 4).further_frames) == [19, 14, 10, 5]
+    np.testing.assert_array_equal(augment(video, 1).further_frames, frames[:, :, ::-1])
+    np.testing.assert_array_equal(augment(video, 7).further_frames, frames[::-1, ::-1, ::-1])
+    assert augment(video, 8).further_frames is None
+
+
 def test_zoom_is_travel_and_a_pan_is_not():
     def motion_of(path):
         frames = Scene([Layer(photograph("coffee"), path)], scenes.SIZE)
@@ -74,6 +104,50 @@ def test_zoom_is_travel_and_a_pan_is_not():
     assert footage.zoom_rate(motion_of(constant_speed(zoom=1.15))) > footage.MIN_ZOOM_RATE
     assert footage.zoom_rate(motion_of(constant_speed(zoom=1 / 1.15))) > footage.MIN_ZOOM_RATE
     assert footage.zoom_rate(motion_of(constant_speed(pan=(0.1, 0.05)))) < footage.MIN_ZOOM_RATE
+
+
+def test_more_frames_stand_between_the_keyframes_in_the_order_of_time(tiny_model, tmp_path):
+    tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(0, 0.01, (2, 24, 20, 36, 2)).astype(np.float32)
+    pictures = rng.integers(0, 255, (6, 144, 256, 3)).astype(np.uint8)
+    video = LabeledVideo(
+        pictures[[0, 5]], vectors, np.ones(vectors.shape[:4], bool), {scenes.CAMERA: "left"}, pictures[1:5]
+    )
+
+    def encoded(videos, **options):
+        return list(
+            encoded_videos.encode_videos(iter(videos), tokenizer, tmp_path, "test", tokens_per_keyframe=4, **options)
+        )
+
+    forwards, mirrored, backwards = encoded([video], variants=(0, 1, 4), with_further_frames=True)
+    alone = encoded([replace(video, keyframes=pictures[[n, n]]) for n in range(6)])  # every frame as a keyframe
+    model = models.new_model("more frames", tokenizer, forwards, 1, seed=0)
+
+    def ids(form, shown, **options):
+        return models.video_input(form, shown, model.vocabulary, **options).ids.tolist()
+
+    def joined(parts):
+        return list(itertools.chain(*parts))
+
+    expected = [ids("keyframe", each) for each in alone]
+    assert len({tuple(each) for each in expected}) == 6
+    assert ids("more frames", forwards) == joined(expected)
+    assert ids("more frames", backwards) == joined(expected[::-1])
+    assert ids("more frames", forwards, with_keyframes=False) == joined(expected[1:5])
+    turned = encoded([replace(video, keyframes=np.flip(pictures[[1, 4]], 2))], variants=(0, 4))[0]
+    between = ids("more frames", mirrored, with_keyframes=False)
+    assert between[: len(ids("keyframe", turned))] == ids("keyframe", turned)
+
+    without = encoded([video], variants=(0, 1))[0]  # its cache is another one
+    assert without.further_frames is None
+    assert ids("keyframes", without) == ids("keyframes", forwards)
+    with pytest.raises(ValueError, match="without further frames"):
+        ids("more frames", without)
+    with pytest.raises(ValueError, match="without further frames"):
+        encoded([replace(video, further_frames=None)], with_further_frames=True)
+    with pytest.raises(ValueError, match="allowed are 0 to 7"):
+        encoded([video], variants=(0, 8), with_further_frames=True)
 
 
 def test_every_question_is_a_document_of_its_own(tiny_model):
@@ -96,7 +170,8 @@ def test_every_question_is_a_document_of_its_own(tiny_model):
     for one, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(one.tokens.motion_ids, other.tokens.motion_ids)
     model = models.new_model("raw field", tokenizer, found[0], 1, seed=0)
-    lengths = [len(models.video_input(form, found[0], model.vocabulary).ids) for form in models.FORMS]
+    forms = [form for form in models.FORMS if form != "more frames"]
+    lengths = [len(models.video_input(form, found[0], model.vocabulary).ids) for form in forms]
     assert lengths[0] < lengths[1] < lengths[2] == lengths[3] == lengths[4]
     assert not len(models.video_input("keyframes", found[0], model.vocabulary, with_keyframes=False).ids)
     bare = models.video_input("motion ids", found[0], model.vocabulary, with_keyframes=False).ids
@@ -153,5 +228,7 @@ def test_the_whole_benchmark(tmp_path, clip_mp4, tiny_model, monkeypatch, capsys
     results = json.loads((tmp_path / "out" / "motion_qa.json").read_text())
     asked = {question: score["questions"] for question, score in results["rows"]["motion ids"].items()}
     assert asked == {scenes.CAMERA: 1, scenes.SPEED: 1, scenes.COUNT: 1}
+    assert results["rows"].keys() == results["mean_ids"].keys() == set(models.FORMS)
+    assert results["mean_ids"]["keyframes"] < results["mean_ids"]["more frames"]
     motion_qa.main()  # everything is there: clips, codes, models
     assert json.loads((tmp_path / "out" / "motion_qa.json").read_text()) == results

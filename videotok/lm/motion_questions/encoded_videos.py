@@ -4,7 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -18,7 +18,7 @@ from motion_vq.attention import fold
 from motion_vq.fields import compand, to_pixels
 from videotok.image_utils import to_square_tensor
 from videotok.lm.motion_questions import labeled_videos
-from videotok.lm.motion_questions.labeled_videos import LabeledVideo, augment
+from videotok.lm.motion_questions.labeled_videos import FURTHER_FRAMES, LabeledVideo, augment
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class EncodedVideo:
     """float16 [135, 384]: its raw field, companded vectors and validity; None where not asked for."""
     answers: dict[str, str]
     """Question -> answer."""
+    further_frames: VideoTokens | None = None
+    """Frames between the first and the second keyframe, in the order of time, as keyframes of clips without motion;
+    None where not asked for."""
 
 
 def encode_videos(
@@ -56,6 +59,7 @@ def encode_videos(
     variants: Sequence[int] = (0,),
     tokens_per_keyframe: int = TOKENS_PER_KEYFRAME,
     with_raw_field: bool = True,
+    with_further_frames: bool = False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Iterator[EncodedVideo]:
     """Yield every video in some variants; what was encoded before with the same weights is read from the cache.
@@ -70,30 +74,45 @@ def encode_videos(
         variants: as for `augment`; 0 is the video itself.
         tokens_per_keyframe: visual ids; 0: keyframes are not encoded, which takes most of the time.
         with_raw_field: it is most of the memory.
+        with_further_frames: also encode the videos' further frames, in as many visual ids each as a keyframe.
         on_progress: called with the number of videos so far.
+
+    Raises:
+        ValueError: further frames are asked for, and a video has none, or a variant (8) does not fit them.
     """
+    if with_further_frames and any(variant & 8 for variant in variants):
+        raise ValueError(f"variants {list(variants)} with further frames; allowed are 0 to 7 (8 changes motion alone)")
     # a hash reads the whole file, so it is computed once
     models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
     weights = "".join(model.sha256 for model in models.values())
     key = f"{weights} {list(variants)} {tokens_per_keyframe} {labeled_videos.CACHE_VERSION} {CACHE_VERSION}"
+    key += f" frames {FURTHER_FRAMES}" if with_further_frames else ""
     folder = cache / f"coded-{zlib.crc32(key.encode()):08x}"
     folder.mkdir(parents=True, exist_ok=True)
     encoders = None
     for number, video in enumerate(videos):
+        if with_further_frames and video.further_frames is None:
+            raise ValueError("a video without further frames; make the videos with with_further_frames=True")
         path = folder / f"{name}-{number:05d}.safetensors"
         if not path.exists():
             encoders = encoders or Encoders.from_tokenizer(tokenizer)
             with atomic_path(path) as temporary:
-                save_file(encoders.encode(video, variants, tokens_per_keyframe), temporary)
+                wanted = video if with_further_frames else replace(video, further_frames=None)
+                save_file(encoders.encode(wanted, variants, tokens_per_keyframe), temporary)
         arrays = load_file(path)
         for row, variant in enumerate(variants):
             arrays_of_variant = {key: value[row] for key, value in arrays.items()}
             augmented = augment(video, variant)
+            further_frames = None
+            if with_further_frames:
+                frame_arrays = arrays_of_variant["frame_ids"], arrays_of_variant["frame_keep_mask"]
+                further_frames = _pictures(*frame_arrays, models, tokenizer)
             yield EncodedVideo(
                 _tokens(arrays_of_variant, models, tokenizer.codebooks),
                 arrays_of_variant["latents"],
                 _raw_field(augmented) if with_raw_field else None,
                 augmented.answers,
+                further_frames,
             )
         on_progress(number + 1)
 
@@ -113,29 +132,43 @@ class Encoders:
 
     @torch.no_grad()
     def encode(self, video: LabeledVideo, variants: Sequence[int], tokens_per_keyframe: int) -> dict[str, Tensor]:
-        """Return ids, masks and latents of some variants, each [variants, ...]."""
-        # reversing time changes the order of keyframes, not their ids
-        mirrors = sorted({variant & 3 for variant in variants})
-        images = [image for number in mirrors for image in augment(video, number).keyframes]
-        ids, masks = (rows.unflatten(0, (len(mirrors), -1)) for rows in self.keyframe_ids(images, tokens_per_keyframe))
+        """Return ids, masks and latents of some variants, each [variants, ...].
 
-        def of_variant(rows: Tensor, variant: int) -> Tensor:
-            mirrored = rows[mirrors.index(variant & 3)]
-            return mirrored.flip(0) if variant & 4 else mirrored
-
+        Ids and masks of further frames are among them if the video has any.
+        """
         augmented = [augment(video, variant) for variant in variants]
         vectors = torch.from_numpy(np.stack([each.vectors[0] for each in augmented]))
         valid = torch.from_numpy(np.stack([each.valid[0] for each in augmented]))
         motion = self.motion.encode(vectors, valid)
         global_motion = self.motion.global_motion.decode(motion.global_motion_ids, self.motion.dtype)
+        ids, masks = self._picture_ids(video, variants, tokens_per_keyframe)
         found = {
-            "visual_ids": torch.stack([of_variant(ids, variant) for variant in variants]),
-            "keep_mask": torch.stack([of_variant(masks, variant) for variant in variants]),
+            "visual_ids": ids,
+            "keep_mask": masks,
             "motion_ids": motion.ids.int(),
             "global_motion_ids": motion.global_motion_ids.int(),
             "latents": self.motion.latents(vectors, global_motion, valid).half(),
         }
+        if video.further_frames is not None:
+            frames = replace(video, keyframes=video.further_frames)
+            found["frame_ids"], found["frame_keep_mask"] = self._picture_ids(frames, variants, tokens_per_keyframe)
         return {name: value.contiguous() for name, value in found.items()}
+
+    def _picture_ids(self, video: LabeledVideo, variants: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and masks of a video's keyframes in some variants, [variants, keyframes, ...]."""
+        # reversing time changes the order of keyframes, not their ids
+        mirrors = sorted({variant & 3 for variant in variants})
+        images = [image for number in mirrors for image in augment(video, number).keyframes]
+        ids, masks = (rows.unflatten(0, (len(mirrors), -1)) for rows in self.keyframe_ids(images, count))
+
+        def of_variant(rows: Tensor, variant: int) -> Tensor:
+            mirrored = rows[mirrors.index(variant & 3)]
+            return mirrored.flip(0) if variant & 4 else mirrored
+
+        return (
+            torch.stack([of_variant(ids, variant) for variant in variants]),
+            torch.stack([of_variant(masks, variant) for variant in variants]),
+        )
 
     @torch.no_grad()
     def keyframe_ids(self, images: Sequence[np.ndarray], count: int) -> tuple[Tensor, Tensor]:
@@ -152,6 +185,10 @@ class Encoders:
 def picture_tokens(ids: Tensor, masks: Tensor, tokenizer: "VideoTokenizer") -> VideoTokens:
     """Return keyframes, ids int [n, count] and masks uint8 [n, patches], as a video whose clips have no motion."""
     models = {part: ModelIdentity("shipped", tokenizer.bundle.identity(part).sha256) for part in TOKENIZERS}
+    return _pictures(ids, masks, models, tokenizer)
+
+
+def _pictures(ids: Tensor, masks: Tensor, models: dict[str, ModelIdentity], tokenizer: "VideoTokenizer") -> VideoTokens:
     motion = {
         "motion_ids": torch.zeros(0, tokenizer.motion.tokens_per_quantizer, dtype=torch.int32),
         "global_motion_ids": torch.zeros(tokenizer.motion.num_global_motion_ids, dtype=torch.int32),

@@ -38,6 +38,8 @@ FOOTAGE_SHARE = 0.3
 """Share of camera scenes over footage, which has motion of its own, and not over a photograph."""
 SLOWER = 0.6
 """Of `augment`."""
+FURTHER_FRAMES = 4
+"""Of the first clip, beside the keyframes: on average they take at least the 161 ids of the clip's motion."""
 CACHE_VERSION = 3
 """Raised when videos are made in another way; older caches are then made again."""
 
@@ -54,6 +56,9 @@ class LabeledVideo:
     """bool [n, 24, 20, 36]."""
     answers: dict[str, str]
     """Question -> answer."""
+    further_frames: np.ndarray | None = None
+    """uint8 [FURTHER_FRAMES, 144, 256, 3] RGB: frames of the first clip between the first and the second keyframe,
+    evenly spaced, in the order of time; None where not asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,27 @@ def labeled_videos(
     split: footage.Split,
     count: int,
     *,
+    with_further_frames: bool = False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Iterator[LabeledVideo]:
     """Yield `count` videos of a split, from the cache where it has them; a killed run resumes at the next shard.
 
-    `on_progress` is called with the number of videos so far after every shard.
+    Args:
+        sources: folders of the material.
+        cache: folder.
+        split: `train` or `test`.
+        count: number of videos.
+        with_further_frames: also keep frames between the keyframes; such videos have cache files of their own.
+        on_progress: called with the number of videos so far after every shard.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for start in range(0, count, VIDEOS_PER_SHARD):
         indices = range(start, min(start + VIDEOS_PER_SHARD, count))
-        path = cache / f"{split}-{start:05d}-{len(indices)}.safetensors"
+        suffix = f"-frames{FURTHER_FRAMES}" if with_further_frames else ""
+        path = cache / f"{split}-{start:05d}-{len(indices)}{suffix}.safetensors"
         if not _is_current(path):
-            _write_shard(path, [encode_and_read(_make_example(sources, split, index), index) for index in indices])
+            examples = ((index, _make_example(sources, split, index)) for index in indices)
+            _write_shard(path, [encode_and_read(example, index, with_further_frames) for index, example in examples])
         yield from _read_shard(path)
         on_progress(indices.stop)
 
@@ -117,10 +131,10 @@ def _make_example(sources: SourceFolders, split: footage.Split, index: int) -> E
     return pan_example(rng, image) if kind == "pan" else zoom_example(rng, image)
 
 
-def encode_and_read(example: Example, index: int) -> LabeledVideo:
+def encode_and_read(example: Example, index: int, with_further_frames: bool = False) -> LabeledVideo:
     """Write an example as an x264 file and read it by its native vectors, like any user's video.
 
-    `index` chooses the preset.
+    `index` chooses the preset. Further frames are those of the decoded file, like its keyframes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -128,13 +142,21 @@ def encode_and_read(example: Example, index: int) -> LabeledVideo:
         with VideoWriter(path, Fraction(FPS), SIZE, options=options) as writer:
             for frame in example.frames():
                 writer.write(frame)
-        clips: list[Clip] = list(iter_clips(path, motion_source="native"))
+        clips: list[Clip] = list(iter_clips(path, motion_source="native", frames=with_further_frames))
     return LabeledVideo(
         keyframes=np.stack([clip.keyframe for clip in clips]),
         vectors=np.stack([clip.motion.vectors for clip in clips]),
         valid=np.stack([clip.motion.valid for clip in clips]),
         answers=example.answers,
+        further_frames=_further_frames(clips[0]) if with_further_frames else None,
     )
+
+
+def _further_frames(clip: Clip) -> np.ndarray:
+    assert clip.frames is not None
+    # symmetric in time, so that the reversed clip has the same ones
+    positions = np.linspace(0, len(clip.frames), FURTHER_FRAMES + 2)[1:-1]
+    return clip.frames[np.rint(positions).astype(int)]
 
 
 def augment(video: LabeledVideo, variant: int) -> LabeledVideo:
@@ -143,11 +165,13 @@ def augment(video: LabeledVideo, variant: int) -> LabeledVideo:
     Args:
         video: the video.
         variant: a sum of 1 (mirror left and right), 2 (mirror up and down), 4 (reverse time), 8 (`SLOWER` motion; the
-            keyframes stay).
+            keyframes stay, and further frames, which would not fit it, are left out).
     """
     mirrored = mirror(video, bool(variant & 1), bool(variant & 2))
     found = reverse_time(mirrored) if variant & 4 else mirrored
-    return replace(found, vectors=found.vectors * np.float32(SLOWER)) if variant & 8 else found
+    if variant & 8:
+        return replace(found, vectors=found.vectors * np.float32(SLOWER), further_frames=None)
+    return found
 
 
 def mirror(video: LabeledVideo, horizontal: bool, vertical: bool) -> LabeledVideo:
@@ -163,6 +187,7 @@ def mirror(video: LabeledVideo, horizontal: bool, vertical: bool) -> LabeledVide
             vectors=np.flip(video.vectors, 3 - axis) * sign,
             valid=np.flip(video.valid, 3 - axis),
             answers={question: swap.get(answer, answer) for question, answer in video.answers.items()},
+            further_frames=None if video.further_frames is None else np.flip(video.further_frames, 2 - axis),
         )
     return video
 
@@ -185,6 +210,7 @@ def reverse_time(video: LabeledVideo) -> LabeledVideo:
         vectors=np.concatenate([-vectors[order][None], *zeros]),
         valid=np.concatenate([valid[order][None], *invalid]),
         answers={question: REVERSED_ANSWERS.get(answer, answer) for question, answer in video.answers.items()},
+        further_frames=None if video.further_frames is None else video.further_frames[::-1],
     )
 
 
@@ -200,6 +226,8 @@ def _write_shard(path: Path, videos: list[LabeledVideo]) -> None:
     questions = list(ANSWERS)
     for index, video in enumerate(videos):
         arrays[f"{index}.keyframes"] = np.ascontiguousarray(video.keyframes)
+        if video.further_frames is not None:
+            arrays[f"{index}.further_frames"] = np.ascontiguousarray(video.further_frames)
         arrays[f"{index}.vectors"] = video.vectors
         arrays[f"{index}.valid"] = np.packbits(video.valid, axis=-1)
         arrays[f"{index}.answers"] = np.array(
@@ -217,4 +245,7 @@ def _read_shard(path: Path) -> Iterator[LabeledVideo]:
             bits = np.unpackbits(file.get_tensor(f"{index}.valid"), axis=-1, count=vectors.shape[3])
             pairs = file.get_tensor(f"{index}.answers")
             answers = {questions[q]: ANSWERS[questions[q]][a] for q, a in pairs}
-            yield LabeledVideo(file.get_tensor(f"{index}.keyframes"), vectors, bits.astype(bool), answers)
+            name = f"{index}.further_frames"
+            further_frames = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
+            keyframes = file.get_tensor(f"{index}.keyframes")
+            yield LabeledVideo(keyframes, vectors, bits.astype(bool), answers, further_frames)
