@@ -115,7 +115,7 @@ def test_rows_of_an_exported_corpus_become_tokens(corpus, tiny_model, tmp_path):
 
 
 def test_lance(corpus, tmp_path):
-    lance = pytest.importorskip("lance", reason="no Lance: `pip install pylance`")
+    lance = pytest.importorskip("lance", reason="no Lance: `pip install 'videotok[lance]'`")
     assert main(["corpus", "export", str(corpus), "--to", "lance", "--out", str(tmp_path / "out")]) == 0
     found = lance.dataset(tmp_path / "out" / "clips.lance")
     assert found.to_table().to_pylist() == all_rows(corpus).to_pylist()

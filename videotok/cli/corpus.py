@@ -229,7 +229,7 @@ def _require(*modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            package = "pylance" if module == "lance" else "'videotok[corpus]'"
+            package = "'videotok[lance]'" if module == "lance" else "'videotok[corpus]'"
             raise Refusal(f"this needs {module}, which is not installed: pip install {package}") from error
 
 
