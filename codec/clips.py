@@ -105,9 +105,8 @@ def iter_clips(
             for clip in islice(clips, max_clips):
                 is_empty = False
                 yield clip
-    if is_empty and max_clips != 0:
-        where = f" after {start_seconds} s" if start_seconds else ""
-        raise MediaError(f"cannot read {name}: no frame of its video can be decoded{where}")
+        if is_empty and max_clips != 0:
+            raise no_frame_error(path, start_seconds)
 
 
 def _check_choices(motion_source: str, backend: str, max_clips: int | None, decoders: int) -> None:

@@ -65,8 +65,11 @@ def source_name(source: Source) -> str:
     return name if isinstance(name, str) else "<open file>"
 
 
-NATIVE_CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
-"""Codecs whose motion vectors FFmpeg exports."""
+NATIVE_CODECS = (
+    *("h264", "mpeg4", "mpeg2video", "mpeg1video"),
+    *("h263", "flv", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
+)
+"""FFmpeg's names of the decoders that export motion vectors; `msmpeg4` is version 3 (DivX 3), `flv` Sorenson H.263."""
 
 NON_VIDEO_FORMATS = {"tty", "hls", "concat", "dash", "sdp"}
 """FFmpeg's names of formats that are text or lists of other files."""
@@ -362,7 +365,8 @@ class Demuxer:
                 continue
             if not packet.size:
                 continue
-            if packet.has_sidedata("encryption_info"):
+            # `packet.has_sidedata` looks its name up in a list: longer than demuxing takes
+            if any(one.data_type == "encryption_info" for one in packet.iter_sidedata()):
                 raise encrypted_error(self.container.name.removeprefix("file:"))
             if has_no_pts:
                 packet.pts = None

@@ -99,7 +99,18 @@ def no_frame_error(path: str | Path, start_seconds: float = 0.0) -> MediaError:
     """Return the error for a file of which no frame can be decoded."""
     if start_seconds:
         return MediaError(f"cannot read {path}: no frame of its video can be decoded after {start_seconds} s")
+    if is_animated_webp(path):
+        return MediaError(
+            f"cannot read {path}: FFmpeg does not decode animated WebP; convert it to GIF, PNG or a video first"
+        )
     return MediaError(f"cannot read {path}: no frame of it can be decoded; the file is damaged or encrypted")
+
+
+def is_animated_webp(path: str | Path) -> bool:
+    """Return whether the header of a file says that it is an animated WebP picture."""
+    with Path(path).open("rb") as file:
+        header = file.read(21)
+    return header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and len(header) == 21 and bool(header[20] & 2)
 
 
 def no_vectors_error(path: str | Path, stream: VideoStream) -> MediaError:

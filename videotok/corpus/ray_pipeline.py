@@ -142,8 +142,8 @@ def _start_ray(ray, cluster: Cluster) -> Iterator[None]:
                 ray.init(**local, include_dashboard=False, **quiet)
             else:
                 ray.init(address=cluster.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray raises plain exceptions too, such as where a busy machine starts it too slowly
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "; a cluster with authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         raise CorpusError(
             f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}"
