@@ -58,8 +58,8 @@ def address(language_model):
             assert found, line + process.stderr.read()
             yield found[0]
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            assert process.stderr.read() == "videotok: the page is closed\n"
+            _, errors = process.communicate(timeout=60)
+            assert (process.returncode, errors) == (0, "videotok: the page is closed\n")
         finally:
             process.kill()
 
