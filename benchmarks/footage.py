@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from codec import MediaError
-from videotok.footage import video_files
+from videotok.inputs import video_files
 
 
 def add_footage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from codec import MediaError
 from videotok import VideoTokenizer
-from videotok.footage import PHOTO_SUFFIXES
 from videotok.image_utils import to_tensor, to_uint8
+from videotok.inputs import PHOTO_SUFFIXES
 from videotok.io_utils import write_json
 from videotok.metrics import mean_figures, measure
 from videotok.perceptual import LPIPS

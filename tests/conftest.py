@@ -1,5 +1,6 @@
 """Shared by the tests of videotok: a clip of known motion, and tiny models with random weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def clip_mp4(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of three tiny networks with random weights."""
     return make_bundle(tmp_path_factory.mktemp("tiny"), seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clip_mp4: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a test of commands: it holds `clip.mp4`, and weights in `model`."""
+    shutil.copy(clip_mp4, tmp_path / "clip.mp4")
+    (tmp_path / "model").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

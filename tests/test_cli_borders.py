@@ -4,7 +4,6 @@ import http.server
 import io
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -28,14 +27,6 @@ from videotok.config import EncodeConfig
 from videotok.inputs import local_input
 
 ONE_CLIP = ["--max-clips", "1", "--model", "model"]
-
-
-@pytest.fixture
-def folder(tmp_path, clip_mp4, tiny_model, monkeypatch):
-    shutil.copy(clip_mp4, tmp_path / "clip.mp4")
-    (tmp_path / "model").symlink_to(tiny_model)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def refusal(arguments: list[str], capfd, code: int = 2) -> str:

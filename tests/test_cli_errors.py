@@ -1,7 +1,6 @@
 """Bad input: one line on stderr, exit code 2 (130 for Ctrl-C), and nothing half-written."""
 
 import json
-import shutil
 import subprocess
 import sys
 import wave
@@ -16,14 +15,6 @@ from codec import VideoWriter
 from videotok.cli.main import main
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
-
-
-@pytest.fixture
-def folder(tmp_path, clip_mp4, tiny_model, monkeypatch):
-    shutil.copy(clip_mp4, tmp_path / "clip.mp4")
-    (tmp_path / "model").symlink_to(tiny_model)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -150,6 +141,10 @@ def test_a_refused_output_costs_no_work(encoded, capfd, monkeypatch):
         ("--motion-quantizers 4", "this model has 3 quantizers"),
         ("--motion-quantizers -1", "--motion-quantizers"),
         ("--start -1", "--start"),
+        ("--duration -1", "--duration (=-1.0) must be above 0"),
+        ("--threads 0", "'0' should be greater than or equal to 1; see `videotok encode --help`"),
+        ("--motion-source other", "'other' is not one of 'auto', 'native'"),
+        ("-o out.mp4", "out.mp4 is the name of a video or picture"),
         ("--start 100", "clip.mp4"),
         ("--duration 0", "above 0"),
         ("--device tpu", "tpu"),
@@ -181,8 +176,15 @@ def test_bad_decoding_requests(encoded, capfd, options, message):
     assert message in refusal(f"decode clip.vtok --model model {output} {options}", capfd)
 
 
+def test_commands_that_read_tokens_or_videos_alone(encoded, capfd):
+    assert "give --tokens" in refusal("inspect clip.vtok", capfd)
+    assert "--stream 0 chooses a stream of a video" in refusal("info clip.vtok --stream 0", capfd)
+
+
 def test_unknown_command_and_missing_argument(folder, capfd):
     assert "nonsense" in refusal("nonsense", capfd)
+    assert main(["lm"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1] == "videotok: name a command; see `videotok lm --help`"
     assert "video" in refusal("encode", capfd).lower()
 
 

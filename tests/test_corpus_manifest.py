@@ -14,8 +14,7 @@ from videotok.corpus.manifest import read_inputs
 from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos
 from videotok.errors import CorpusError
-from videotok.footage import scan_for_videos
-from videotok.inputs import local_input
+from videotok.inputs import local_input, scan_for_videos
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from videotok import VideoTokenizer, VideoTokens, clip_encoder
 from videotok.cli.main import main
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.keyframes import KeyframeTokenizer
+from videotok.keyframes.protocol import ExpectedErrors
 from videotok.rate_control import (
     ClipCosts,
     KeyframeErrors,
@@ -212,7 +213,7 @@ def trained(monkeypatch):
 
     def seeming_expectation(model, images, counts):
         errors = [0.3 * torch.full((len(images), 256), 0.99).double() ** count for count in counts]
-        return model.scores(images), torch.stack(errors, dim=1)
+        return ExpectedErrors(model.scores(images), torch.stack(errors, dim=1))
 
     monkeypatch.setattr(clip_encoder, "motion_errors", seeming_errors)
     monkeypatch.setattr(KeyframeTokenizer, "expected_errors", seeming_expectation)
@@ -279,7 +280,7 @@ def test_a_picture_gets_the_tokens_of_a_clip(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--tokens-per-second 100 --keep-ratio 0.5", "`keep_ratio` and `tokens_per_second` all set the rate"),
+        ("--tokens-per-second 100 --keep-ratio 0.5", "--keep-ratio and --tokens-per-second each set the rate"),
         ("--tokens-per-second 100 --tokens-per-keyframe 9", "give one of them"),
         ("--tokens-per-second 0", "above 0"),
         ("--tokens-per-second nan", "above 0"),

@@ -141,7 +141,7 @@ class EncodeConfig(_Config):
         rates = ("keep_ratio", "tokens_per_keyframe", "tokens_per_second")
         given = [f"`{name}`" for name in rates if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} all set the rate; give one of them")
+            raise ValueError(f"{' and '.join(given)} each set the rate; give one of them")
         if self.tokens_per_second is not None:
             self._check_number("tokens_per_second", 0, above=True)
             if self.patch_selection != "threshold":

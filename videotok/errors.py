@@ -48,6 +48,12 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, which for libraries that write many says most; its type where it
+    has none."""
+    return printable(next(iter(str(error).strip().splitlines()), "")) or type(error).__name__
+
+
 def to_json(value: Any) -> str:
     """Return plain values as indented JSON in which no character is a terminal escape."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

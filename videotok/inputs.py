@@ -1,14 +1,16 @@
-"""Videos that do not lie in a local file: standard input, FIFOs, URLs. They are copied to a temporary file first.
+"""What a user names as input: video files, folders of them, standard input, FIFOs, URLs.
 
-FFmpeg reads only local files: a name is never taken for a protocol or a pattern if there is a file of that name.
+FFmpeg reads only local files: what is none is copied to a temporary file first, and a name is never taken for a
+protocol or a pattern if there is a file of that name.
 """
 
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +18,16 @@ from codec import MediaError, local_file
 from videotok.errors import one_line
 
 STANDARD_INPUT = "-"
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avc", ".avi", ".dv", ".f4v", ".flv", ".gif"),
+        *(".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg"),
+        *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu"),
+        *(".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+    }
+)
+"""Suffixes by which a scan of a folder finds videos. A file that is named is read whatever its suffix."""
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_SUFFIX = 16
 """Characters of a suffix that a temporary copy has too."""
 
@@ -85,13 +97,63 @@ def check_readable(path: str | Path) -> None:
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError as error:
-        raise MediaError(f"cannot read {path}: no such file; give the path of a video file") from error
+        raise MediaError(f"cannot read {path}: no such file; give the path of a video or picture") from error
     except (OSError, ValueError) as error:
         raise MediaError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):
-        raise MediaError(f"cannot read {path or '.'}: it is a directory; give the path of a video file")
+        raise MediaError(f"cannot read {path or '.'}: it is a directory; give the path of a video or picture")
     if not stat.S_ISREG(mode):
-        raise MediaError(f"cannot read {path}: it is a device or a socket, not a file; give the path of a video file")
+        raise MediaError(f"cannot read {path}: it is a device or a socket; give the path of a video or picture")
+
+
+@dataclass
+class FolderScan:
+    """Videos among files, and how many files of each suffix are none by their names."""
+
+    videos: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return left_out_message(self.left_out)
+
+
+def left_out_message(left_out: Counter[str]) -> str:
+    """Return one line on the files that a scan left out; empty where there are none."""
+    if not left_out:
+        return ""
+    kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common(8))
+    more = " …" if len(left_out) > 8 else ""
+    return f"{left_out.total()} files left out that are no videos by their names: {kinds}{more}"
+
+
+def scan_for_videos(paths: Iterable[Path]) -> FolderScan:
+    """Return the files of `paths`, with folders replaced by the videos below them in order of name.
+
+    Raises:
+        MediaError: a path does not exist, or a folder holds no video.
+    """
+    scan = FolderScan()
+    for path in paths:
+        if not path.exists():
+            raise MediaError(f"{path} does not exist; name video files or folders of them")
+        if not path.is_dir():
+            scan.videos.append(path)
+            continue
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        inside = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+        scan.left_out.update(file.suffix.lower() for file in files if file.suffix.lower() not in VIDEO_SUFFIXES)
+        if not inside:
+            raise MediaError(
+                f"no video in {path}: {len(files)} files, no name ends as those of videos (.mp4, .mkv, .webm …); "
+                "name the files themselves"
+            )
+        scan.videos += inside
+    return scan
+
+
+def video_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files of `paths`, with folders replaced by the videos below them; see `scan_for_videos`."""
+    return scan_for_videos(paths).videos
 
 
 def _is_fifo(source: str) -> bool:

@@ -1,38 +1,27 @@
-"""What the commands share: refusals, outputs and progress bars."""
+"""What the commands share: refusals, printed lines, checks of outputs, and progress bars."""
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videotok.errors import printable, shorten
 
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"],
-    typer.Option("--device", help="Where the models run; auto: the fastest device of this machine. Ids stay the same."),
-]
-Dtype = Annotated[
-    Literal["float32", "float64", "float16", "bfloat16"],
-    typer.Option("--dtype", help="Precision of the models that make pictures. Ids stay the same."),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        help="CPU threads of the models; by default all cores that this process may use. Ids stay the same.",
-    ),
-]
-"""Options of every command that runs models; a command calls `videotok.threads.set_up_cpu` with the last."""
-
 URL_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.IGNORECASE)
 """A URL after it was taken for a path, which has no double slashes."""
+OTHER_FLAGS = {
+    "start_seconds": "start",
+    "duration_seconds": "duration",
+    "num_inference_steps": "steps",
+    "widths": "refiner-widths",
+    "blocks": "refiner-blocks",
+}
+"""Options of Python whose flags have other names on the command line."""
 
 
 class Refusal(Exception):
@@ -41,15 +30,25 @@ class Refusal(Exception):
 
 @contextmanager
 def invalid_options_refused() -> Iterator[None]:
-    """Turn a ValueError into a Refusal: for the checks of a config, whose messages name the option.
+    """Turn a ValueError into a Refusal: for the checks of a config, whose messages name the option as `option`.
 
     Raises:
-        Refusal: instead of ValueError.
+        Refusal: instead of ValueError; it names the flag, --option.
     """
     try:
         yield
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise Refusal(re.sub(r"`([a-z_]+)`", lambda found: _flag(found[1]), str(error))) from error
+
+
+def _flag(option: str) -> str:
+    return "--" + OTHER_FLAGS.get(option, option).replace("_", "-")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what is counted, as `1 clip`, `2 clips` or `2 patches`."""
+    plural = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def print_line(text: str) -> None:
@@ -79,6 +78,25 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def step_progress(unit: str, console: Console) -> Progress:
+    """Return a progress bar that counts in a unit such as `steps`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def training_report(progress: Progress, steps: int) -> Callable[[int, dict[str, float]], None]:
+    """Add a bar of training steps, and return what the trainer reports to: it moves the bar and prints validations."""
+    bar = progress.add_task("train", total=steps)
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        progress.update(bar, completed=step, description=shown)
+        if any(name.startswith("validation") for name in figures):
+            progress.console.print(f"step {step}: {shown}", highlight=False)
+
+    return report
+
+
 def refuse_unwritable(path: Path, force: bool, *inputs: str | Path | None) -> None:
     """Refuse an output before the work and not after it.
 
@@ -91,17 +109,17 @@ def refuse_unwritable(path: Path, force: bool, *inputs: str | Path | None) -> No
     from codec import MediaError, check_writable
 
     if URL_PATH.match(str(path)) and not path.parent.exists():
-        raise Refusal(f"{path} is a URL; outputs are written to local files, name one with -o")
+        raise Refusal(f"{path} is a URL; outputs are written to local files, name one")
     try:
         check_writable(path)
     except MediaError as error:
-        raise Refusal(f"{error} with -o") from error
+        raise Refusal(str(error)) from error
     if not path.is_file():
         return
     if any(_is_same_file(path, Path(source)) for source in inputs if source):
-        raise Refusal(f"{path} is read by this command; name another output with -o")
+        raise Refusal(f"{path} is read by this command; name another output")
     if not force:
-        raise Refusal(f"{path} exists; give --force to replace it, or another name with -o")
+        raise Refusal(f"{path} exists; give --force to replace it, or name another output")
 
 
 def beside(path: Path, ending: str) -> Path:

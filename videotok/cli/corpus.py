@@ -8,10 +8,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused, print_line, print_lines, print_note
-from videotok.config import EncodeConfig, MotionSourceChoice
+from videotok.cli.console import Refusal, invalid_options_refused, print_line, print_lines, print_note
+from videotok.cli.options import (
+    MODELS,
+    AsJson,
+    Device,
+    Fps,
+    KeepRatio,
+    Model,
+    MotionQuantizers,
+    MotionSource,
+    RefinementSteps,
+    Threads,
+)
+from videotok.config import EncodeConfig
 from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
-from videotok.errors import to_json
+from videotok.errors import first_line, to_json
 
 if TYPE_CHECKING:
     from videotok.corpus.report import JobProgress
@@ -25,45 +37,36 @@ Tokens = Annotated[Path, typer.Argument(help="Folder of a corpus.")]
 def encode(
     videos: Annotated[str, typer.Argument(help="Folder, glob, or manifest (.txt, .csv, .parquet); or a URL of one.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokens.")],
-    address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster; `auto` for the one on this machine.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes per stage; as many as the cores allow by default.")
-    ] = None,
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0, help="GPUs of each tokenizer, may be a fraction; 0: tokenizers run on the CPU.")
-    ] = 0.0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Clips that go through the models at once.")
-    ] = DEFAULTS.batch_size,
     shard_rows: Annotated[int, typer.Option(min=1, help="Clips per Parquet file.")] = 2048,
-    fps: Annotated[
-        str, typer.Option(help="Frames per second of the clips, such as 12 or 30000/1001; 6 for understanding.")
-    ] = str(DEFAULTS.fps),
-    keep_ratio: Annotated[
-        float | None, typer.Option(help="Share of a keyframe's patches to keep on average, above 0 to 1.")
-    ] = DEFAULTS.keep_ratio,
-    refinement_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of code refinement.")
-    ] = DEFAULTS.refinement_steps,
-    motion_quantizers: Annotated[
-        int | None, typer.Option(min=0, help="Residual quantizers of motion ids.")
-    ] = DEFAULTS.motion_quantizers,
-    motion_source: Annotated[
-        MotionSourceChoice,
-        typer.Option(
-            help="native: the stream's own motion vectors; reencode: those of a re-encoding; auto: native where there "
-            "are any."
-        ),
-    ] = DEFAULTS.motion_source,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the weights; those that ship by default.")
-    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is in --out.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Read again the videos that were refused before.")
     ] = False,
+    keep_ratio: KeepRatio = DEFAULTS.keep_ratio,
+    motion_quantizers: MotionQuantizers = DEFAULTS.motion_quantizers,
+    fps: Fps = str(DEFAULTS.fps),
+    refinement_steps: RefinementSteps = DEFAULTS.refinement_steps,
+    motion_source: MotionSource = DEFAULTS.motion_source,
+    model: Model = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster; `auto` for the one on this machine.", rich_help_panel=MODELS),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes per stage; as many as the cores allow by default.", rich_help_panel=MODELS),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="GPUs of each tokenizer, may be a fraction; 0: tokenizers run on the CPU.",
+            rich_help_panel=MODELS,
+        ),
+    ] = 0.0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips that go through the models at once.", rich_help_panel=MODELS)
+    ] = DEFAULTS.batch_size,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
@@ -103,9 +106,7 @@ def encode(
 
 
 @app.command()
-def status(
-    tokens: Tokens, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-) -> None:
+def status(tokens: Tokens, as_json: AsJson = False) -> None:
     """Show how far a corpus is and what is in it, also while a job is running."""
     _require("pyarrow", "fsspec")
     from videotok.corpus.report import corpus_report, format_report
@@ -183,19 +184,21 @@ def search(
     tokens: Tokens,
     like: Annotated[Path, typer.Option(help="Any video; clips similar to its clips are searched.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Clips to show of each kind.")] = 5,
-    model: Annotated[
-        str | None, typer.Option(help="Weights that the corpus was made with; those that ship by default.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Find clips that look, or move, like those of a video, from the ids alone."""
     _require("pyarrow", "fsspec")
     from videotok.corpus.search import ClipFeatures, CorpusSearch, encode_query
     from videotok.corpus.storage import CorpusFolder
+    from videotok.threads import set_up_cpu
 
     folder = CorpusFolder(tokens)
     facts = folder.facts
-    query = ClipFeatures.from_rows(encode_query(like, facts, model), facts["codebooks"])
+    set_up_cpu(threads)
+    query = ClipFeatures.from_rows(encode_query(like, facts, model, device), facts["codebooks"])
     hits = CorpusSearch(folder.folder, facts["codebooks"]).nearest(query, count)
     if as_json:
         print(to_json(hits))
@@ -216,7 +219,7 @@ def _text_tokenizer(name: str | None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise Refusal(f"cannot load the text tokenizer {name}: {str(error).strip().splitlines()[0]}") from error
+        raise Refusal(f"cannot load the text tokenizer {name}: {first_line(error)}") from error
 
 
 def _require(*modules: str) -> None:

@@ -11,16 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 from videotok.cli.console import (
-    Device,
-    Dtype,
     Refusal,
-    Threads,
     beside,
+    counted,
     invalid_options_refused,
     parse_size,
     print_line,
     progress_bar,
     refuse_unwritable,
+)
+from videotok.cli.options import (
+    RATE,
+    Device,
+    Dtype,
+    Force,
+    FrameSize,
+    KeyframeModel,
+    Model,
+    Steps,
+    Threads,
 )
 from videotok.config import DecodeConfig, KeyframeSource
 
@@ -55,7 +64,7 @@ def decode(
             "--output", "-o", help="The video file to write; NAME-decoded.mp4, or .png for a picture, by default."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    force: Force = False,
     compare: Annotated[
         Path | None,
         typer.Option(help="The source video: measure how near the result comes, and write both side by side."),
@@ -66,27 +75,29 @@ def decode(
     keyframe_source: Annotated[
         KeyframeSource,
         typer.Option(
-            help="tokens: keyframes decoded from their ids; jpeg: the stored pictures; auto: pictures if there are any."
+            help="tokens: keyframes decoded from their ids; jpeg: the stored pictures; auto: those if there are any.",
+            rich_help_panel=RATE,
         ),
     ] = DEFAULTS.keyframe_source,
-    size: Annotated[
-        str | None,
-        typer.Option(help="WIDTHxHEIGHT of the frames; about 256x144 pixels in the source's shape by default."),
-    ] = None,
+    size: FrameSize = None,
     motion_quantizers: Annotated[
-        int | None, typer.Option(min=0, help="Use only the first so many motion quantizers of the file.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Use only the first so many motion quantizers of the file; all by default.",
+            rich_help_panel=RATE,
+        ),
     ] = DEFAULTS.motion_quantizers,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Network evaluations per clip; the model's own number by default.")
-    ] = DEFAULTS.num_inference_steps,
+    steps: Steps = DEFAULTS.num_inference_steps,
     seed: Annotated[
-        int, typer.Option(help="Seed of the noise that fills in what the tokens do not say.")
+        int, typer.Option(help="Seed of the noise that fills in what the tokens do not say.", rich_help_panel=RATE)
     ] = DEFAULTS.seed,
     bidirectional: Annotated[
         bool,
         typer.Option(
             "--bidirectional/--forward",
             help="Rebuild each clip between its own keyframe and the next one, or from its own alone.",
+            rich_help_panel=RATE,
         ),
     ] = DEFAULTS.bidirectional,
     noise_rate: Annotated[
@@ -94,15 +105,12 @@ def decode(
         typer.Option(
             min=0.05,
             max=1.0,
-            help="Below 1: begin each clip from the last frame before it, noised so far (Video-LaVIT: 0.85).",
+            help="Below 1: begin each clip from the last frame before it, with so much noise (Video-LaVIT: 0.85).",
+            rich_help_panel=RATE,
         ),
     ] = DEFAULTS.noise_rate,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the weights; those that ship by default.")
-    ] = None,
-    keyframe_model: Annotated[
-        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
-    ] = None,
+    model: Model = None,
+    keyframe_model: KeyframeModel = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -129,7 +137,7 @@ def decode(
     comparison = path.with_name(f"{path.stem}-compare.mp4") if compare else None
     is_picture = path.suffix.lower() in PICTURE_SUFFIXES
     if is_picture and (compare or not tokens.is_picture):
-        wanted = "--compare writes a video" if compare else f"{file} has {tokens.num_frames.sum()} frames"
+        wanted = "--compare writes a video" if compare else f"{file} has {counted(tokens.num_frames.sum(), 'frame')}"
         raise Refusal(f"{path} is a picture, but {wanted}; name a video file such as out.mp4 with -o")
     for target in (path, comparison):
         if target:
@@ -178,8 +186,8 @@ def decode(
         for frame in _with_progress(decoded, tokens):
             write(frame)
     seconds = time.monotonic() - began
-    facts = f"{writer.num_frames} frames, {width}x{height} at {tokens.spec.fps} fps, {tokens.duration_seconds:.2f} s"
-    print_line(f"{path}: {facts} of video, {seconds:.1f} s taken")
+    frames = f"{counted(writer.num_frames, 'frame')}, {width}x{height} at {tokens.spec.fps} fps"
+    print_line(f"{path}: {frames}, {tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken")
     if compare:
         are_stored = tokens.pictures and keyframe_source != "tokens"
         print_line(f"{comparison}: the source, its bidirectional warp and the result side by side")

@@ -8,15 +8,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videotok.cli.console import (
-    Device,
     Refusal,
-    Threads,
+    counted,
     invalid_options_refused,
     print_line,
     progress_bar,
     refuse_unwritable,
 )
-from videotok.config import EncodeConfig, KeyframeStorage, MotionSourceChoice, PatchSelection
+from videotok.cli.options import (
+    RATE,
+    READING,
+    Device,
+    Duration,
+    Force,
+    Fps,
+    KeepRatio,
+    KeyframeModel,
+    Model,
+    MotionQuantizers,
+    MotionSource,
+    RefinementSteps,
+    SplitAtCuts,
+    Start,
+    Stream,
+    Threads,
+)
+from videotok.config import EncodeConfig, KeyframeStorage, PatchSelection
 from videotok.errors import printable, utf8_name
 
 if TYPE_CHECKING:
@@ -33,79 +50,64 @@ def encode(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .vtok file to write; beside the video by default.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
-    fps: Annotated[
-        str, typer.Option(help="Frames per second of the clips, such as 12 or 30000/1001; 6 for understanding.")
-    ] = str(DEFAULTS.fps),
-    keep_ratio: Annotated[
-        float | None, typer.Option(help="Share of a keyframe's patches to keep on average, above 0 to 1.")
-    ] = DEFAULTS.keep_ratio,
-    tokens_per_keyframe: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Visual tokens per keyframe on average, instead of --keep-ratio; hard keyframes get more."
-        ),
-    ] = DEFAULTS.tokens_per_keyframe,
+    force: Force = False,
     tokens_per_second: Annotated[
         float | None,
         typer.Option(
-            help="Tokens of all kinds per second of video, instead of --keep-ratio: they go to motion and keyframes "
-            "where they help most. --motion-quantizers is then the most that a clip has."
+            help="Tokens of all kinds per second of video: they go to motion and keyframes where they help most. "
+            "--motion-quantizers is then the most that a clip has.",
+            rich_help_panel=RATE,
         ),
     ] = DEFAULTS.tokens_per_second,
-    predict_keyframes: Annotated[
-        bool, typer.Option(help="Encode of a keyframe only what the clip before does not predict.")
-    ] = DEFAULTS.predict_keyframes,
-    keyframe_storage: Annotated[
-        KeyframeStorage, typer.Option(help="jpeg: store the keyframes as JPEG files too, for exact pictures.")
-    ] = DEFAULTS.keyframe_storage,
-    jpeg_quality: Annotated[
-        int, typer.Option(min=1, max=100, help="JPEG quality of stored keyframes.")
-    ] = DEFAULTS.jpeg_quality,
-    refinement_steps: Annotated[
+    tokens_per_keyframe: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps of code refinement; 4 gain about 0.4 dB and take several times as long."),
-    ] = DEFAULTS.refinement_steps,
-    motion_quantizers: Annotated[
-        int | None, typer.Option(min=0, help="Residual quantizers of motion ids; more follow the motion more closely.")
-    ] = DEFAULTS.motion_quantizers,
-    motion_source: Annotated[
-        MotionSourceChoice,
         typer.Option(
-            help="native: the stream's own motion vectors; reencode: those of an x264 re-encoding; auto: native where "
-            "there are any; mpeg4: as the published Video-LaVIT weights expect."
+            min=1,
+            help="Visual tokens per keyframe on average; keyframes with more detail get more.",
+            rich_help_panel=RATE,
         ),
-    ] = DEFAULTS.motion_source,
+    ] = DEFAULTS.tokens_per_keyframe,
+    keep_ratio: KeepRatio = DEFAULTS.keep_ratio,
+    motion_quantizers: MotionQuantizers = DEFAULTS.motion_quantizers,
+    fps: Fps = str(DEFAULTS.fps),
+    predict_keyframes: Annotated[
+        bool,
+        typer.Option(help="Encode of a keyframe only what the clip before does not predict.", rich_help_panel=RATE),
+    ] = DEFAULTS.predict_keyframes,
+    refinement_steps: RefinementSteps = DEFAULTS.refinement_steps,
     patch_selection: Annotated[
         PatchSelection,
-        typer.Option(help="sample: draw the kept patches at random; only with the published Video-LaVIT weights."),
-    ] = DEFAULTS.patch_selection,
-    seed: Annotated[int, typer.Option(help="Seed of --patch-selection sample.")] = DEFAULTS.seed,
-    start: Annotated[float, typer.Option(min=0, help="Where to begin, in seconds.")] = DEFAULTS.start_seconds,
-    duration: Annotated[
-        float | None, typer.Option(help="Seconds of video to encode; to the end by default.")
-    ] = DEFAULTS.duration_seconds,
-    max_clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips to encode at most; all by default.")
-    ] = DEFAULTS.max_clips,
-    stream: Annotated[
-        int | None,
         typer.Option(
-            min=0, help="Index of the video stream in the file, as ffprobe shows it; its default one by default."
+            help="sample: draw the kept patches at random; only with the published Video-LaVIT weights.",
+            rich_help_panel=RATE,
         ),
-    ] = DEFAULTS.stream,
-    split_at_cuts: Annotated[
-        bool, typer.Option("--split-at-cuts", help="Begin a new clip at every scene cut.")
-    ] = DEFAULTS.split_at_cuts,
+    ] = DEFAULTS.patch_selection,
+    seed: Annotated[int, typer.Option(help="Seed of --patch-selection sample.", rich_help_panel=RATE)] = DEFAULTS.seed,
+    keyframe_storage: Annotated[
+        KeyframeStorage,
+        typer.Option(
+            help="jpeg: store the keyframes as JPEG files too, for decoding with exact pictures.", rich_help_panel=RATE
+        ),
+    ] = DEFAULTS.keyframe_storage,
+    jpeg_quality: Annotated[
+        int, typer.Option(min=1, max=100, help="JPEG quality of stored keyframes.", rich_help_panel=RATE)
+    ] = DEFAULTS.jpeg_quality,
+    start: Start = DEFAULTS.start_seconds,
+    duration: Duration = DEFAULTS.duration_seconds,
+    max_clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips to encode at most; all by default.", rich_help_panel=READING)
+    ] = DEFAULTS.max_clips,
+    split_at_cuts: SplitAtCuts = DEFAULTS.split_at_cuts,
+    motion_source: MotionSource = DEFAULTS.motion_source,
+    stream: Stream = DEFAULTS.stream,
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="Decode the video in a child process, for files from strangers.")
+        bool,
+        typer.Option(
+            "--isolate", help="Decode the video in a child process, for files from strangers.", rich_help_panel=READING
+        ),
     ] = DEFAULTS.isolate,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the weights; those that ship by default.")
-    ] = None,
-    keyframe_model: Annotated[
-        Path | None, typer.Option(help="Folder of another keyframe tokenizer, such as a diffusers VQModel.")
-    ] = None,
+    model: Model = None,
+    keyframe_model: KeyframeModel = None,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
@@ -131,12 +133,15 @@ def encode(
             split_at_cuts=split_at_cuts,
             isolate=isolate,
         )
+    from videotok.inputs import PHOTO_SUFFIXES, VIDEO_SUFFIXES, local_input
+
     path = output or default_output(video)
     refuse_unwritable(path, force, video)
+    if path.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES:
+        raise Refusal(f"{path} is the name of a video or picture; name a .vtok file with -o")
 
     from codec import probe, probe_isolated
     from videotok.bundle import Bundle
-    from videotok.inputs import local_input
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
@@ -189,9 +194,9 @@ def summary_line(path: Path, tokens: "VideoTokens", seconds: float) -> str:
     damaged = f" ({tokens.damaged.sum()} of them damaged)" if tokens.damaged.any() else ""
     skipped = f", {tokens.skip_mask.mean():.0%} of patches predicted" if tokens.skip_mask.any() else ""
     return (
-        f"{path}: {tokens.num_clips} clips{damaged}, {len(tokens.visual_ids)} visual tokens "
+        f"{path}: {counted(tokens.num_clips, 'clip')}{damaged}, {counted(len(tokens.visual_ids), 'visual token')} "
         f"({counts.min()}/{counts.mean():.0f}/{counts.max()} per keyframe{skipped}), "
-        f"{tokens.motion_counts.sum()} motion tokens, "
+        f"{counted(tokens.motion_counts.sum(), 'motion token')}, "
         f"{tokens.tokens_per_second:.0f} tokens/s of video, "
         f"{seconds:.1f} s taken, {tokens.duration_seconds / seconds:.1f} times real time"
     )

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videotok.cli.console import (
-    Device,
-    Dtype,
     Refusal,
-    Threads,
+    counted,
     invalid_options_refused,
     print_line,
     print_note,
     progress_bar,
     refuse_unwritable,
 )
+from videotok.cli.options import RATE, READING, Device, Dtype, Force, LpipsWeights, Model, Steps, Threads
 from videotok.errors import printable, shorten
 
 if TYPE_CHECKING:
@@ -33,24 +32,31 @@ def evaluate(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, one HTML file that needs no other.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    force: Force = False,
+    examples: Annotated[int, typer.Option(min=0, help="Clips of a video that the page shows side by side.")] = 1,
+    lpips: LpipsWeights = None,
     motion_quantizers: Annotated[
-        str, typer.Option(help="Numbers of motion quantizers; the video is encoded and decoded with each.")
+        str,
+        typer.Option(
+            help="Numbers of motion quantizers; the video is encoded and decoded with each.", rich_help_panel=RATE
+        ),
     ] = "1,4",
     tokens_per_second: Annotated[
         float | None,
-        typer.Option(help="Tokens per second of video; --motion-quantizers are then the most that a clip has."),
+        typer.Option(
+            help="Tokens of all kinds per second of video; --motion-quantizers are then the most that a clip has.",
+            rich_help_panel=RATE,
+        ),
     ] = None,
-    max_clips: Annotated[int | None, typer.Option(min=1, help="Clips of a video at most.")] = 4,
-    examples: Annotated[int, typer.Option(min=0, help="Clips of a video that the page shows side by side.")] = 1,
     exact_keyframes: Annotated[
-        bool, typer.Option(help="Evaluate the motion with the source's own keyframes as well.")
+        bool,
+        typer.Option(help="Evaluate the motion with the source's own keyframes as well.", rich_help_panel=RATE),
     ] = True,
-    lpips: Annotated[
-        Path | None, typer.Option(help="Weights of the LPIPS network (SqueezeNet, safetensors), to measure it too.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations of the detokenizer per clip.")] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of other weights than the shipped ones.")] = None,
+    steps: Steps = None,
+    max_clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips of a video to read at most.", rich_help_panel=READING)
+    ] = 4,
+    model: Model = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -65,7 +71,7 @@ def evaluate(
 
     from videotok.config import DecodeConfig, EncodeConfig
     from videotok.evaluation import SIZE, EvaluationConfig
-    from videotok.footage import scan_for_videos
+    from videotok.inputs import scan_for_videos
     from videotok.io_utils import write_json
     from videotok.perceptual import LPIPS
     from videotok.pipeline import VideoTokenizer
@@ -92,9 +98,11 @@ def evaluate(
         write_json(json_file, list(rows(results)))
     write_quality_page(out, results, config, left_out=left_out, model=model or "shipped with videotok")
     clips = sum(len({clip.index for clip in result.clips}) for result in results)
-    print_line(f"{out}: {len(results)} videos, {clips} clips, {time.monotonic() - began:.0f} s taken")
+    print_line(
+        f"{out}: {counted(len(results), 'video')}, {counted(clips, 'clip')}, {time.monotonic() - began:.0f} s taken"
+    )
     if left_out:
-        print_line(f"{len(left_out)} files left out; the page says why")
+        print_line(f"{counted(len(left_out), 'file')} left out; the page says why")
 
 
 @dataclass
@@ -137,7 +145,11 @@ def _evaluate_files(
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """`1,2,4`: ascending, each once."""
+    """Return the numbers of a text such as `1,2,4`, ascending and each once.
+
+    Raises:
+        Refusal: another text, or a number below 1.
+    """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise Refusal(f"--motion-quantizers {shorten(text)} must be numbers above 0 with commas between, such as 1,2,4")

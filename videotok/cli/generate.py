@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from videotok.cli.console import (
-    Device,
     Refusal,
-    Threads,
+    counted,
     invalid_options_refused,
     parse_size,
     print_line,
@@ -19,6 +18,15 @@ from videotok.cli.console import (
     refuse_unwritable,
 )
 from videotok.cli.decode import PICTURE_SUFFIXES, QUALITY
+from videotok.cli.options import (
+    Device,
+    Force,
+    FrameSize,
+    LanguageModel,
+    LanguageModelPrecision,
+    Threads,
+    VideoModel,
+)
 
 if TYPE_CHECKING:
     from videotok.lm.generated_video import GeneratedClip
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 
 MAX_SECONDS = 3600.0
+SAMPLING = "Sampling"
 
 
 def generate(
@@ -44,42 +53,45 @@ def generate(
     seconds: Annotated[
         float, typer.Option(help=f"Length of what is generated, above 0 to {MAX_SECONDS:g} seconds.")
     ] = 6.0,
-    lm: Annotated[
-        Path | None, typer.Option("--lm", help="Folder of a language model of video; default: the shipped one.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed: the same one gives the same result.")] = 0,
+    force: Force = False,
+    seed: Annotated[int, typer.Option(help="Seed: the same one gives the same result.", rich_help_panel=SAMPLING)] = 0,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; 0: the most likely ids; default: 1.")
+        float | None,
+        typer.Option(help="Sampling temperature; 0: the most likely ids; 1 by default.", rich_help_panel=SAMPLING),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Sample from so many likeliest ids; 0: from all; default: the model's own.")
+        int | None,
+        typer.Option(
+            help="Sample from so many likeliest ids; 0: from all; the model's own number by default.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Sample from the likeliest ids of this probability together; default: 1.")
+        float | None,
+        typer.Option(
+            help="Sample from the likeliest ids that have this probability together; 1 by default.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How much the text counts; 1: as trained; default: the model's own.")
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance by the text; 1: none; the model's own number by default.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None,
     keyframes: Annotated[
         Literal["auto", "predicted", "encoded", "generated", "constrained"],
         typer.Option(
             help="Keyframes after the first: predicted from the clip before, that encoded again, generated, or "
-            "constrained by the last frame (Video-LaVIT)."
+            "constrained by the last frame (Video-LaVIT).",
+            rich_help_panel=SAMPLING,
         ),
     ] = "auto",
-    size: Annotated[
-        str | None,
-        typer.Option(help="WIDTHxHEIGHT of the frames; about 256x144 pixels in the shape of --image or --video."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
-    video_model: Annotated[
-        str | None,
-        typer.Option("--video-model", help="Folder or hub id of video weights; default: those of the language model."),
-    ] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the language model; auto: bfloat16 on a GPU, float32 on a CPU."),
-    ] = "auto",
+    size: FrameSize = None,
+    lm: LanguageModel = None,
+    video_model: VideoModel = None,
+    precision: LanguageModelPrecision = "auto",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -203,13 +215,14 @@ def _write_video(
     if output.suffix == ".vtok":
         tokens = video_tokens(list(clips), video)
         tokens.save(output)
-        facts = f"{tokens.num_clips} clips, {tokens.num_tokens} tokens, {tokens.duration_seconds:.2f} s"
+        facts = f"{counted(tokens.num_clips, 'clip')}, {counted(tokens.num_tokens, 'token')}"
+        facts += f", {tokens.duration_seconds:.2f} s"
     else:
         with VideoWriter(output, fps, video.size, options=QUALITY | REPRODUCIBLE) as writer:
             for clip in generator.frames(clips):
                 for frame in clip.frames:
                     writer.write(frame)
-        facts = f"{writer.num_frames} frames, {video.size[0]}x{video.size[1]} at {fps} fps"
+        facts = f"{counted(writer.num_frames, 'frame')}, {video.size[0]}x{video.size[1]} at {fps} fps"
         facts += f", {writer.num_frames / float(fps):.2f} s"
     print_line(f"{output}: {facts} of video, {time.monotonic() - began:.1f} s taken")
 

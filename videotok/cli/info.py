@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from videotok.cli.console import print_line
+from videotok.cli.console import Refusal, print_line
+from videotok.cli.options import AsJson, Stream
 from videotok.errors import to_json
 
 WIDTH = 18
@@ -17,10 +18,8 @@ def info(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="A .vtok file, or a video; - for standard input; or a URL.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    stream: Annotated[
-        int | None, typer.Option(min=0, help="Index of the video stream in the file; its default one by default.")
-    ] = None,
+    as_json: AsJson = False,
+    stream: Stream = None,
 ) -> None:
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
     from videotok.inputs import local_input
@@ -31,6 +30,8 @@ def info(
         # what a file is called does not say what it is
         if is_vtok(file.path) or file.path.suffix.lower() == ".vtok":
             tokens = VideoTokens.load(file.path)
+            if stream is not None:
+                raise Refusal(f"--stream {stream} chooses a stream of a video; {source} is a .vtok file, leave it out")
             size = {"size_bytes": file.path.stat().st_size}
             facts = {"file": source, "format": vtok_format(file.path)} | size | tokens.facts()
             _print(facts, token_lines(facts), as_json)
@@ -55,17 +56,17 @@ def video_facts(path: Path, stream: int | None = None) -> dict[str, Any]:
     Raises:
         MediaError: as `codec.iter_clips`.
     """
-    from codec import VectorShares, iter_clips, probe
+    from codec import ClipSpec, VectorShares, iter_clips, probe
 
     facts = {"file": str(path), "size_bytes": path.stat().st_size} | asdict(probe(path, stream))
     facts["average_fps"] = None if facts["average_fps"] is None else str(facts["average_fps"])
     shares: list[VectorShares] = []
     cuts: list[float] = []
-    damaged, source = 0, ""
-    for clip in iter_clips(path, stream=stream):
+    damaged, source, spec = 0, "", ClipSpec()
+    for clip in iter_clips(path, spec, stream=stream):
         if clip.num_frames > 1:
             shares.append(clip.shares)
-        cuts += [round(clip.pts_seconds + cut / 12, 3) for cut in clip.cuts]
+        cuts += [round(clip.pts_seconds + float(cut / spec.fps), 3) for cut in clip.cuts]
         damaged += clip.damaged
         source = clip.motion_source
     return facts | {

@@ -10,13 +10,28 @@ import typer
 from videotok.cli.console import (
     Refusal,
     beside,
+    counted,
     invalid_options_refused,
     print_line,
     print_note,
     progress_bar,
     refuse_unwritable,
 )
-from videotok.config import EncodeConfig, MotionSourceChoice
+from videotok.cli.options import (
+    READING,
+    Device,
+    Duration,
+    Force,
+    Fps,
+    KeyframeModel,
+    Model,
+    MotionSource,
+    SplitAtCuts,
+    Start,
+    Stream,
+    Threads,
+)
+from videotok.config import EncodeConfig
 from videotok.errors import printable
 
 if TYPE_CHECKING:
@@ -25,6 +40,7 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES, SHEET_SUFFIXES, PAGE_SUFFIXES = {".mp4", ".mkv", ".mov"}, {".png", ".jpg", ".webp"}, {".html", ".htm"}
 PAGE_KEYFRAMES = 12
 """Keyframes on a page of tokens where the caller does not say: pictures and videos are inside the file."""
+DEFAULTS = EncodeConfig()
 CODE_CLIPS = 8
 """Keyframes of a video that are searched for a code where the caller does not say."""
 
@@ -40,6 +56,8 @@ class Request:
     """Keyframes on a page of tokens at most."""
     model: str | None
     keyframe_model: Path | None
+    device: str
+    threads: int | None
 
 
 def inspect(
@@ -64,38 +82,28 @@ def inspect(
     source: Annotated[
         Path | None, typer.Option(help="The video that a .vtok file was made from, to show it beside the tokens.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
-    fps: Annotated[str, typer.Option(help="Frames per second of the clips, such as 12 or 30000/1001.")] = "12",
-    motion_source: Annotated[
-        MotionSourceChoice,
-        typer.Option(
-            help="native: the stream's own motion vectors; reencode: those of an x264 re-encoding; mpeg4: those of an "
-            "MPEG-4 re-encoding; auto: native where there are any."
-        ),
-    ] = "auto",
-    stream: Annotated[
-        int | None, typer.Option(min=0, help="Index of the video stream in the file; its default one by default.")
-    ] = None,
-    split_at_cuts: Annotated[
-        bool, typer.Option("--split-at-cuts", help="Begin a new clip at every scene cut.")
-    ] = False,
-    start: Annotated[float, typer.Option(min=0, help="Where to begin, in seconds.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(help="Seconds of video to show; to the end by default.")] = None,
-    max_clips: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Clips to read at most; by default 4 for a sheet, --max-keyframes for a page, 8 for a code."
-        ),
-    ] = None,
+    force: Force = False,
     max_keyframes: Annotated[
         int, typer.Option(min=1, help="Keyframes on a page of tokens at most; the first ones.")
     ] = PAGE_KEYFRAMES,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the weights for --tokens and --code; those that ship.")
+    start: Start = DEFAULTS.start_seconds,
+    duration: Duration = DEFAULTS.duration_seconds,
+    max_clips: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Clips to read at most; by default 4 for a sheet, --max-keyframes for a page, 8 for a code.",
+            rich_help_panel=READING,
+        ),
     ] = None,
-    keyframe_model: Annotated[
-        Path | None, typer.Option(help="Folder of another keyframe tokenizer for --tokens and --code.")
-    ] = None,
+    split_at_cuts: SplitAtCuts = DEFAULTS.split_at_cuts,
+    fps: Fps = str(DEFAULTS.fps),
+    motion_source: MotionSource = DEFAULTS.motion_source,
+    stream: Stream = DEFAULTS.stream,
+    model: Model = None,
+    keyframe_model: KeyframeModel = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Draw a video's motion over its frames, or show what its tokens hold."""
     if code is None and len(videos) > 1:
@@ -110,7 +118,7 @@ def inspect(
             stream=stream,
             split_at_cuts=split_at_cuts,
         )
-    request = Request(output, force, config, max_keyframes, model, keyframe_model)
+    request = Request(output, force, config, max_keyframes, model, keyframe_model, device, threads)
     if code is not None:
         inspect_code(code, videos, request)
     elif tokens:
@@ -121,8 +129,12 @@ def inspect(
 
 def inspect_motion(video: Path, request: Request) -> None:
     """Write the motion of a video as a video or as a contact sheet."""
+    from videotok.vtok import is_vtok
+
     path = request.output or beside(video, "-motion.mp4")
     suffix = path.suffix.lower()
+    if is_vtok(video):
+        raise Refusal(f"{video} holds tokens and no motion vectors; give --tokens to see what they hold")
     if suffix not in VIDEO_SUFFIXES | SHEET_SUFFIXES:
         raise Refusal(
             f"{path}: motion is drawn into a video ({', '.join(sorted(VIDEO_SUFFIXES))}) or a contact sheet "
@@ -159,7 +171,8 @@ def inspect_motion(video: Path, request: Request) -> None:
     shown = _with_progress(clips, spec, config.start_seconds, info.duration_seconds, video.name)
     write = write_motion_video if is_video else write_contact_sheet
     number = write(shown, size, spec, video.name, path)
-    print_line(f"{path}: {number} clips of {info.width}x{info.height} {info.codec}, motion of {config.motion_source}")
+    stream = f"{info.width}x{info.height} {info.codec}"
+    print_line(f"{path}: {counted(number, 'clip')} of {stream}, motion of {config.motion_source}")
 
 
 def _with_progress(
@@ -204,8 +217,8 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     from videotok.report.tokens import write_tokens_page
     from videotok.threads import set_up_cpu
 
-    set_up_cpu()
-    tokenizer, max_keyframes = VideoTokenizer(bundle), request.max_keyframes
+    set_up_cpu(request.threads)
+    tokenizer, max_keyframes = VideoTokenizer(bundle, device=request.device), request.max_keyframes
     with progress_bar() as bar:
         if tokens is None:
             task = bar.add_task(printable(f"encode {file.name}"), total=None, of="?")
@@ -221,7 +234,7 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
         number = write_tokens_page(
             tokenizer, tokens, shown, path, max_keyframes, progress=lambda done: bar.advance(task, done)
         )
-    print_line(f"{path}: {number} keyframes, {tokens.tokens_per_second:.0f} tokens/s of video")
+    print_line(f"{path}: {counted(number, 'keyframe')}, {tokens.tokens_per_second:.0f} tokens/s of video")
     if number < tokens.num_clips:
         print_line(f"left out: {tokens.num_clips - number} of {tokens.num_clips} keyframes; --max-keyframes shows more")
     end = config.start_seconds + tokens.duration_seconds
@@ -235,7 +248,7 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
     _refuse_page(path, request, *videos)
 
     from videotok.bundle import Bundle
-    from videotok.footage import scan_for_videos
+    from videotok.inputs import scan_for_videos
 
     bundle, scan = Bundle.find(request.model, request.keyframe_model), scan_for_videos(videos)
     print_note(str(scan))
@@ -245,8 +258,8 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
     from videotok.report.tokens import find_code, write_code_page
     from videotok.threads import set_up_cpu
 
-    set_up_cpu()
-    tokenizer = VideoTokenizer(bundle)
+    set_up_cpu(request.threads)
+    tokenizer = VideoTokenizer(bundle, device=request.device)
     with progress_bar() as bar:
         task = bar.add_task("videos", total=len(files), of=str(len(files)))
         max_clips = request.config.max_clips or CODE_CLIPS
@@ -254,8 +267,8 @@ def inspect_code(code: int, videos: list[Path], request: Request) -> None:
             search = find_code(tokenizer, code, files, max_clips, lambda video: bar.advance(task))
     write_code_page(search, code, bundle.identity("keyframes").name, path)
     print_line(
-        f"{path}: {search.total} patches with code {code} among {search.num_codes} codes of "
-        f"{search.num_keyframes} keyframes"
+        f"{path}: {counted(search.total, 'patch')} with code {code} among {counted(search.num_codes, 'code')} of "
+        f"{counted(search.num_keyframes, 'keyframe')}"
     )
 
 

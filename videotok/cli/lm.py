@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused
+from videotok.cli.console import Refusal, invalid_options_refused, step_progress, training_report
 from videotok.cli.generate import generate
+from videotok.cli.options import (
+    Device,
+    LanguageModel,
+    LanguageModelPrecision,
+    LearningRate,
+    MaxMinutes,
+    Resume,
+    SaveEvery,
+    Threads,
+    TrainingPrecision,
+    VideoModel,
+    training_precision,
+)
 from videotok.config import parse_rate
 from videotok.threads import set_up_cpu
 
@@ -26,20 +39,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train and ask language models that read video, and generate with them.")
 app.command()(generate)
 console = Console(stderr=True, markup=False)
-COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("steps"),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-)
-
 DEFAULT_STEPS = 1000
-
-VideoModel = Annotated[
-    str | None, typer.Option("--video-model", help="Folder or hub id of video weights; default: the shipped ones.")
-]
 
 
 @app.command()
@@ -62,26 +62,21 @@ def train(
         Literal["shipped"] | None,
         typer.Option(
             help="Train the model that ships, from a folder of photographs and videos (docs/understanding.md). Only "
-            "--steps, --max-minutes, --seed, --save-every, --resume and --video-model go with it."
+            "--steps, --max-minutes, --seed, --save-every, --resume, --device and --video-model go with it."
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps of the whole run; default: 1000, or the recipe's.")
+        int | None,
+        typer.Option(min=1, help=f"Optimizer steps of the whole run; by default {DEFAULT_STEPS}, or the recipe's."),
     ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time limit; the learning rate reaches zero when it is met.")
-    ] = None,
+    max_minutes: MaxMinutes = None,
     length: Annotated[int, typer.Option(min=16, help="Tokens of a row; documents are packed into rows.")] = 2048,
     rows: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 4,
-    learning_rate: Annotated[
-        float, typer.Option("--lr", help="Highest learning rate; linear warm-up, then a cosine to zero.")
-    ] = 1e-3,
+    learning_rate: LearningRate = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and data order.")] = 0,
-    precision: Annotated[
-        Literal["auto", "bf16", "no"], typer.Option(help="Precision of the forward pass; auto: bf16 on a GPU.")
-    ] = "auto",
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and validations.")] = 200,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False,
+    precision: TrainingPrecision = "auto",
+    save_every: SaveEvery = 200,
+    resume: Resume = False,
     fps: Annotated[str, typer.Option(help="Frames per second of the clips of videos that are encoded here.")] = "6",
     motion_quantizers: Annotated[int, typer.Option(min=0, help="Residual quantizers of motion ids to read.")] = 1,
     max_clips: Annotated[int, typer.Option(min=1, help="Clips of a long video to read, evenly spaced.")] = 8,
@@ -101,7 +96,7 @@ def train(
     limits = {"seed": seed, "save_every": save_every, "max_seconds": max_minutes and 60 * max_minutes}
     if recipe:
         set_up_cpu(threads)
-        _train_by_recipe(data, out, video_model, limits | ({"steps": steps} if steps else {}), resume)
+        _train_by_recipe(data, out, video_model, limits | {"steps": steps}, resume, device)
         return
 
     from videotok.lm.data import TokenCache, make_documents, read_samples
@@ -110,7 +105,7 @@ def train(
 
     samples = list(read_samples(data))  # what cannot be read is refused before any model is loaded
     set_up_cpu(threads)
-    tokenizer = _load_video_tokenizer(video_model)
+    tokenizer = _load_video_tokenizer(video_model, device)
     if motion_quantizers > tokenizer.motion.num_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: these weights have {tokenizer.motion.num_quantizers}")
     weights = {part: tokenizer.bundle.identity(part).sha256 for part in ("keyframes", "motion")}
@@ -128,7 +123,7 @@ def train(
         rows,
         learning_rate,
         warmup_steps=min(100, steps // 10),
-        precision=_precision(precision, device),
+        precision=training_precision(precision, device),
         row_length=length,
         **limits,
     )
@@ -137,19 +132,15 @@ def train(
 
 
 def _train_by_recipe(
-    data: "Sequence[Path]", out: Path, video_model: str | None, limits: dict[str, Any], resume: bool
+    data: "Sequence[Path]", out: Path, video_model: str | None, limits: dict[str, Any], resume: bool, device: str
 ) -> None:
     """Train the model that ships."""
     if len(data) != 1 or not data[0].is_dir():
         raise Refusal(f"--recipe takes one folder of photographs and videos, got {', '.join(map(str, data))}")
-    from dataclasses import replace
+    from videotok.lm.recipe.run import Recipe, run
 
-    from videotok.lm.recipe import Recipe, run
-
-    tokenizer, shipped = _load_video_tokenizer(video_model), Recipe()
-    plan = replace(shipped.plan, **limits)
-    plan = replace(plan, warmup_steps=min(plan.warmup_steps, plan.steps // 10))
-    with Progress(*COLUMNS, console=console) as progress:
+    tokenizer, recipe = _load_video_tokenizer(video_model, device), Recipe().limited(**limits)
+    with step_progress("steps", console) as progress:
         bars = {}
 
         def on_progress(what: str, number: int, count: int) -> None:
@@ -162,13 +153,14 @@ def _train_by_recipe(
                 data[0],
                 out,
                 tokenizer,
-                replace(shipped, plan=plan),
+                recipe,
                 resume=resume,
+                device=device,
                 report=report,
                 on_progress=on_progress,
             )
 
-        _train_with_bar(progress, plan.steps, train)
+        _train_with_bar(progress, recipe.steps, train)
     console.print(f"{out}/float16: ask it with `videotok lm ask VIDEO QUESTION --lm {out}/float16`", highlight=False)
 
 
@@ -184,7 +176,7 @@ def _run(
     """Train with a progress bar."""
     from videotok.lm.train import train as train_model
 
-    with Progress(*COLUMNS, console=console) as progress:
+    with step_progress("steps", console) as progress:
         _train_with_bar(
             progress,
             plan.steps,
@@ -196,16 +188,8 @@ def _run(
 
 def _train_with_bar(progress: Progress, steps: int, train: "Callable[[Report], object]") -> None:
     """Call `train` with a report that moves a bar and prints validations; what it cannot train on is refused."""
-    bar = progress.add_task("train", total=steps)
-
-    def report(step: int, figures: dict[str, float]) -> None:
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        progress.update(bar, completed=step, description=shown)
-        if any(name.startswith("validation") for name in figures):
-            progress.console.print(f"step {step}: {shown}", highlight=False)
-
     try:
-        train(report)
+        train(training_report(progress, steps))
     except (ValueError, FloatingPointError) as error:
         raise Refusal(str(error)) from error
 
@@ -214,21 +198,16 @@ def _train_with_bar(progress: Progress, steps: int, train: "Callable[[Report], o
 def ask(
     video: Annotated[Path, typer.Argument(help="A video file, or a .vtok file.")],
     question: Annotated[str, typer.Argument(help="The question to answer.")],
-    lm: Annotated[
-        Path | None, typer.Option("--lm", help="Folder of a language model that reads video; default: the shipped one.")
-    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: the most likely tokens.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of sampled answers.")] = 0,
-    video_model: VideoModel = None,
     inputs: Annotated[
         Literal["auto", "ids", "features"],
         typer.Option(help="What the model reads of keyframes; auto: what it was trained with."),
     ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the language model; auto: bfloat16 on a GPU, float32 on a CPU."),
-    ] = "auto",
+    lm: LanguageModel = None,
+    video_model: VideoModel = None,
+    precision: LanguageModelPrecision = "auto",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -262,13 +241,13 @@ def ask(
     print()
 
 
-def _load_video_tokenizer(model: str | None) -> "VideoTokenizer":
+def _load_video_tokenizer(model: str | None, device: str) -> "VideoTokenizer":
     from transformers.utils import logging
 
     from videotok.pipeline import VideoTokenizer
 
     logging.disable_progress_bar()  # the command has its own
-    return VideoTokenizer.from_pretrained(model)
+    return VideoTokenizer.from_pretrained(model, device=device)
 
 
 def _load_initial_model(
@@ -277,7 +256,7 @@ def _load_initial_model(
     """Return a new tiny model, one that reads video already, or another one extended by the ids of video."""
     import torch
 
-    from videotok.errors import ModelError
+    from videotok.errors import ModelError, first_line
     from videotok.lm.loading import extended_model, new_tiny_model
     from videotok.lm.model import VIDEO_CONFIG_NAME, VideoLanguageModel
 
@@ -289,12 +268,4 @@ def _load_initial_model(
     try:
         return extended_model(name, tokenizer, settings, inputs == "features")
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {name}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _precision(wanted: str, device: str) -> Literal["no", "bf16"]:
-    import torch
-
-    if wanted == "auto":
-        return "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if wanted == "bf16" else "no"
+        raise ModelError(f"cannot load {name}: {first_line(error)}") from error

@@ -166,10 +166,18 @@ def _user_error_line(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "there is not enough memory for this; take a smaller size or batch, or another device"
     if hasattr(error, "format_message"):  # Typer's usage errors; their class has no public name
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "videotok"
-        return f"{error.format_message() or 'Name a command.'} See `{command} --help`."  # type: ignore[attr-defined]
+        return _usage_error_line(error)
     return None
+
+
+def _usage_error_line(error: BaseException) -> str:
+    """Return one line for a usage error of Typer: what is wrong, and where help is."""
+    message = error.format_message().rstrip(".") or "name a command"  # type: ignore[attr-defined]
+    if hasattr(error.__cause__, "errors"):  # a check by pydantic, whose message does not say what came
+        (found, *_) = error.__cause__.errors()  # type: ignore[union-attr]
+        message = message.replace("Value error, ", "").replace("Input should", f"{shorten(found['input'])} should")
+    context = getattr(error, "ctx", None)
+    return f"{message}; see `{context.command_path if context else 'videotok'} --help`"
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from videotok.cli.console import print_line, refuse_unwritable
+from videotok.cli.options import Force
 
 SECONDS, FPS, SIZE = 6, 24, (480, 270)
 
 
 def sample(
     output: Annotated[Path, typer.Argument(help="The video file to write.")],
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a sample clip of 6 seconds: photographs moved by a virtual camera."""
     refuse_unwritable(output, force)

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from videotok.cli.console import Device, Refusal, Threads, invalid_options_refused
+from videotok.cli.console import Refusal, counted, invalid_options_refused, step_progress, training_report
+from videotok.cli.options import (
+    Device,
+    LearningRate,
+    LpipsWeights,
+    MaxMinutes,
+    Resume,
+    SaveEvery,
+    Threads,
+    TrainingPrecision,
+    training_precision,
+)
 from videotok.config import parse_rate
+from videotok.errors import first_line
 from videotok.threads import available_cores, set_up_cpu
 
 if TYPE_CHECKING:
@@ -34,20 +45,14 @@ class RunOptions:
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, best weights, run.json.")]
     steps: Annotated[int, typer.Option(help="Optimizer steps of the whole run.", min=1)] = 1_000
     batch_size: Annotated[int, typer.Option(help="Items per step.", min=1)] = 8
-    learning_rate: Annotated[
-        float, typer.Option("--lr", help="Highest learning rate; linear warm-up, then a cosine to zero.")
-    ] = 1e-3
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Time limit; the learning rate then falls with the time.")
-    ] = None
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints and validations.", min=1)] = 100
-    precision: Annotated[
-        Literal["auto", "bf16", "no"], typer.Option(help="Precision of the forward pass; auto: bf16 on a GPU.")
-    ] = "auto"
+    learning_rate: LearningRate = 1e-3
+    max_minutes: MaxMinutes = None
+    save_every: SaveEvery = 100
+    precision: TrainingPrecision = "auto"
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False
     seed: Annotated[int, typer.Option(help="Seed of data order, noise and initial weights.")] = 0
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.", min=0)] = 1
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False
+    resume: Resume = False
     device: Device = "auto"
     threads: Threads = None
     start: Annotated[
@@ -56,20 +61,14 @@ class RunOptions:
 
     def plan(self) -> "Plan":
         """Return what the trainer needs of these options."""
-        import torch
-
         from videotok.training.trainer import Plan
 
-        precision = self.precision
-        if precision == "auto":
-            is_on_gpu = self.device != "cpu" and torch.cuda.is_available()
-            precision = "bf16" if is_on_gpu and torch.cuda.is_bf16_supported() else "no"
         return Plan(
             self.steps,
             self.batch_size,
             self.learning_rate,
             warmup_steps=min(200, self.steps // 10),
-            precision=precision,
+            precision=training_precision(self.precision, self.device),
             seed=self.seed,
             save_every=self.save_every,
             max_seconds=None if self.max_minutes is None else 60 * self.max_minutes,
@@ -124,7 +123,7 @@ def prepare(
     from codec import ClipSpec
     from videotok.training.prepare import prepare as prepare_cache
 
-    with _progress("files") as progress:
+    with step_progress("files", console) as progress:
         bar = progress.add_task("prepare", total=None)
         result = prepare_cache(
             videos,
@@ -133,7 +132,8 @@ def prepare(
             workers=workers,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    console.print(f"{cache}: {result.clips} clips, {result.photos} photographs, {len(result.refused)} files refused")
+    counts = f"{counted(result.clips, 'clip')}, {counted(result.photos, 'photograph')}"
+    console.print(f"{cache}: {counts}, {counted(len(result.refused), 'file')} refused")
     for name, reason in result.refused.items():
         console.print(f"  {name}: {reason}", highlight=False)
 
@@ -150,7 +150,7 @@ def synthesize(
     """Make training videos: photographs and footage under a moving virtual camera. Existing ones are kept."""
     from videotok.training.synthetic import synthesize as write_videos
 
-    with _progress("videos") as progress:
+    with step_progress("videos", console) as progress:
         bar = progress.add_task("synthesize", total=count)
         write_videos(photos, videos, folder, count, progress=lambda done: progress.update(bar, completed=done))
 
@@ -161,7 +161,7 @@ def keyframes(
     config: Annotated[
         Path | None, typer.Option(help="JSON file with options of KeyframeTokenizer, for a new model.", dir_okay=False)
     ] = None,
-    lpips: Annotated[Path | None, typer.Option(help="LPIPS network (safetensors), which is not shipped.")] = None,
+    lpips: LpipsWeights = None,
     lpips_weight: Annotated[
         float | None, typer.Option(min=0, help="Weight of LPIPS in the loss; by default 0.05, adversarial 0.2.")
     ] = None,
@@ -236,18 +236,24 @@ def detokenizer(
     refiner_only: Annotated[
         bool, typer.Option("--refiner-only", help="Train the refiner and leave all other weights as they are.")
     ] = False,
-    lpips: Annotated[Path | None, typer.Option(help="LPIPS network (safetensors), which is not shipped.")] = None,
-    lpips_weight: Annotated[float, typer.Option(min=0, help="Weight of LPIPS in the loss.")] = 4.0,
+    lpips: LpipsWeights = None,
+    lpips_weight: Annotated[float, typer.Option(min=0, help="Weight of LPIPS in the loss.")] = 5.0,
     sharpness_weight: Annotated[
         float, typer.Option(min=0, help="Weight of the difference in local sharpness, with a refiner or --lpips.")
-    ] = 1.0,
+    ] = 0.4,
+    spectrum_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the difference in the power of waves, with a refiner or --lpips.")
+    ] = 0.8,
+    pattern_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of patterns such as grids, with a refiner or --lpips.")
+    ] = 0.3,
     *,
     options: RunOptions,
 ) -> None:
     """Train the video detokenizer on clips, with motion that went through the motion tokenizer.
 
-    With a refiner or --lpips it is trained for what one evaluation shows: log squared error, LPIPS and sharpness.
-    Without both, as a denoiser at all noise levels by squared error.
+    With a refiner or --lpips it is trained for what one evaluation shows: log squared error, LPIPS, sharpness and the
+    power of waves. Without both, as a denoiser at all noise levels by squared error.
     """
     from motion_vq import MotionTokenizer
     from unet3d import DetokenizerPerceptualTraining, DetokenizerTraining, PerceptualOptions, VideoDetokenizer
@@ -273,6 +279,8 @@ def detokenizer(
                 lpips=None if lpips is None else LPIPS.load(lpips),
                 lpips_weight=lpips_weight,
                 sharpness_weight=sharpness_weight,
+                spectrum_weight=spectrum_weight,
+                pattern_weight=pattern_weight,
                 refiner_only=refiner_only,
             )
             task = DetokenizerPerceptualTraining(model, losses, **hooks)
@@ -345,7 +353,7 @@ def _model(model_class: Any, folder: Path | None, config: Path | None = None) ->
     try:
         return model_class.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise Refusal(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+        raise Refusal(f"cannot load {folder}: {first_line(error)}") from error
 
 
 def _keyframe_tokenizer(folder: Path) -> "KeyframeTokenizerProtocol":
@@ -361,7 +369,7 @@ def _keyframe_tokenizer(folder: Path) -> "KeyframeTokenizerProtocol":
     try:
         return load_keyframes(folder, torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise Refusal(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+        raise Refusal(f"cannot load {folder}: {first_line(error)}") from error
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:
@@ -402,15 +410,7 @@ def _train(
         "held_back": bool(held_back),
         "split_version": SPLIT_VERSION,
     }
-    with _progress("steps") as progress:
-        bar = progress.add_task("train", total=plan.steps)
-
-        def report(step: int, figures: dict[str, float]) -> None:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            progress.update(bar, completed=step, description=shown)
-            if any(name.startswith("validation") for name in figures):
-                progress.console.print(f"step {step}: {shown}", highlight=False)
-
+    with step_progress("steps", console) as progress:
         try:
             batches = Batches(rows, read, task.prepare, plan.batch_size, plan.steps, plan.seed)
             # a cache too small to hold anything back is validated on its training data, and run.json says so
@@ -426,7 +426,7 @@ def _train(
                 criterion=criterion,
                 facts=facts,
                 device=options.device,
-                report=report,
+                report=training_report(progress, plan.steps),
             )
         except FileExistsError as error:
             raise Refusal(
@@ -437,8 +437,3 @@ def _train(
     names = {None: "the latest weights", "psnr": "the weights with the highest validation PSNR"}
     kept = names.get(criterion, f"the weights with the highest validation {criterion}")
     console.print(f"{options.out / 'best'}: {kept}")
-
-
-def _progress(unit: str) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)

@@ -19,8 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from videotok.corpus.schema import CLIP_COLUMNS, INPUTS
 from videotok.errors import CorpusError, utf8_name
-from videotok.footage import VIDEO_SUFFIXES, left_out_message
-from videotok.inputs import is_url, path_exists
+from videotok.inputs import VIDEO_SUFFIXES, is_url, left_out_message, path_exists
 
 MANIFESTS = (".csv", ".parquet", ".txt")
 RESERVED_COLUMNS = {"fingerprint", *CLIP_COLUMNS.names}

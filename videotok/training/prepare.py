@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from codec import Clip, ClipSpec, MediaError, iter_clips
-from videotok.footage import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from videotok.image_utils import encode_jpeg
+from videotok.inputs import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from videotok.io_utils import write_json
 from videotok.training.dataset import FORMAT, Shard, write_shard
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from codec import REPRODUCIBLE, ClipSpec, MediaError, VideoWriter, atomic_path, iter_clips
-from videotok.footage import PHOTO_SUFFIXES, video_files
+from videotok.inputs import PHOTO_SUFFIXES, video_files
 from videotok.training.dataset import is_validation
 from videotok.virtual_camera import Layer, Pose, Scene, constant_speed, hand_held_path
 from videotok.virtual_camera import Path as CameraPath
