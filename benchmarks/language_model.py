@@ -1,6 +1,7 @@
 """What the shipped language model can do: `python -m benchmarks.language_model PART … --json OUT`.
 
 questions     motion questions about scenes of held-out photographs and recordings, as `videotok lm ask` answers them
+real          which way the camera moves in real footage, compared with the motion between its pictures
 direction     pictures and "the camera moves left": the direction of the decoded video, by optical flow
 prediction    bits per token of a video's second clip, beside context models of order 0 and 2, by stream
 continuation  a video's second clip, generated from the first one: PSNR and LPIPS, beside its motion repeated
@@ -19,19 +20,23 @@ import torch
 
 from benchmarks.context_models import ContextModel
 from videotok.evaluation import frames_of, source_clips
-from videotok.footage import VIDEO_SUFFIXES
+from videotok.inputs import VIDEO_SUFFIXES
 from videotok.io_utils import write_json
-from videotok.lm.data import EncodedVideo
-from videotok.lm.generated_video import GeneratedVideo
+from videotok.lm.data import EncodedVideo, TokenCache
+from videotok.lm.generated_video import GeneratedClip, GeneratedVideo
 from videotok.lm.generation import answer
 from videotok.lm.loading import load_language_model
 from videotok.lm.model import VideoLanguageModel
+from videotok.lm.motion_questions.camera_motion import MOVES, STANDS_STILL
 from videotok.lm.motion_questions.encoded_videos import encode_videos
 from videotok.lm.motion_questions.footage import photographs
 from videotok.lm.motion_questions.labeled_videos import SourceFolders, labeled_videos
-from videotok.lm.motion_questions.wordings import HELD_OUT_QUESTIONS, QUESTIONS
+from videotok.lm.motion_questions.real_motion import RealMotion, read_real_motion
+from videotok.lm.motion_questions.scenes import CAMERA, ZOOM
+from videotok.lm.motion_questions.wordings import FURTHER_HELD_OUT, HELD_OUT_QUESTIONS, QUESTIONS
 from videotok.lm.packing import VideoInput, generation_document, pack
-from videotok.lm.recipe import MOVING, PHOTOS, STILL, clip_ids, read_footage
+from videotok.lm.recipe.material import MOVING, PHOTOS, STILL, clip_ids, read_footage
+from videotok.lm.recipe.second_stage import REAL_CLIPS, REAL_TEST_FILES, real_files
 from videotok.lm.sampling import SamplingConfig, default_sampling
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 from videotok.metrics import measure
@@ -58,6 +63,7 @@ def main() -> None:
     loaded = load_language_model(options.lm)
     parts: dict[str, Callable[[argparse.Namespace, VideoLanguageModel, VideoTokenizer], dict]] = {
         "questions": questions,
+        "real": real_footage,
         "direction": direction,
         "prediction": prediction,
         "continuation": continuation,
@@ -74,10 +80,10 @@ def main() -> None:
 
 
 def questions(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
-    """Return, for each question and for all: questions asked, and the share of right answers in three wordings.
+    """Return, for each question and for all: questions asked, and the share of right answers in four wordings.
 
     `as trained`: the first wording of each question; `others`: one of its other wordings that were trained on, in turn;
-    `held out`: one of those that were not.
+    `held out`, `further`: one of those that were not, near to those that were, and further from them.
     """
     sources = SourceFolders(options.data / PHOTOS, options.data / STILL, options.data / MOVING)
     videos = encode_videos(
@@ -93,10 +99,12 @@ def questions(options: argparse.Namespace, model: VideoLanguageModel, tokenizer:
         shown = EncodedVideo(video.tokens)
         for question, expected in video.answers.items():
             others, held_out = QUESTIONS[question][1:], HELD_OUT_QUESTIONS[question]
+            further = FURTHER_HELD_OUT[question]
             wordings = {
                 "as trained": question,
                 "others": others[number % len(others)],
                 "held out": held_out[number % len(held_out)],
+                "further": further[number % len(further)],
             }
             for name, wording in wordings.items():
                 found = answer(model, f"{wording}?", shown, max_new_tokens=12)
@@ -112,6 +120,110 @@ def questions(options: argparse.Namespace, model: VideoLanguageModel, tokenizer:
 def _shares(columns: dict[str, list[bool]]) -> Figures:
     count = len(next(iter(columns.values())))
     return {"questions": count, **{name: round(float(np.mean(values)), 4) for name, values in columns.items()}}
+
+
+# ---- real footage ----
+
+
+@dataclass(frozen=True)
+class RealAnswer:
+    """One question about a window of real footage, and what was answered."""
+
+    file: str
+    start: int
+    """First clip of the window."""
+    clips: int
+    question: str
+    expected: str
+    found: str
+    speed: float
+    """Of the camera's motion, in frame widths a second."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is the expected one."""
+        return self.found.strip().lower() == self.expected
+
+
+def real_footage(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
+    """Return, for the test videos and for held-out recordings of the training data, the share of right answers.
+
+    Windows of one, two and four clips whose camera's motion is clear (`CameraPath.answers`): the way it goes, and
+    whether it moves. Held-out recordings: those with a moving camera, and as many others.
+    """
+    natural = [path for path in sorted(options.natural.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+    held_out = real_files(options.data, "test", REAL_TEST_FILES)
+    groups = {"test videos": (natural, 8), "held-out recordings": (held_out, REAL_CLIPS)}
+    found = {}
+    for name, (files, max_clips) in groups.items():
+        motions = {file: read_real_motion(file, options.cache / "real", max_clips) for file in files}
+        windows = {file: _clear_windows(motion) for file, motion in motions.items() if motion is not None}
+        moving = [file for file, rows in windows.items() if any(answers[MOVES] == "yes" for _, _, answers in rows)]
+        still = [file for file, rows in windows.items() if rows and file not in moving]
+        chosen = [*moving, *(still if name == "test videos" else still[: len(moving)])]
+        cache = TokenCache(options.cache / "real-tokens", tokenizer, model.settings, max_clips=max_clips)
+        rows = [row for file in chosen for row in _ask_about(file, windows[file], motions[file], cache, model)]
+        found[name] = {"videos": len(chosen), **_real_shares(rows), "answers": [vars(row) for row in rows]}
+        print(name, {key: value for key, value in found[name].items() if key != "answers"}, flush=True)
+    return found
+
+
+def _clear_windows(motion: RealMotion) -> list[tuple[int, int, dict[str, str]]]:
+    """Return the first clip, the clip after the last one, and the answers of each window that has any."""
+    count, windows = len(motion.vectors), []
+    for length in (1, 2, 4):
+        for start in range(0, count - length + 1, length):
+            if answers := motion.path(start, start + length).answers():
+                windows.append((start, start + length, answers))
+    return windows
+
+
+def _ask_about(
+    file: Path,
+    windows: Sequence[tuple[int, int, dict[str, str]]],
+    motion: RealMotion | None,
+    cache: TokenCache,
+    model: VideoLanguageModel,
+) -> list[RealAnswer]:
+    tokens, rows = cache.get(file).tokens, []
+    for start, stop, answers in windows:
+        shown = EncodedVideo(tokens.part(start, stop))
+        assert motion is not None  # it has windows
+        path = motion.path(start, stop).known()
+        speed = float(np.abs(path.sum(axis=0)).max() / len(path) * float(tokens.spec.fps))
+        for question in (CAMERA if CAMERA in answers else ZOOM, MOVES):
+            found = answer(model, f"{question}?", shown, max_new_tokens=12)
+            rows.append(RealAnswer(file.name, start, stop - start, question, answers[question], found, speed))
+    return rows
+
+
+def _real_shares(rows: Sequence[RealAnswer]) -> dict[str, Figures]:
+    """Return questions, videos and shares of right answers with a 95 % interval, by what was asked and answered."""
+    groups: dict[str, list[RealAnswer]] = defaultdict(list)
+    for row in rows:
+        if row.question == MOVES:
+            groups["does the camera move"].append(row)
+            continue
+        groups[row.expected].append(row)
+        groups["all ways"].append(row)
+        groups["moving" if row.expected != STANDS_STILL else "still"].append(row)
+        groups[f"{'moving' if row.expected != STANDS_STILL else 'still'}, {2 * row.clips} s"].append(row)
+    return {name: _share_by_video(group) for name, group in sorted(groups.items())}
+
+
+def _share_by_video(rows: Sequence[RealAnswer]) -> Figures:
+    """Return the share of right answers; its interval by bootstrap over videos, whose windows are alike."""
+    by_video: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        by_video[row.file].append(row.is_right)
+    videos, rng = list(by_video.values()), np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        drawn = [value for index in rng.integers(len(videos), size=len(videos)) for value in videos[index]]
+        means.append(np.mean(drawn))
+    low, high = (float(value) for value in np.percentile(means, (2.5, 97.5)))
+    right = float(np.mean([row.is_right for row in rows]))
+    return {"questions": len(rows), "videos": len(videos), "right": right, "low": low, "high": high}
 
 
 # ---- direction ----
@@ -205,12 +317,7 @@ def prediction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer
     rows: dict[str, Figures] = {}
     losses: dict[str, list[np.ndarray]] = defaultdict(list)
     for first, second in tests:
-        document = generation_document(model.tokenizer, "", VideoInput(torch.cat([first, second])))
-        is_second = torch.arange(len(document)) >= 1 + len(first)
-        document = replace(document, is_target=document.is_target & is_second)
-        with torch.no_grad():
-            found = model.legal_losses(pack([[document]], model.vocabulary, model.padding_id))
-        for stream, values in found.items():
+        for stream, values in _losses(model, first, second).items():
             losses[stream].append(values.numpy() / np.log(2))
     for stream in STREAMS:
         values = np.concatenate(losses[stream])
@@ -225,6 +332,16 @@ def prediction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer
                 name = f"order {order}" + (", place" if with_place else "")
                 rows[stream][name] = _context_bits(model, stream, order, size, with_place, trained, tests)
     return {"videos": len(tests), **rows}
+
+
+def _losses(model: VideoLanguageModel, first: torch.Tensor, second: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the losses in nats of the ids of a second clip after the first one, by stream."""
+    document = generation_document(model.tokenizer, "", VideoInput(torch.cat([first, second])))
+    is_second = torch.arange(len(document)) >= 1 + len(first)
+    document = replace(document, is_target=document.is_target & is_second)
+    with torch.no_grad():
+        batch = pack([[document]], model.vocabulary, model.padding_id).to(model.device)
+        return {stream: values.cpu() for stream, values in model.legal_losses(batch).items()}
 
 
 def _context_bits(
@@ -269,12 +386,16 @@ def stream_ids(model: VideoLanguageModel, clip: torch.Tensor, stream: str) -> li
 
 # ---- continuation ----
 
+REPEAT = 2.0
+"""`SamplingConfig.repeat` of the continuation that favours the motion of the clip before."""
+
 
 def continuation(options: argparse.Namespace, model: VideoLanguageModel, tokenizer: VideoTokenizer) -> dict:
     """Return PSNR and LPIPS of the second clips of videos, generated from the first one, and of two simple ones.
 
     All have the same keyframe: the exact first one, carried along the motion of the first clip. `sampled`: at
-    temperature 1; `likeliest`: the most likely id each time.
+    temperature 1; `best of 4`: that of four samples which the model finds most likely; `likeliest`: the most likely id
+    each time; `likeliest, repeat`: the same, with `SamplingConfig.repeat`.
     """
     lpips = LPIPS.load(options.lpips) if options.lpips else None
     files = [path for path in sorted(options.natural.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
@@ -306,6 +427,7 @@ def _continue(
     generators = {
         "sampled": VideoGenerator(model, tokenizer, SamplingConfig(seed=seed)),
         "likeliest": VideoGenerator(model, tokenizer, SamplingConfig(temperature=0.0)),
+        "likeliest, repeat": VideoGenerator(model, tokenizer, SamplingConfig(temperature=0.0, repeat=REPEAT)),
     }
     generator = generators["sampled"]
     tokens = tokenizer.encode(file, replace(generator.encode_config, max_clips=2))
@@ -317,6 +439,7 @@ def _continue(
     source = frames_of(list(source_clips(tokens, file, video.size))[1])
     clips = {name: list(each.generate([prompt], seconds))[1] for name, each in generators.items()}
     ids = clip_ids(model, start)[0]
+    clips["best of 4"] = _best_sample(generator, [prompt] * 4, seconds, ids)
     motion = {
         "first clip's motion repeated": ids[ids.tolist().index(model.vocabulary.motion_begin) :],
         "no motion": _no_motion(video),
@@ -332,6 +455,16 @@ def _continue(
         name: {key: float(value) for key, value in _figures(source, frames, lpips).items()}
         for name, frames in found.items()
     }
+
+
+def _best_sample(
+    generator: VideoGenerator, prompts: Sequence[VideoPrompt], seconds: float, first: torch.Tensor
+) -> GeneratedClip:
+    """Return the second clip that the model finds most likely among samples for prompts that are all the same."""
+    videos = generator.begin(prompts)
+    clips = [clip for clip in generator.generate(prompts, seconds, videos=videos) if clip.is_new]
+    losses = [_losses(generator.model, first, videos[clip.row].context[-1]) for clip in clips]
+    return clips[int(np.argmin([float(sum(values.sum() for values in found.values())) for found in losses]))]
 
 
 def _no_motion(video: GeneratedVideo) -> torch.Tensor:
@@ -352,7 +485,7 @@ def _figures(source: np.ndarray, frames: np.ndarray, lpips: LPIPS | None) -> Fig
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="+", choices=("questions", "direction", "prediction", "continuation"))
+    parser.add_argument("parts", nargs="+", choices=("questions", "real", "direction", "prediction", "continuation"))
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data, for what was held back")
     parser.add_argument("--natural", type=Path, help="folder of videos to continue")
     parser.add_argument("--lm", type=Path, help="folder of a language model; default: the shipped one")

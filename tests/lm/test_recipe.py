@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from small_lm import TURNS, make_model
 
 from codec import MediaError
-from videotok.lm import extend, recipe
+from videotok.lm import extend
 from videotok.lm.grammar import VideoForm, VideoGrammar
 from videotok.lm.model import VideoSettings
 from videotok.lm.motion_questions import labeled_videos
 from videotok.lm.motion_questions.scenes import ANSWERS, CAMERA, COUNT, SPEED, ZOOM
 from videotok.lm.motion_questions.wordings import HELD_OUT_QUESTIONS, QUESTIONS, describe, question_turns
 from videotok.lm.packing import VideoInput, conversation_document, generation_document, generation_prompt, pack
+from videotok.lm.recipe import documents, material, second_stage
+from videotok.lm.recipe import run as recipe_run
 from videotok.lm.tiny import tiny_llama, tiny_tokenizer
 from videotok.pipeline import VideoTokenizer
 from videotok.virtual_camera import photograph
@@ -125,61 +127,74 @@ def test_wordings():
 def footage(tmp_path_factory, clip_mp4):
     """A folder as the recipe reads it."""
     folder = tmp_path_factory.mktemp("footage")
-    (folder / recipe.PHOTOS).mkdir()
+    (folder / material.PHOTOS).mkdir()
     for number in range(8):
         picture = np.roll(photograph("chelsea"), 20 * number, axis=1)
-        cv2.imwrite(str(folder / recipe.PHOTOS / f"{number}.png"), picture)
-    for name in (recipe.STILL, recipe.MOVING):
+        cv2.imwrite(str(folder / material.PHOTOS / f"{number}.png"), picture)
+    for name in (material.STILL, material.MOVING):
         (folder / name).mkdir()
         for number in range(6):
             (folder / name / f"take{chr(97 + number)}.mp4").write_bytes(clip_mp4.read_bytes())
     labels = [{"file": "takea.mp4", "instruction": "Move the cup."}, {"file": "takeb.mp4", "instruction": "Wait"}]
     text = "\n".join(map(json.dumps, labels))
-    (folder / recipe.STILL / recipe.INSTRUCTIONS).write_text(text)
+    (folder / material.STILL / material.INSTRUCTIONS).write_text(text)
     return folder
 
 
 def test_a_run_and_its_resumption(footage, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(labeled_videos, "KIND_SHARES", {"pan": 0.5, "count": 0.5})
     monkeypatch.setattr(labeled_videos, "FOOTAGE_SHARE", 0.0)
-    monkeypatch.setattr(recipe, "ROWS", {"global motion": 4, "motion": 2, "keyframes": 2})
+    monkeypatch.setattr(documents, "ROWS", {"global motion": 4, "motion": 2, "keyframes": 2})
+    monkeypatch.setattr(second_stage, "SECOND_ROWS", dict.fromkeys(second_stage.SECOND_ROWS, 1))
+    monkeypatch.setattr(second_stage, "REAL_FILES", {material.MOVING: 1})
     tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
-    plan = replace(recipe.Recipe().plan, steps=4, warmup_steps=1, save_every=2, precision="no")
-    tiny = recipe.Recipe(scenes=3, photographs=3, footage=4, width=64, layers=1, plan=plan)
-    record = recipe.run(footage, tmp_path / "whole", tokenizer, tiny)
-    assert record["data"]["scenes"] == 3 * len(recipe.VARIANTS)
-    assert record["data"]["videos"] == 4
-    assert all(np.isfinite(value) for value in record["validation"][-1].values())
+    tiny = recipe_run.Recipe(scenes=6, photographs=3, footage=4, width=64, layers=1).limited(
+        seed=0, save_every=2, steps=6
+    )
+    tiny = replace(tiny, plan=replace(tiny.plan, precision="no"), second_plan=replace(tiny.second_plan, precision="no"))
+    assert (tiny.plan.steps, tiny.second_plan.steps) == (4, 2)
+    steps = []
+    record = recipe_run.run(
+        footage, tmp_path / "whole", tokenizer, tiny, report=lambda step, figures: steps.append(step)
+    )
+    assert steps == [1, 2, 3, 4, 5, 6]
+    first, second = record["first stage"], record["second stage"]
+    assert first["data"]["scenes"] == 6 * len(material.VARIANTS)
+    assert first["data"]["videos"] == 4
+    assert sum(second["data"]["real windows"].values()) > 0
+    for stage in (first, second):
+        assert all(np.isfinite(value) for value in stage["validation"][-1].values())
 
     class Killed(Exception):
         pass
 
     def kill(step, figures):
-        if step == 3:
+        if step == stop:
             raise Killed
 
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     (stopped / "material").symlink_to(tmp_path / "whole" / "material")
-    with pytest.raises(Killed):
-        recipe.run(footage, stopped, tokenizer, tiny, report=kill)
+    for stop in (3, 6):
+        with pytest.raises(Killed):
+            recipe_run.run(footage, stopped, tokenizer, tiny, resume=stop == 6, report=kill)
     with pytest.raises(FileExistsError):
-        recipe.run(footage, stopped, tokenizer, tiny)
-    recipe.run(footage, stopped, tokenizer, tiny, resume=True)
+        recipe_run.run(footage, stopped, tokenizer, tiny)
+    recipe_run.run(footage, stopped, tokenizer, tiny, resume=True)
     weights = [load_file(run / "float16" / "model.safetensors") for run in (tmp_path / "whole", stopped)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
-    model = recipe.new_model(footage, tokenizer, tiny)
+    model = recipe_run.new_model(footage, tokenizer, tiny)
     table = model.model.get_input_embeddings().weight
     visual = model.vocabulary.visual
     saved = weights[0]["model.embed_tokens.weight"][visual.start : visual.stop]
     torch.testing.assert_close(saved, table[visual.start : visual.stop].half(), msg="visual ids stay as they began")
-    assert recipe.instructions(footage) == {"takea.mp4": "move the cup", "takeb.mp4": "wait"}
+    assert material.instructions(footage) == {"takea.mp4": "move the cup", "takeb.mp4": "wait"}
 
 
 def test_a_folder_that_lacks_something_is_named(tmp_path, tiny_model):
     with pytest.raises(MediaError, match="no folder photos2"):
-        recipe.run(tmp_path, tmp_path / "out", VideoTokenizer.from_pretrained(str(tiny_model)), recipe.Recipe())
+        recipe_run.run(tmp_path, tmp_path / "out", VideoTokenizer.from_pretrained(str(tiny_model)), recipe_run.Recipe())
 
 
 def test_answers_are_targets_and_descriptions_are_not(codebooks):
@@ -187,10 +202,10 @@ def test_answers_are_targets_and_descriptions_are_not(codebooks):
     vocabulary = model.vocabulary
     motion = [vocabulary.global_motion.start + term * vocabulary.global_motion_size for term in range(5)]
     ids = [vocabulary.motion_begin, *motion, *[vocabulary.motion.start] * 135, vocabulary.motion_end]
-    scene = recipe.Scene(torch.tensor(ids), {ZOOM: "closer", SPEED: "slower"})
-    documents = recipe.Documents(model, recipe.Material([scene], [torch.tensor([vocabulary.image_begin])], []))
+    scene = material.Scene(torch.tensor(ids), {ZOOM: "closer", SPEED: "slower"})
+    drawer = documents.Documents(model, material.Material([scene], [torch.tensor([vocabulary.image_begin])], []))
     rng = np.random.default_rng(0)
-    drawn = [documents.of_global_motion(rng) for _ in range(40)]
+    drawn = [drawer.of_global_motion(rng) for _ in range(40)]
     texts = [str(model.tokenizer.decode(each.ids[each.ids < vocabulary.text_size])) for each in drawn]
     asked = [each for each, text in zip(drawn, texts, strict=True) if "USER" in text]
     assert 10 < len(asked) < 35

@@ -145,10 +145,12 @@ def model_input(model: VideoLanguageModel, video: EncodedVideo | None) -> VideoI
     if tokens.num_motion_quantizers > settings.motion_quantizers:
         tokens = tokens.first_quantizers(settings.motion_quantizers)
     features = [{kind: row[kind] for kind in model.feature_kinds} for row in video.features or ()]
+    clips = settings.question_clips(tokens)
     return VideoInput.from_tokens(
         model.vocabulary,
         tokens,
-        settings.clips(tokens),
+        clips,
         keyframes_only=settings.keyframes_only,
         features=features if model.feature_kinds and features else None,
+        whole=settings.whole_clips(clips),
     )

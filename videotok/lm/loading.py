@@ -115,7 +115,7 @@ def load_language_model(
         video_model: folder or hub id of other video weights; None: the embedded ones, else the shipped ones.
         inputs: what the model is given of keyframes.
         precision: of the language model; `auto` is bfloat16 on a GPU, float32 on a CPU.
-        device: where the language model runs; `auto` is the fastest one there is. The video tokenizer is on the CPU.
+        device: where the language model and the video tokenizer run; `auto` is the fastest one there is.
 
     Raises:
         ModelError: something is missing, there is no such device, or the model cannot read these inputs.
@@ -125,7 +125,8 @@ def load_language_model(
     dtype = automatic if precision == "auto" else getattr(torch, precision)
     model = VideoLanguageModel.from_pretrained(folder, dtype).to(chosen)
     embedded_width = embedded_feature_width(folder)
-    tokenizer = VideoTokenizer.from_pretrained(video_model or (str(folder) if embedded_width else None))
+    name = video_model or (str(folder) if embedded_width else None)
+    tokenizer = VideoTokenizer.from_pretrained(name, device=chosen)
     if (folder / VIDEO_CONFIG_NAME).is_file():
         trained_with = "features" if model.feature_kinds else "ids"
         if inputs not in ("auto", trained_with):

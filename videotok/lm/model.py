@@ -1,6 +1,6 @@
 """VideoLanguageModel: a causal language model that reads video, as ids or as continuous features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib.metadata import version
@@ -88,6 +88,9 @@ class VideoSettings:
     """Classifier-free guidance of generated video, where the user names none; 1: none."""
     temperature: float = 1.0
     """Sampling temperature of generated video, where the user names none."""
+    global_motion_clips: int = 0
+    """Clips of a longer video that a question is answered from besides `max_clips`: between the first and the last one,
+    which are read whole, their global motion alone."""
 
     def __post_init__(self) -> None:
         _ = self.encode_config
@@ -114,6 +117,17 @@ class VideoSettings:
         if self.complete_clips and count > 1 and tokens.num_frames[-1] < tokens.spec.frames:
             count -= 1
         return evenly_spaced(count, self.max_clips if limit is None else limit)
+
+    def whole_clips(self, clips: Sequence[int]) -> list[bool]:
+        """Return which of the clips of a question are read whole; of the others the global motion alone."""
+        if not self.global_motion_clips or self.max_clips is None:
+            return [True] * len(clips)
+        ends = set(evenly_spaced(len(clips), self.max_clips))
+        return [place in ends for place in range(len(clips))]
+
+    def question_clips(self, tokens: VideoTokens) -> list[int]:
+        """Return the numbers of the clips that a question about a video is answered from."""
+        return self.clips(tokens, None if self.max_clips is None else self.max_clips + self.global_motion_clips)
 
     def check(self, tokens: VideoTokens) -> None:
         """Check that tokens were made with the weights that the language model knows.

@@ -38,6 +38,7 @@ class VideoInput:
         *,
         keyframes_only: bool = False,
         features: Sequence[Mapping[str, Tensor]] | None = None,
+        whole: Sequence[bool] | None = None,
     ) -> "VideoInput":
         """Return the input for some clips of a video.
 
@@ -47,12 +48,19 @@ class VideoInput:
             clips: numbers of the clips; None: all.
             keyframes_only: leave motion out.
             features: of every clip of the video (`videotok.lm.features`); None: ids alone.
+            whole: which of `clips` are whole; of the others there is the global motion alone. None: all.
 
         Raises:
             TokensError: the tokens do not fit the vocabulary.
             ValueError: the number of features of a kind is not the number of its ids.
         """
         chosen = range(tokens.num_clips) if clips is None else clips
+        if whole is not None and not all(whole):
+            if features:
+                raise ValueError("`whole` leaves out ids, so there can be no features; give one of them")
+            parts = [torch.from_numpy(vocabulary.ids(tokens, [clip])) for clip in chosen]
+            pairs = zip(parts, whole, strict=True)
+            return cls(torch.cat([ids if is_whole else global_motion_ids(vocabulary, ids) for ids, is_whole in pairs]))
         ids = torch.from_numpy(vocabulary.ids(tokens, chosen, keyframes_only=keyframes_only))
         found: dict[str, Tensor] = {}
         for kind in features[0] if features else ():
@@ -66,6 +74,12 @@ class VideoInput:
             if len(found[kind]) != count:
                 raise ValueError(f"{len(found[kind])} {kind} features for {count} {kind} ids: not of the same video")
         return cls(ids, found)
+
+
+def global_motion_ids(vocabulary: Vocabulary, clip: Tensor) -> Tensor:
+    """Return [MOV], the global-motion ids, [/MOV] of a clip or its motion, int64 [n]."""
+    start = int((clip == vocabulary.motion_begin).nonzero()[0, 0])
+    return torch.cat([clip[start : start + vocabulary.num_global_motion_ids + 1], clip[-1:]])
 
 
 @dataclass(frozen=True)

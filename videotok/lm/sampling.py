@@ -30,6 +30,9 @@ class SamplingConfig:
     guidance: float = 1.0
     """Scale of classifier-free guidance (Ho and Salimans, arXiv 2207.12598), away from what the model predicts without
     the text; 1: none."""
+    repeat: float = 0.0
+    """Added to the log-probability of the motion id that the clip before has in the same place, so that motion goes on;
+    0: nothing."""
     seed: int = 0
     """Row i of a batch has seed + i, so it is the same as by itself (see `sample_ids`)."""
 
@@ -39,6 +42,7 @@ class SamplingConfig:
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "guidance": (0 <= self.guidance <= 100, "from 0 to 100"),
+            "repeat": (0 <= self.repeat <= 100, "from 0 to 100"),
         }
         for name, (is_valid, allowed) in limits.items():
             if not is_valid:
@@ -112,6 +116,7 @@ def sample_ids(
     generators: Sequence[torch.Generator],
     unconditional: Sequence[Tensor] | None = None,
     *,
+    before: Sequence[Tensor | None] = (),
     cached_model: type[CachedModel] = CachedModel,
 ) -> list[Tensor]:
     """Sample ids after each prompt until its row of the grammar is finished; returns the new ids, int64 [n_i] each.
@@ -126,6 +131,8 @@ def sample_ids(
         sampling: how ids are chosen.
         generators: one a row.
         unconditional: the prompts without the text, for guidance; None: no guidance.
+        before: int64 [n_i] of each row, what the clip before has in the place of the new ids, for `sampling.repeat`;
+            None, or fewer rows: nothing to repeat.
         cached_model: what reads the ids.
 
     Raises:
@@ -140,6 +147,7 @@ def sample_ids(
         if unconditional is not None:
             conditional, free = logits.log_softmax(-1).split(count)
             scores = free + sampling.guidance * (conditional - free)
+        scores = _favour_repetition(scores, sampling.repeat, before, list(map(len, found)))
         active = ~state.is_finished
         scores = scores.masked_fill(~state.legal(scores.shape[1], scores.device), -torch.inf)
         state.check_possible(torch.where(active.to(scores.device)[:, None], scores, 0))
@@ -151,6 +159,17 @@ def sample_ids(
         if state.is_finished.all():
             return [torch.tensor(row) for row in found]
         logits = cached.read(ids if unconditional is None else ids.repeat(2))
+
+
+def _favour_repetition(scores: Tensor, repeat: float, before: Sequence[Tensor | None], places: Sequence[int]) -> Tensor:
+    """Return scores [rows, ids] with `repeat` added to the id of the clip before in each row's place."""
+    if not repeat:
+        return scores
+    scores = scores.clone()
+    for row, ids in enumerate(before):
+        if ids is not None and places[row] < len(ids):
+            scores[row, ids[places[row]]] += repeat
+    return scores
 
 
 def _warpers(sampling: SamplingConfig) -> LogitsProcessorList:

@@ -321,8 +321,17 @@ class VideoGenerator:
             prompts.append(torch.cat([prompt, *context, ids]))
             unconditional.append(torch.cat([self._begin, *context, ids]))
         free = None if self.sampling.guidance == 1 else unconditional
-        found = sample_ids(self.model, prompts, state, self.sampling, generators, free)
+        before = [self._motion_before(video) for video in videos]
+        found = sample_ids(self.model, prompts, state, self.sampling, generators, free, before=before)
         return [torch.cat([before, ids]) for before, ids in zip(known, found, strict=True)]
+
+    def _motion_before(self, video: GeneratedVideo) -> Tensor | None:
+        """Return the motion ids of the clip before, int64 [n], where those of the next clip are all that is sampled."""
+        if video.keyframe is None or not video.context:
+            return None
+        ids = video.context[-1]
+        begin = (ids == self.model.vocabulary.motion_begin).nonzero()
+        return ids[int(begin[0, 0]) + 1 :] if len(begin) else None
 
     def _grammar(
         self, prompt_ids: Sequence[Tensor], videos: Sequence[GeneratedVideo], keyframes_only: bool = False

@@ -137,8 +137,9 @@ class Encoders:
         Ids and masks of further frames are among them if the video has any.
         """
         augmented = [augment(video, variant) for variant in variants]
-        vectors = torch.from_numpy(np.stack([each.vectors[0] for each in augmented]))
-        valid = torch.from_numpy(np.stack([each.valid[0] for each in augmented]))
+        device = self.motion.device
+        vectors = torch.from_numpy(np.stack([each.vectors[0] for each in augmented])).to(device)
+        valid = torch.from_numpy(np.stack([each.valid[0] for each in augmented])).to(device)
         motion = self.motion.encode(vectors, valid)
         global_motion = self.motion.global_motion.decode(motion.global_motion_ids, self.motion.dtype)
         ids, masks = self._picture_ids(video, variants, tokens_per_keyframe)
@@ -152,7 +153,7 @@ class Encoders:
         if video.further_frames is not None:
             frames = replace(video, keyframes=video.further_frames)
             found["frame_ids"], found["frame_keep_mask"] = self._picture_ids(frames, variants, tokens_per_keyframe)
-        return {name: value.contiguous() for name, value in found.items()}
+        return {name: value.cpu().contiguous() for name, value in found.items()}
 
     def _picture_ids(self, video: LabeledVideo, variants: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """Return the ids and masks of a video's keyframes in some variants, [variants, keyframes, ...]."""
@@ -178,8 +179,8 @@ class Encoders:
                 len(images), self.keyframes.num_patches, dtype=torch.uint8
             )
         squares = torch.cat([to_square_tensor(np.ascontiguousarray(i), self.keyframes.image_size) for i in images])
-        visual = self.keyframes.encode(squares, num_tokens=count)
-        return torch.stack(list(visual.ids)).int(), visual.keep_mask.to(torch.uint8)
+        visual = self.keyframes.encode(squares.to(self.keyframes.device), num_tokens=count)
+        return torch.stack(list(visual.ids)).int().cpu(), visual.keep_mask.to(torch.uint8).cpu()
 
 
 def picture_tokens(ids: Tensor, masks: Tensor, tokenizer: "VideoTokenizer") -> VideoTokens:
