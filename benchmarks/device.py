@@ -2,14 +2,15 @@
 
 With the shipped weights, in float32 and (decoding and training) bfloat16, on the keyframes and motion of the videos:
 
-    ids          videos encoded on the device and on the CPU: are all ids and masks equal?
+    ids          videos encoded on the device, and on the CPU in float64 alone: are all ids and masks equal?
     keyframes    encoded and decoded a second, in batches
     motion       clips encoded and decoded a second, one at a time and in batches
     frames       clips of 24 frames rebuilt a second, one at a time and in batches
     training     pictures a second of the keyframe tokenizer
     rounding     what float32 gets wrong beside float64 (docs/adr/0005-float32-certificate.md): the largest error of a
-                 decoded pixel and of a patch's root mean squared error, over `--codes` codes; that of the encoder's
-                 unit vectors, and the share of codes that it would change; how many keyframes were decoded again
+                 decoded pixel and of a patch's root mean squared error, over `--codes` codes, and how many times that
+                 the bound is; the error of the encoder's unit vectors
+    decisions    keyframes whose patches were compared again in float64, since float32 left it open
 
 Rows of the JSON: {"what", …figures}; the first one says which device. A GPU takes less than five minutes; `--quick`
 is for a CPU.
@@ -19,23 +20,23 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.footage import add_footage_arguments, footage
+from benchmarks.rounding import CODES_PER_PICTURE, counted_decisions, decisions, photograph_files, pictures, rounding
 from codec import Clip, MotionField, iter_clips
-from motion_vq.model_base import double_precision, no_tf32
 from videotok.config import EncodeConfig
 from videotok.image_utils import resize, to_square_tensor, to_tensor
 from videotok.io_utils import write_json
 from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes.train import KeyframeTraining
-from videotok.keyframes.vit import patchify
 from videotok.pipeline import VideoTokenizer
 from videotok.training.trainer import Plan, train
 
@@ -56,12 +57,19 @@ class Amount:
     batches: tuple[int, ...]
     """Clips at once."""
     keyframe_batch: int
+    rounding_batch: int
     training_batch: int
     training_steps: int
+    codes: int
+    """Codes whose rounding is measured."""
+    decisions: int
+    """Keyframes whose decisions are counted."""
 
 
-FULL = Amount(8, 2.0, (1, 16), 64, 128, 30)
-QUICK = Amount(1, 0.5, (1, 4), 8, 8, 3)
+FULL = Amount(8, 2.0, (1, 16), 64, 8, 128, 30, 100_000, 200)
+QUICK = Amount(1, 0.5, (1, 4), 8, 4, 8, 3, 1000, 8)
+SPEEDS = ("keyframes", "motion", "frames", "training")
+PARTS = ("ids", "rounding", "decisions", *SPEEDS)
 
 
 @dataclass(frozen=True)
@@ -111,24 +119,25 @@ def _wait(device: torch.device) -> None:
 
 
 def compare_ids(tokenizer: VideoTokenizer, videos: list[Path], clips: int) -> Row:
-    """Encode videos on the device in batches, and on the CPU in batches of one on one thread: are all ids equal?"""
-    different, decoded_again, keyframes = [], [], 0
-    cpu = VideoTokenizer(tokenizer.bundle)
-    handle = tokenizer.keyframes.detokenizer.register_forward_hook(  # type: ignore[attr-defined]
-        lambda module, inputs, output: decoded_again.extend(output if output.dtype == torch.float64 else ())
-    )
-    for video in videos:
-        found = tokenizer.encode(video, EncodeConfig(max_clips=clips))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        wanted = cpu.encode(video, EncodeConfig(max_clips=clips, batch_size=1))
-        torch.set_num_threads(threads)
-        keyframes += found.num_clips
-        if any(not np.array_equal(getattr(found, name), getattr(wanted, name)) for name in IDS):
-            different.append(video.name)
-    handle.remove()
-    counts = {"videos": len(videos), "keyframes": keyframes, "decoded_again_in_float64": len(decoded_again)}
-    return {"what": "ids", **counts, "different": different}
+    """Encode videos on the device in batches, and on the CPU one clip at a time, on one thread and in float64 alone.
+
+    All ids and masks should be equal.
+    """
+    different, keyframes = [], 0
+    reference = VideoTokenizer(tokenizer.bundle)
+    with counted_decisions() as counts:
+        found = [tokenizer.encode(video, EncodeConfig(max_clips=clips)) for video in videos]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with mock.patch.object(KeyframeTokenizer, "encoding_dtype", torch.float64):
+        for video, tokens in zip(videos, found, strict=True):
+            wanted = reference.encode(video, EncodeConfig(max_clips=clips, batch_size=1))
+            keyframes += tokens.num_clips
+            if any(not np.array_equal(getattr(tokens, name), getattr(wanted, name)) for name in IDS):
+                different.append(video.name)
+    torch.set_num_threads(threads)
+    counted = {"videos": len(videos), "keyframes": keyframes, **asdict(counts)}
+    return {"what": "ids", **counted, "different": different}
 
 
 def keyframe_speed(tokenizer: VideoTokenizer, images: Tensor, amount: Amount) -> Row:
@@ -215,67 +224,37 @@ def training_speed(tokenizer: VideoTokenizer, images: Tensor, amount: Amount) ->
     return {"what": "training", "batch": amount.training_batch, "precision": precision, "pictures_per_second": pictures}
 
 
-def rounding(tokenizer: VideoTokenizer, images: Tensor, num_codes: int, batch: int) -> Row:
-    """Measure what float32 on the device gets wrong beside float64, with a token for every patch."""
-    with tokenizer.encoding():
-        model = tokenizer.keyframes
-        assert isinstance(model, KeyframeTokenizer)
-        bound, patch = model.decode_error, model.config["patch_size"]
-        codes = changed = 0
-        pixel = patch_root = vector = 0.0
-        for start in range(0, len(images), batch):
-            if codes >= num_codes:
-                break
-            part = images[start : start + batch].to(tokenizer.device)
-            mask = torch.ones(len(part), model.num_patches, dtype=torch.bool, device=part.device)
-            tokens = model.encode(part, keep_mask=mask)
-            rounded = model.decode(tokens.ids, mask).double()
-            with torch.no_grad(), no_tf32():
-                vectors = model.code_vectors(model.features(part), mask)[0]
-                ids = model.codebook.nearest(vectors)
-            with double_precision(model), torch.no_grad():
-                exact = model.decode(tokens.ids, mask).to(rounded)
-                exact_vectors = model.code_vectors(model.features(part), mask)[0].to(vectors.device, torch.float64)
-            codes += ids.numel()
-            changed += int((ids != torch.stack(tokens.ids)).sum())
-            vector = max(vector, float((vectors - exact_vectors).norm(dim=-1).max()))
-            pixel = max(pixel, float((rounded - exact).abs().max()))
-            source = part.double()
-            errors = [patchify((picture - source).square(), patch).mean(-1) for picture in (rounded, exact)]
-            patch_root = max(patch_root, float(((errors[0] - errors[1]).abs() / (2 * errors[1].sqrt())).max()))
-    return {
-        "what": "rounding",
-        "codes": codes,
-        "pictures": codes // model.num_patches,
-        "pixel_error": pixel,
-        "patch_error": patch_root,
-        "bound": bound,
-        "within": patch_root <= bound,
-        "vector_error": vector,
-        "codes_changed_by_float32": changed / codes,
-    }
-
-
-def measure(bundle: Path | None, device: str, videos: list[Path], amount: Amount, num_codes: int) -> Iterator[Row]:
-    """Yield a row for each measurement."""
-    tokenizer = VideoTokenizer.from_pretrained(bundle, device=device)
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for each measurement that `options` ask for; see `main`."""
+    amount, videos = QUICK if options.quick else FULL, footage(options.videos)
+    tokenizer = VideoTokenizer.from_pretrained(options.model, device=options.device)
     on_gpu = tokenizer.device.type == "cuda"
     name = torch.cuda.get_device_name(tokenizer.device) if on_gpu else str(tokenizer.device)
     yield {"what": "device", "name": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    yield compare_ids(tokenizer, videos[: amount.videos], 4)
-    clips_per_video = -(-num_codes // (256 * len(videos))) if num_codes else 4
-    data = Footage.read(videos, clips_per_video)
-    images = data.images(tokenizer.keyframes.image_size)
-    if num_codes:
-        yield rounding(tokenizer, images, num_codes, amount.keyframe_batch)
-    yield keyframe_speed(tokenizer, images, amount)
-    for batch in amount.batches:
-        yield motion_speed(tokenizer, data.fields(), batch, amount.seconds)
-    for dtype in (torch.float32, torch.bfloat16):
-        tokenizer.to(dtype=dtype)
-        for batch in amount.batches:
-            yield frame_speed(tokenizer, data.clips, batch, amount.seconds)
-    yield training_speed(tokenizer, images, amount)
+    chosen = set(options.only)
+    if "ids" in chosen:
+        yield compare_ids(tokenizer, videos[: amount.videos], 4)
+    size = tokenizer.keyframes.image_size
+    if "rounding" in chosen:
+        codes = options.codes or amount.codes
+        images = pictures(videos, photograph_files(options.photos), -(-codes // CODES_PER_PICTURE), size)
+        yield rounding(tokenizer, images, codes, amount.rounding_batch)
+    if "decisions" in chosen:
+        yield decisions(tokenizer, videos, amount.decisions)
+    if chosen.isdisjoint(SPEEDS):
+        return
+    data = Footage.read(videos[: amount.videos], 4)
+    images = data.images(size)
+    if "keyframes" in chosen:
+        yield keyframe_speed(tokenizer, images, amount)
+    if "motion" in chosen:
+        yield from (motion_speed(tokenizer, data.fields(), batch, amount.seconds) for batch in amount.batches)
+    if "frames" in chosen:
+        for dtype in (torch.float32, torch.bfloat16):
+            tokenizer.to(dtype=dtype)
+            yield from (frame_speed(tokenizer, data.clips, batch, amount.seconds) for batch in amount.batches)
+    if "training" in chosen:
+        yield training_speed(tokenizer, images, amount)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -286,23 +265,40 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _complaints(row: Row) -> list[str]:
+    """Return what a row says against the promise that ids are the same everywhere."""
+    if row["what"] == "ids" and row["different"]:
+        return [f"ids differ from those of the CPU in float64: {', '.join(row['different'])}"]
+    if row["what"] == "rounding" and not row["within"]:
+        return [f"a patch is off by {row['patch_error']:.2g}, more than the bound of {row['bound']:.2g}"]
+    return []
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark; see the module."""
+    """Run the benchmark; see the module.
+
+    Raises:
+        SystemExit: with status 1 and a line for each row that breaks the promise that ids are the same everywhere.
+    """
     parser = argparse.ArgumentParser(prog="benchmarks.device", description="Speed and exactness of the models.")
     add_footage_arguments(parser)
+    parser.add_argument("--photos", nargs="+", type=Path, default=[], help="photographs, or folders: half the pictures")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--model", type=Path, help="folder of weights; default: those that ship")
-    parser.add_argument("--codes", type=int, default=100_000, help="codes whose rounding is measured; 0: none")
+    parser.add_argument("--codes", type=int, help="codes whose rounding is measured (default 100,000; 1,000)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
     parser.add_argument("--quick", action="store_true", help="few videos, small batches, short times: for a CPU")
+    rows, complaints = [], []
     options = parser.parse_args(arguments)
-    amount = QUICK if options.quick else FULL
-    rows = []
-    for row in measure(options.model, options.device, footage(options.videos), amount, options.codes):
+    for row in measure(options):
         rows.append(row)
+        complaints += _complaints(row)
         figures = ", ".join(f"{name} {_cell(value)}" for name, value in row.items() if name != "what")
         print(f"{row['what']:<10} {figures}", flush=True)
-    if options.json:
-        write_json(options.json, rows)
+        if options.json:
+            write_json(options.json, rows)
+    if complaints:
+        raise SystemExit("\n".join(complaints))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 import typer
 
+from videotok import EncodeConfig, VideoTokenizer
 from videotok.cli.main import app, main
 from videotok.errors import CorpusError
 from videotok.threads import available_cores, limit_threads
@@ -24,14 +25,30 @@ ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.c
         ({"cpu.max": "9900000 100000\n"}, ALL),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, ALL),
         ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "0\n"}, ALL),
         ({"cpu.max": "nonsense"}, ALL),
+        # a service or a batch job, and the groups around it
+        ({"0::": "/jobs/7", "jobs/7/cpu.max": "100000 100000\n"}, 1),
+        ({"0::": "/jobs/7", "jobs/cpu.max": "100000 100000\n", "jobs/7/cpu.max": "max 100000\n"}, 1),
+        ({"0::": "/jobs/7", "jobs/8/cpu.max": "100000 100000\n"}, ALL),
+        ({"0::": "/jobs/7", "cpu.max": "100000 100000\n"}, 1),  # a container that reads its path on the host
+        ({"0::": "/", "cpu.max": "100000 100000\n"}, 1),
+        ({"4:cpu,cpuacct:": "/job", "cpu/job/cpu.cfs_quota_us": "90000\n", "cpu/job/cpu.cfs_period_us": "100000"}, 1),
+        ({"4:cpuset:": "/job", "cpu/job/cpu.cfs_quota_us": "90000\n", "cpu/job/cpu.cfs_period_us": "100000"}, ALL),
     ],
 )
 def test_cores_of_a_container(tmp_path, files, cores):
+    membership = tmp_path / "proc"
+    membership.write_text("".join(f"{name}{path}\n" for name, path in files.items() if ":" in name))
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert available_cores(tmp_path) == cores
+        if ":" not in name:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+    assert available_cores(tmp_path, membership) == cores
+
+
+def test_no_control_groups_at_all(tmp_path):
+    assert available_cores(tmp_path / "none", tmp_path / "neither") == ALL
 
 
 def test_threads_are_those_asked_for(monkeypatch):
@@ -47,7 +64,7 @@ def test_threads_are_those_asked_for(monkeypatch):
 
 
 COMMANDS = ("encode", "decode", "eval", "corpus encode", "train keyframes", "train motion", "train detokenizer")
-COMMANDS += ("lm train", "lm ask", "lm generate")
+COMMANDS += ("lm train", "lm ask", "lm generate", "inspect", "demo", "corpus search")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -63,6 +80,33 @@ def test_devices_and_threads_out_of_range_are_refused(capsys):
     for wrong in (["--device", "tpu"], ["--threads", "0"]):
         assert main(["decode", "no.vtok", *wrong]) == 2
         assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused where there is no GPU")
+@pytest.mark.parametrize("name", ["encode", "decode", "eval", "inspect", "demo", "lm ask", "lm generate"])
+def test_an_absent_device_is_refused_in_one_line(name, clip_mp4, tiny_model, tmp_path, capsys):
+    if name == "demo":
+        pytest.importorskip("gradio")
+    if name.startswith("lm"):
+        pytest.importorskip("transformers")
+    video, out = str(clip_mp4), str(tmp_path / "out")
+    if name == "decode":
+        video = str(tmp_path / "clip.vtok")
+        VideoTokenizer.from_pretrained(tiny_model).encode(clip_mp4, EncodeConfig(max_clips=1)).save(video)
+    options = {
+        "encode": [video, "-o", out],
+        "decode": [video, "-o", f"{out}.mp4"],
+        "eval": [video, "-o", f"{out}.html"],
+        "inspect": [video, "--tokens", "-o", f"{out}.html"],
+        "demo": [],
+        "lm ask": [video, "What is it?"],
+        "lm generate": ["A cat.", "-o", f"{out}.mp4"],
+    }[name]
+    model = ["--video-model" if name.startswith("lm") else "--model", str(tiny_model)]
+    assert main([*name.split(), *options, *model, "--device", "cuda"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "no device cuda on this machine; choose auto or cpu" in line
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_threads_of_corpus_workers_share_the_cores():

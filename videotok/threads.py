@@ -3,19 +3,26 @@
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux mounts its control groups, and the file that says which ones this process is in."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Options of glibc's `mallopt` (malloc.h)."""
 LARGEST_KEPT = (1 << 30, 32 << 20)
 """Bytes of an allocation that are kept when it is freed; the second where the first is more than glibc accepts."""
 
 
-def available_cores(cgroup: Path = CGROUP) -> int:
-    """Return how many cores this process may use: by its CPU affinity, and by the quota of its container (cgroup)."""
+def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Return how many cores this process may use: by its CPU affinity, and by the quotas of its container.
+
+    The quotas are those of the control group of this process and of the groups around it, of both versions of Linux's
+    cgroups: a container sees its own group as the root, a systemd service or a batch job lies deeper.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota(cgroup))))
+    quotas = (_quota(folder) for folder in _control_groups(cgroup, membership))
+    return max(1, math.ceil(min(cores, *quotas)))
 
 
 def limit_threads(number: int | None = None) -> None:
@@ -55,15 +62,31 @@ def set_up_cpu(threads: int | None = None) -> None:
     keep_freed_memory()
 
 
-def _quota(cgroup: Path) -> float:
-    """Return the cores that the container's quota allows; infinite where there is none. Both versions of cgroups."""
+def _control_groups(cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Yield the folders of the groups of this process that may limit its CPU, with all groups around them."""
     try:
-        if (cgroup / "cpu.max").is_file():
-            quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    yield from (cgroup, cgroup / "cpu")
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root, own = cgroup / ("cpu" if controllers else ""), Path(path.strip("/"))
+        # without a namespace of its own a container reads the host's paths, which do not exist where it looks
+        yield from (root / part for part in (own, *own.parents[:-1]) if (root / part).is_dir())
+
+
+def _quota(folder: Path) -> float:
+    """Return the cores that the quota of a control group allows; infinite where there is none."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
         else:
             names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            quota, period = ((cgroup / "cpu" / name).read_text(encoding="ascii").strip() for name in names)
+            quota, period = ((folder / name).read_text(encoding="ascii").strip() for name in names)
         cores = float(quota) / float(period)
-    except (OSError, ValueError):  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
         return math.inf
     return cores if cores > 0 else math.inf

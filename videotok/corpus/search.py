@@ -119,20 +119,22 @@ class CorpusSearch:
         return hits
 
 
-def encode_query(video: Path, facts: dict[str, Any], model: str | None = None) -> pa.Table:
+def encode_query(video: Path, facts: dict[str, Any], model: str | None = None, device: str = "cpu") -> pa.Table:
     """Encode a video as the videos of a corpus were; return its clips with the columns of `COLUMNS`.
 
     Args:
         video: any file that FFmpeg reads.
         facts: corpus.json of the corpus.
         model: the corpus' weights; those that ship with videotok if None.
+        device: where the models run; `auto` chooses. It does not change ids.
 
     Raises:
         MediaError: the video cannot be read.
+        ModelError: there is no such device.
         TokensError: the corpus was made with other weights.
     """
     fingerprint = Fingerprint(facts["fingerprint"])
-    tokenizer = VideoTokenizer.from_pretrained(model)
+    tokenizer = VideoTokenizer.from_pretrained(model, device=device)
     for part in TOKENIZERS:
         wanted, found = fingerprint.facts["weights"][part], tokenizer.bundle.identity(part)
         if wanted != found.sha256:
