@@ -8,7 +8,8 @@ import numpy as np
 
 from codec.field_operations import FieldOperations, ListCandidates, MotionPrior
 from codec.motion_fields import StepField, WeightedField
-from codec.motion_vectors import VectorLattice
+from codec.motion_vectors import MACROBLOCK_PIXELS
+from codec.side_data import MotionRecord
 
 VARIABLE = "VIDEOTOK_COMPILED"
 """Environment variable: `0` never uses compiled operations, `1` uses them from the first frame on."""
@@ -92,10 +93,8 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         weight = random.random(grid, np.float32) * (random.random(grid) < known_share)
         return WeightedField(field(scale) * (weight > 0)[..., None], weight.astype(np.float32))
 
-    size, rows, columns = (8 * width + 4, 8 * height), height, width + 1
-    lattice = VectorLattice(
-        (random.normal(size=(2, rows, columns, 2)) * 8).astype(np.float32), random.random((2, rows, columns)) < 0.7
-    )
+    size = (8 * width + 4, 8 * height)
+    records = random_records(random, size)
     lists = [ListCandidates(np.array([0.04, 0.08, 0.12], np.float32), False)]
     lists.append(ListCandidates(np.array([-0.04], np.float32), True))
     one, other, sparse = weighted(0.05, 0.9), weighted(0.5, 0.6), weighted(0.1, 0.05)
@@ -104,7 +103,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
     pictures = random.integers(0, 256, (2, *grid), np.uint8)
     even = StepField(*(array[: height // 2 * 2, : width // 2 * 2] for array in (steps[0].vectors, steps[0].valid)))
     return {
-        "pool_vectors": lambda run: run.pool_vectors(lattice, size, lists, prior, False),
+        "pool_vectors": lambda run: run.pool_vectors(records, size, lists, prior, False),
         "add_step": lambda run: run.add_step(total, one.vectors),
         "weigh": lambda run: run.weigh(one, MotionPrior(prior)),
         "over_earlier": lambda run: run.over_earlier(one, total, MotionPrior(prior)),
@@ -117,6 +116,28 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         "compose": lambda run: run.compose(*steps),
         "pool": lambda run: run.pool(StepField(np.ascontiguousarray(even.vectors), even.valid), 2),
     }
+
+
+def random_records(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Return MotionRecord [n] of a frame of `size` (width, height) in pixels.
+
+    In each list half of the macroblocks are whole; a quarter of these, and of the others, has smaller blocks of one
+    size, some of which are missing.
+    """
+    rows, columns = -(-size[1] // MACROBLOCK_PIXELS), -(-size[0] // MACROBLOCK_PIXELS)
+    parts: list[np.ndarray] = []
+    for source in (-1, 1):
+        kinds = random.integers(1, 13, (rows, columns))
+        for kind, (wide, tall) in enumerate(((16, 16), (16, 8), (8, 16), (8, 8))):
+            here = random.random((rows, columns)) < 0.5 if kind == 0 else kinds == kind
+            here = here.repeat(MACROBLOCK_PIXELS // tall, 0).repeat(MACROBLOCK_PIXELS // wide, 1)
+            y, x = np.nonzero(here & (random.random(here.shape) < 0.9))
+            block = np.zeros(len(x), MotionRecord)
+            block["source"], block["w"], block["h"], block["motion_scale"] = source, wide, tall, 4
+            block["dst_x"], block["dst_y"] = x * wide + wide // 2, y * tall + tall // 2
+            block["motion_x"], block["motion_y"] = random.integers(-200, 200, (2, len(x)))
+            parts.append(block)
+    return np.concatenate(parts).astype(MotionRecord)  # joined arrays have no gaps between fields
 
 
 def _equal(one: object, other: object) -> bool:

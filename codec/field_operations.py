@@ -12,7 +12,6 @@ import numpy as np
 from codec import motion_fields
 from codec.motion_fields import StepField, WeightedField, fill_holes, sample
 from codec.motion_vectors import (
-    VectorLattice,
     lattice_to_grid,
     likely_reference,
     vectors_to_lattice,
@@ -96,13 +95,9 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 class FieldOperations:
     """The operations in numpy. Fields are not changed in place."""
 
-    def lattice(self, records: np.ndarray, size: tuple[int, int]) -> VectorLattice:
-        """Lay the vectors of a frame of `size` (width, height) in pixels on a lattice; see `vectors_to_lattice`."""
-        return vectors_to_lattice(records, *size)
-
     def pool_vectors(
         self,
-        lattice: VectorLattice,
+        records: np.ndarray,
         size: tuple[int, int],
         candidates: Sequence[ListCandidates],
         velocity: np.ndarray,
@@ -111,7 +106,7 @@ class FieldOperations:
         """Pool a frame's vectors to a grid, separately for each frame that they refer to.
 
         Args:
-            lattice: of the frame; its vectors may be changed.
+            records: MotionRecord [n]: the frame's vectors.
             size: (width, height) in pixels.
             candidates: of list 0 and list 1.
             velocity: float32 [h, w, 2], the expected motion in fractions of the frame per second. Where a list has
@@ -119,6 +114,7 @@ class FieldOperations:
             may_be_direct: blocks with two vectors that are zero are MPEG-4's direct blocks, whose vectors FFmpeg does
                 not export: they are those of the P frame in proportion.
         """
+        lattice = vectors_to_lattice(records, *size)
         vectors, known = lattice.vectors, lattice.known
         direct = np.asarray(known.all(0) & ~vectors.any((0, -1))) if may_be_direct else None
         references: list[PooledReference] = []

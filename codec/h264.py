@@ -19,6 +19,9 @@ MAX_HEADER_BYTES = 512
 MAX_REFERENCES = 32
 """References in one list, at most."""
 
+MAX_LEADING_ZEROS = 32
+"""Zeros before the first one of an exp-Golomb code, at most."""
+
 MAX_OPERATIONS = 66
 """List modifications or memory management operations of one slice, at most."""
 
@@ -44,12 +47,13 @@ class BitReader:
 
     def ue(self) -> int:
         """Return an unsigned exp-Golomb code (9.1). Raises ValueError if there is none."""
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-            if zeros > 32:
-                raise ValueError("not an exp-Golomb code")
-        return (1 << zeros) - 1 + self.read(zeros)
+        # all leading zeros are counted at once: bit by bit takes most of the time of parsing a header
+        size = min(self._left, MAX_LEADING_ZEROS + 1)
+        window = (self._value >> (self._left - size)) & ((1 << size) - 1)
+        if not window:
+            raise ValueError("not an exp-Golomb code, or the unit ends inside its header")
+        zeros = size - window.bit_length()
+        return self.read(2 * zeros + 1) - 1
 
     def se(self) -> int:
         """Return a signed exp-Golomb code (9.1.1). Raises ValueError if there is none."""

@@ -107,8 +107,7 @@ def motion_by_reference(
         )
         for one, possible in zip(lists, indices, strict=True)
     ]
-    lattice = operations.lattice(frame.vectors, size)
-    pooled = operations.pool_vectors(lattice, size, candidates, velocity, frame.headers is None)
+    pooled = operations.pool_vectors(frame.vectors, size, candidates, velocity, frame.headers is None)
     references = tuple(
         ReferenceMotion(indices[one.which][one.number], one.motion, candidates[one.which].is_exact)
         for one in pooled.references

@@ -33,6 +33,11 @@ class VectorLattice:
     """bool [2, rows, columns]"""
 
 
+def lattice_shape(width: int, height: int) -> tuple[int, int]:
+    """Return the (rows, columns) of the lattice of a picture of `width` x `height` pixels."""
+    return -(-height // LATTICE_PIXELS), -(-width // LATTICE_PIXELS)
+
+
 def vectors_to_lattice(records: np.ndarray, width: int, height: int) -> VectorLattice:
     """Lay the vectors of a frame of `width` x `height` pixels on a lattice.
 
@@ -62,7 +67,7 @@ def vectors_to_lattice(records: np.ndarray, width: int, height: int) -> VectorLa
             here = position[covered] + offset
             vectors.reshape(-1)[here] = motion[parts[covered]]
             known.reshape(-1)[here] = True
-    rows, columns = -(-height // LATTICE_PIXELS), -(-width // LATTICE_PIXELS)
+    rows, columns = lattice_shape(width, height)
     return VectorLattice(vectors[:, :rows, :columns, None].view(np.float32), known[:, :rows, :columns])
 
 
@@ -70,8 +75,7 @@ def _packed_displacements(records: np.ndarray) -> np.ndarray:
     """Return uint64 [n]: the two float32 of each displacement in pixels, packed to be copied in one piece."""
     motion = np.empty((len(records), 2), np.float32)
     motion[:, 0], motion[:, 1] = records["motion_x"], records["motion_y"]
-    scale = records["motion_scale"].copy()
-    motion /= scale[0] if len(scale) and scale.min() == scale.max() else np.maximum(scale, 1)[:, None]
+    motion /= np.maximum(records["motion_scale"], 1)[:, None]
     return motion.view(np.uint64)[:, 0]
 
 

@@ -21,9 +21,9 @@ MotionRecord = np.dtype(
 DISPLAY_MATRIX_BYTES = 9 * 4
 
 
-def motion_records(side_data: Mapping[str, Any]) -> np.ndarray | None:
+def motion_records(side_data: Mapping[Type, Any]) -> np.ndarray | None:
     """Return the motion vectors in a picture's side data, MotionRecord [n]; None if it has none."""
-    data = side_data.get("MOTION_VECTORS")
+    data = side_data.get(Type.MOTION_VECTORS)
     return None if data is None else np.frombuffer(data, MotionRecord)
 
 
@@ -32,20 +32,20 @@ def display_matrix(picture: av.VideoFrame) -> np.ndarray | None:
     return _display_matrix(side_data_of(picture))
 
 
-def _display_matrix(side_data: Mapping[str, Any]) -> np.ndarray | None:
-    data = side_data.get("DISPLAYMATRIX") if len(side_data) else None
+def _display_matrix(side_data: Mapping[Type, Any]) -> np.ndarray | None:
+    data = side_data.get(Type.DISPLAYMATRIX)
     if data is None or len(bytes(data)) < DISPLAY_MATRIX_BYTES:
         return None
     return np.frombuffer(bytes(data)[:DISPLAY_MATRIX_BYTES], np.int32).reshape(3, 3).astype(np.int64)
 
 
-def side_data_of(picture: av.VideoFrame) -> Mapping[str, Any]:
-    """Return a picture's side data by FFmpeg's names of their kinds."""
+def side_data_of(picture: av.VideoFrame) -> Mapping[Type, Any]:
+    """Return a picture's side data by their kinds."""
     if Type._missing_.__func__ is not _unknown_type:
         # PyAV refuses all side data of a picture if it has no name for one kind (stereo views, EXIF …)
         setattr(Type, "_missing_", classmethod(_unknown_type))  # noqa: B010
     # `picture.side_data` would be kept by the picture that it refers to: a cycle that only the garbage collector frees
-    return cast(Any, SideDataContainer)(picture)
+    return {one.type: one for one in cast(Any, SideDataContainer)(picture)}
 
 
 def _unknown_type(kind: type[Type], value: object) -> Type:
@@ -110,7 +110,7 @@ class Orientation:
 UPRIGHT = Orientation()
 
 
-def orientation_of(side_data: Mapping[str, Any]) -> Orientation:
+def orientation_of(side_data: Mapping[Type, Any]) -> Orientation:
     """Return the orientation that the display matrix in a picture's side data states, to the nearest quarter turn."""
     matrix = _display_matrix(side_data)
     return UPRIGHT if matrix is None else orientation_from_matrix(matrix)

@@ -49,6 +49,8 @@ class _Waiting:
     """A packet whose times are not decided yet."""
 
     packet: av.Packet
+    pts: int | None
+    """Of the packet, which is asked once: it takes longer than all else here."""
     begins_anew: bool = False
     """Timestamps begin anew with this packet."""
 
@@ -87,7 +89,7 @@ class Timeline:
         """Add the next packet in decoding order."""
         if self._waiting:
             self._compare(self._waiting[-1], packet.dts)
-        self._waiting.append(_Waiting(packet))
+        self._waiting.append(_Waiting(packet, packet.pts))
 
     def pop(self) -> TimedPacket:
         """Return the packet that has waited longest; its times are known best when some packets follow it."""
@@ -95,21 +97,20 @@ class Timeline:
             self._compare(self._waiting[0], None)
         first = self._waiting.popleft()
         packet = first.packet
-        stretch, is_cut_off = [packet], False
+        later, is_cut_off = [first.pts], False
         for other in self._waiting:
             if other.begins_anew:
                 is_cut_off = True
                 break
-            stretch.append(other.packet)
-        later = [one.pts for one in stretch]
+            later.append(other.pts)
         if first.begins_anew and self._end is not None:
             known = [time for time in later if time is not None]
             self._shift = self._end - min(known) if known else self._shift
             self._recent.clear()
-        pts, dts = (None if time is None else time + self._shift for time in (packet.pts, packet.dts))
+        pts, dts = (None if time is None else time + self._shift for time in (first.pts, packet.dts))
         self._recent.append(pts)
         self._note_end(packet, first.begins_anew)
-        is_join = (is_cut_off and len(stretch) <= NUM_CUT_OFF) or (first.begins_anew and self._may_be_joined)
+        is_join = (is_cut_off and len(later) <= NUM_CUT_OFF) or (first.begins_anew and self._may_be_joined)
         return TimedPacket(
             packet,
             pts,
@@ -132,7 +133,10 @@ class Timeline:
     def _next_pts(self, pts: int, later: list[int | None]) -> int | None:
         """Return the next larger pts than `pts`, of packets before and after; those in `later` are not shifted yet."""
         following = [time for time in self._recent if time is not None and time > pts]
-        following += [time + self._shift for time in later if time is not None and time + self._shift > pts]
+        unshifted = pts - self._shift
+        nearest = min([time for time in later if time is not None and time > unshifted], default=None)
+        if nearest is not None:
+            following.append(nearest + self._shift)
         return min(following, default=None)
 
     def _compare(self, waiting: _Waiting, following_dts: int | None) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from codec import Clip, acceleration, compiled_fields, iter_clips
-from codec.acceleration import CHOOSER, OperationsChooser, differing_operation
+from codec.acceleration import CHOOSER, OperationsChooser, differing_operation, random_records
 from codec.compiled_fields import CompiledOperations, compile_kernels
 from codec.field_operations import FieldOperations, ListCandidates
-from codec.side_data import MotionRecord
 from tests.videos import even, scenes, write
 
 pytestmark = pytest.mark.skipif(
@@ -43,43 +42,32 @@ def test_all_operations_are_equal(grid, compiled):
     assert differing_operation(FieldOperations(), compiled, grid) is None
 
 
-def random_records(random: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Return records of whole, halved and quartered macroblocks in both lists, some macroblocks without."""
-    rows = []
-    for top in range(0, height, 16):
-        for left in range(0, width, 16):
-            wide, tall = random.choice([16, 8]), random.choice([16, 8])
-            for source in (-1, 1):
-                if random.random() < 0.2:
-                    continue
-                for y in range(top, top + 16, tall):
-                    for x in range(left, left + 16, wide):
-                        motion = random.integers(-200, 200, 2)
-                        rows.append((source, wide, tall, x + wide // 2, y + tall // 2, *motion, 4))
-    return np.array(rows, MotionRecord)
-
-
-@pytest.mark.parametrize("size", [(64, 48), (100, 52)])
-def test_lattices_are_equal(size, compiled):
-    records = random_records(np.random.default_rng(3), *size)
+@pytest.mark.parametrize("size", [(64, 48), (100, 52), (20, 400)])
+@pytest.mark.parametrize("spans", [([0.04], []), ([0.04, 0.08], [-0.04, -0.08]), ([], [-0.1])])
+def test_pooled_vectors_are_equal(size, spans, compiled):
+    random = np.random.default_rng(3)
+    records = random_records(random, size)
     records["motion_scale"][:5] = 2
-    one, other = FieldOperations().lattice(records, size), compiled.lattice(records, size)
-    assert 0.5 < one.known.mean() < 1
-    assert np.array_equal(one.known, other.known)
-    assert np.array_equal(one.vectors, other.vectors)
+    records["dst_x"][5:9] = [-8, 4000, 30000, 8]
+    velocity = random.normal(size=(10, 6, 2)).astype(np.float32)
+    lists = [ListCandidates(np.array(one, np.float32), len(one) == 1) for one in spans]
+    one, other = (
+        operations.pool_vectors(records, size, lists, velocity, False) for operations in (FieldOperations(), compiled)
+    )
+    assert 0.2 < one.any_share < 1
+    assert acceleration._equal(one, other)
 
 
 def test_direct_blocks_are_equal(compiled):
     """MPEG-4's direct blocks: two vectors that are zero stand for the expected motion."""
     random, size = np.random.default_rng(4), (96, 64)
-    records = random_records(random, *size)
+    records = random_records(random, size)
     records["motion_x"][random.random(len(records)) < 0.6] = 0
     records["motion_y"][records["motion_x"] == 0] = 0
     velocity = random.normal(size=(8, 12, 2)).astype(np.float32)
     lists = [ListCandidates(np.array([span], np.float32), True) for span in (0.04, -0.08)]
     results = [
-        operations.pool_vectors(operations.lattice(records, size), size, lists, velocity, True)
-        for operations in (FieldOperations(), compiled)
+        operations.pool_vectors(records, size, lists, velocity, True) for operations in (FieldOperations(), compiled)
     ]
     assert results[0].exact_share < results[0].any_share
     assert acceleration._equal(*results)
