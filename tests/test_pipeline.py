@@ -296,7 +296,7 @@ def test_devices():
 def test_repr_names_models_sizes_device_and_dtype(tokenizer, tiny_model):
     text = repr(tokenizer)
     assert text.startswith(f"VideoTokenizer('{tiny_model.name}', keyframes=KeyframeTokenizer(0.")
-    assert text.endswith("M), device=cpu, dtype=float32)")
+    assert text.endswith("M), device=cpu, dtype=auto)")
 
 
 def test_saved_weights_load_and_are_the_same(tokenizer, tokens, clip_mp4, tmp_path, tiny_model):

@@ -15,14 +15,16 @@ from unet3d.candidates import (
     CANDIDATES,
     MAPS,
     MotionCandidates,
+    average_pool,
     check_picture,
     luma,
     make_candidates,
     merge_frames,
     shift_warps,
+    split_frames,
     weighted_sum,
 )
-from unet3d.diffusion import MotionEncoder, build_unet, noise_level, randn_tensor, sample_euler
+from unet3d.diffusion import MotionEncoder, approach_zero, build_unet, noise_level, randn_tensor
 from unet3d.refiner import Refiner
 from unet3d.transitions import replace_transitions
 from unet3d.warping import warp_from_previous
@@ -222,11 +224,10 @@ class VideoDetokenizer(VideotokModel):
         if previous_frame is not None and noise_rate < 1:
             warped_frames = warp_from_previous(self._to_own(previous_frame), vectors)
             warped = replace(candidates, prior=warped_frames[:, :num_frames])
-            start = warped.pad_to_multiple(self.size_multiple).split(stride).prior
-        parts = candidates.pad_to_multiple(self.size_multiple).split(stride)
-        denoised = self.denoise(parts, generator, num_inference_steps, start, noise_rate, refine=refine)
-        shown = candidates.prior.shape[1]
-        frames = merge_frames(denoised, stride, shown)[..., : keyframe.shape[-2], : keyframe.shape[-1]]
+            start = warped.pad_to_multiple(self.size_multiple).prior
+        padded = candidates.pad_to_multiple(self.size_multiple)
+        frames = self.denoise(padded, generator, num_inference_steps, start, noise_rate, refine=refine, stride=stride)
+        frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]]
         if next_keyframe is not None:
             frames = replace_transitions(frames, candidates)
         frames = frames.clamp(-1, 1)
@@ -243,62 +244,82 @@ class VideoDetokenizer(VideotokModel):
         noise_rate: float = 1.0,
         *,
         refine: bool = True,
+        stride: int = 1,
     ) -> Tensor:
         """Return the denoised frames [B, T, 3, H, W] of candidates whose sides are multiples of `size_multiple`.
 
-        `start`: frames that denoising starts from, taken back to noise as far as `noise_rate` says; else pure noise.
+        Args:
+            candidates: of clips.
+            generator: of the noise, or one for each clip.
+            num_steps: evaluations of the network.
+            start: frames that denoising starts from, taken back to noise as far as `noise_rate` says; else pure noise.
+            noise_rate: see `reconstruct`.
+            refine: use the refiner, where there is one.
+            stride: the network takes each clip as `stride` clips of every `stride`-th frame; see `split_frames`.
         """
         batch, steps, _, height, width = candidates.prior.shape
         patch, sigma_min = self.config["patch_size"], self.config["sigma_min"]
-        sigma = noise_level(1.0 if start is None else noise_rate, sigma_min, self.config["sigma_max"])
-        shape = (batch, steps, self.patch_channels, height // patch, width // patch)
+        sigma_max = noise_level(1.0 if start is None else noise_rate, sigma_min, self.config["sigma_max"])
         # drawn in float32 on the generator's device: one seed is one noise on every machine
         generators = generator if isinstance(generator, list) else [generator]
-        parts = [
-            randn_tensor((batch // len(generators), *shape[1:]), one, candidates.prior.device, torch.float32)
-            for one in generators
-        ]
-        noise = torch.cat(parts).to(candidates.prior)
-        clean = sample_euler(
-            lambda noisy, sigma: self(noisy, sigma.expand(batch), candidates, refine=refine),
-            noise * sigma if start is None else self.to_residual(start, candidates) + noise * sigma,
+        count, length = batch * stride // len(generators), -(-steps // stride)
+        shape = (count, length, self.patch_channels, height // patch, width // patch)
+        parts = [randn_tensor(shape, one, candidates.prior.device, torch.float32) for one in generators]
+        noisy = torch.cat(parts).to(candidates.prior) * sigma_max
+        if start is not None:
+            noisy = noisy + self.to_residual(start, candidates, stride)
+        noisy, sigma = approach_zero(
+            lambda noisy, sigma: self(noisy, sigma.expand(batch * stride), candidates, refine=refine, stride=stride),
+            noisy,
             self.config["num_inference_steps"] if num_steps is None else num_steps,
             sigma_min,
-            sigma,
+            sigma_max,
         )
+        # the last step ends at what the network expects
+        frames = self.expected_frames(noisy, sigma.expand(batch * stride), candidates, refine=refine, stride=stride)
         forward_scale, scale = self.config["forward_residual_scale"], self.config["residual_scale"]
+        if forward_scale == scale == 1:
+            return frames
         scale = forward_scale + (scale - forward_scale) * candidates.maps[:, :1, HAS_NEXT, :1, :1, None]
-        return candidates.prior + scale * (self.to_frames(clean, candidates) - candidates.prior)
+        return candidates.prior + scale * (frames - candidates.prior)
 
-    def forward(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, *, refine: bool = True) -> Tensor:
-        """Return the expected clean variable x; arguments as of `mix`."""
-        mixture = self.mix(noisy, sigma, candidates)
-        frames = mixture.frames
-        if refine and self.refiner is not None:
-            frames = frames + self.config["refiner_scale"] * self.refiner(frames, mixture.warps, candidates)
-        return space_to_depth((frames - candidates.prior) / self.residual_std(candidates), self.config["patch_size"])
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, *, refine: bool = True, stride: int = 1
+    ) -> Tensor:
+        """Return the expected clean variable x, like `noisy`; arguments as of `mix`."""
+        frames = self.expected_frames(noisy, sigma, candidates, refine=refine, stride=stride)
+        return self.to_residual(frames, candidates, stride)
 
-    def mix(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates) -> "Mixture":
+    def expected_frames(
+        self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, *, refine: bool = True, stride: int = 1
+    ) -> Tensor:
+        """Return the frames [B, T, 3, H, W] that the network expects; arguments as of `mix`."""
+        mixture = self.mix(noisy, sigma, candidates, stride)
+        if not refine or self.refiner is None:
+            return mixture.frames
+        detail = self.refiner(mixture.frames, mixture.warps, candidates)
+        return mixture.frames + self.config["refiner_scale"] * detail
+
+    def mix(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1) -> "Mixture":
         """Return the candidates mixed as the network says, before the refiner.
 
         Args:
-            noisy: [B, T, 3 * patch_size², h, w], x + sigma * standard normal noise.
-            sigma: [B].
-            candidates: of frames [h * patch_size, w * patch_size].
+            noisy: [B * stride, T / stride (rounded up), 3 * patch_size², h, w], x + sigma * standard normal noise.
+            sigma: [B * stride].
+            candidates: of frames [B, T, 3, h * patch_size, w * patch_size].
+            stride: see `denoise`.
         """
-        patch = self.config["patch_size"]
-        residual_std = self.residual_std(candidates)
-        conditions = torch.cat(
-            (make_conditions(candidates, patch), average_pool(residual_std.log() / 2 + 1, patch)), dim=2
-        )
+        patch, steps = self.config["patch_size"], candidates.prior.shape[1]
+        maps = average_pool(candidates.maps, patch)
+        spread = average_pool(self.residual_std(candidates).log() / 2 + 1, patch)
+        conditions = torch.cat((make_conditions(candidates, patch), maps, spread), dim=2).to(self.dtype)
+        conditions, motion = split_frames(conditions, stride), split_frames(maps[:, :, DISPLACEMENT], stride)
         level = sigma.view(-1, 1, 1, 1, 1)
-        sample = torch.cat((noisy / (level.square() + 1).sqrt(), conditions), dim=2).to(self.dtype)
-        conditions = conditions.to(self.dtype)
-        motion = average_pool(candidates.maps[:, :, DISPLACEMENT], patch).to(self.dtype)
-        features = self.motion_encoder(motion).flatten(1, 2)
+        sample = torch.cat(((noisy / (level.square() + 1).sqrt()).to(self.dtype), conditions), dim=2)
+        features = self.motion_encoder(motion.to(self.dtype)).flatten(1, 2)
         outputs = self.unet(sample, sigma.log() / 4, features, self._added_ids(motion)).sample.float()
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
-        log_weights, shifts = outputs.split(self.num_outputs, dim=2)
+        log_weights, shifts = merge_frames(outputs, stride, steps).split(self.num_outputs, dim=2)
         if self.training:
             return mix_candidates(candidates, log_weights, shifts, patch)
         log_weights = log_weights * self.config["inverse_temperature"]
@@ -318,12 +339,13 @@ class VideoDetokenizer(VideotokModel):
         self.refiner = Refiner(widths, blocks).to(device=self.device, dtype=self.dtype)
         self.register_to_config(refiner_widths=tuple(widths), refiner_blocks=tuple(blocks))
 
-    def to_residual(self, frames: Tensor, candidates: MotionCandidates) -> Tensor:
-        """Turn frames [B, T, 3, H, W] into the diffused variable x, [B, T, 3 * patch_size², h, w]."""
-        return space_to_depth((frames - candidates.prior) / self.residual_std(candidates), self.config["patch_size"])
+    def to_residual(self, frames: Tensor, candidates: MotionCandidates, stride: int = 1) -> Tensor:
+        """Turn frames [B, T, 3, H, W] into the diffused variable x, shaped like `noisy` of `mix`."""
+        residual = (frames - candidates.prior) / self.residual_std(candidates)
+        return split_frames(space_to_depth(residual, self.config["patch_size"]), stride)
 
     def to_frames(self, clean: Tensor, candidates: MotionCandidates) -> Tensor:
-        """Undo `to_residual`."""
+        """Undo `to_residual` of stride 1."""
         residual = depth_to_space(clean, self.config["patch_size"])
         return candidates.prior + residual * self.residual_std(candidates)
 
@@ -351,7 +373,7 @@ class VideoDetokenizer(VideotokModel):
 
 
 def num_condition_channels(patch: int) -> int:
-    """Return the channels of the U-Net's conditions: those of `make_conditions`, and the residual_std."""
+    """Return the channels of the U-Net's conditions: those of `make_conditions`, the maps, and the residual_std."""
     pairs = len(list(combinations(CANDIDATES, 2)))
     return (pairs + 2) * (patch // COMPARED_PIXELS) ** 2 + len(COMPARED_SHIFTS) ** 2 + len(MAPS) + 1
 
@@ -367,26 +389,18 @@ def num_shift_channels(patch: int) -> int:
 
 
 def make_conditions(candidates: MotionCandidates, patch: int) -> Tensor:
-    """Return what the network sees of the candidates of frames [H, W]: [B, T, channels, H / patch, W / patch].
+    """Return how the candidates of frames [H, W] differ: [B, T, channels, H / patch, W / patch].
 
     Differences of candidates say more than the candidates: where all agree, all are right; where the keyframes agree
     with each other and not with their warps, nothing moved. Values have about unit size.
     """
-    small = average_pool(candidates.pictures.flatten(2, 3), COMPARED_PIXELS).unflatten(2, (len(CANDIDATES), 3))
+    small = average_pool(candidates.pictures, COMPARED_PIXELS)
     pairs = [(small[:, :, a] - small[:, :, b]).abs().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
     warps = luma(small[:, :, :2])
     prior, disparity = luma(average_pool(candidates.prior, COMPARED_PIXELS)), 4 * (warps[:, :, 0] - warps[:, :, 1])
     values = torch.stack((*(_log_difference(pair) for pair in pairs), prior, disparity), dim=2)
-    return torch.cat(
-        (
-            space_to_depth(values, patch // COMPARED_PIXELS),
-            _log_difference(
-                average_pool(_shifted_differences(warps[:, :, 0], warps[:, :, 1]), patch // COMPARED_PIXELS)
-            ),
-            average_pool(candidates.maps, patch),
-        ),
-        dim=2,
-    )
+    shifted = average_pool(_shifted_differences(warps[:, :, 0], warps[:, :, 1]), patch // COMPARED_PIXELS)
+    return torch.cat((space_to_depth(values, patch // COMPARED_PIXELS), _log_difference(shifted)), dim=2)
 
 
 @dataclass(frozen=True)
@@ -436,11 +450,6 @@ def depth_to_pixels(values: Tensor, patch: int, side: int) -> Tensor:
     values = depth_to_space(values, side)
     fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
     return fine.unflatten(0, values.shape[:2])
-
-
-def average_pool(values: Tensor, patch: int) -> Tensor:
-    """Return the means of patches: [B, T, C, H, W] -> [B, T, C, H / patch, W / patch]."""
-    return F.avg_pool2d(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
 
 
 def local_mean(values: Tensor, patch: int, cells: int) -> Tensor:

@@ -5,7 +5,7 @@ form of Video-LaVIT (arXiv 2402.03161), in which every position attends to its o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def build_unet(
     down = ("CrossAttnDownBlockSpatioTemporal" if here else "DownBlockSpatioTemporal" for here in attention)
     up = ("CrossAttnUpBlockSpatioTemporal" if here else "UpBlockSpatioTemporal" for here in reversed(attention))
     heads = attention_heads or [channels // min(64, block_out_channels[0]) for channels in block_out_channels]
-    return kind(
+    unet = kind(
         sample_size=None,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -116,6 +116,23 @@ def build_unet(
         addition_time_embed_dim=time_ids_width,
         projection_class_embeddings_input_dim=3 * time_ids_width,
     )
+    for module in unet.modules():
+        if type(module) is nn.Conv3d and module.kernel_size[1:] == (1, 1):
+            module.__class__ = TemporalConv
+    return unet
+
+
+class TemporalConv(nn.Conv3d):
+    """A convolution over time alone, kernel (k, 1, 1), the same weights and results as `nn.Conv3d`.
+
+    Computed in two dimensions, time and positions: on a CPU torch's convolution in three is several times slower.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [B, C, T, h, w] for [B, C, T, h, w]."""
+        padding = cast("tuple[int, int, int]", self.padding)[:2]
+        x = F.conv2d(input.flatten(3), self.weight.squeeze(-1), self.bias, padding=padding)
+        return x.unflatten(3, input.shape[3:])
 
 
 class MotionUNet(UNetSpatioTemporalConditionModel):
@@ -210,15 +227,20 @@ def noise_level(rate: float, sigma_min: float, sigma_max: float) -> float:
     return (low + rate * (high - low)) ** RHO
 
 
-def sample_euler(
+def approach_zero(
     denoise: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, num_steps: int, sigma_min: float, sigma_max: float
-) -> Tensor:
-    """Solve the probability flow of EDM (Karras et al. 2022, eq. 1) by Euler steps from sigma_max down to 0.
+) -> tuple[Tensor, Tensor]:
+    """Solve the probability flow of EDM (Karras et al. 2022, eq. 1) by Euler steps, all but the last.
+
+    The last step, to noise level 0, ends at the expected clean variable itself.
 
     Args:
         denoise: (noisy [B, ...], sigma []) -> the expected clean variable, of unit variance.
         noisy: the variable at sigma_max: standard normal noise times that, with or without a clean variable added.
-        num_steps: evaluations of `denoise`; one gives the conditional mean itself.
+        num_steps: of all steps, the last one included.
+
+    Returns:
+        the noisy variable that the last step starts from, and its noise level [].
 
     Raises:
         ValueError: less than one step.
@@ -228,10 +250,11 @@ def sample_euler(
     scheduler = EDMEulerScheduler(sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=1.0, rho=RHO)
     scheduler.set_timesteps(num_steps, device=noisy.device)
     scheduler.is_scale_input_called = True  # `denoise` scales its input itself
-    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        expected = denoise(noisy, sigma.to(noisy))
+    sigmas = scheduler.sigmas.to(noisy)
+    for timestep, sigma in zip(scheduler.timesteps[:-1], sigmas, strict=False):
+        expected = denoise(noisy, sigma)
         noisy = scheduler.step(expected, timestep, noisy, return_dict=False, pred_original_sample=expected)[0]
-    return noisy
+    return noisy, sigmas[num_steps - 1]
 
 
 def device_of(model: nn.Module) -> torch.device:

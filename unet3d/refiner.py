@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.attention import zero_module
-from unet3d.candidates import MAPS, MotionCandidates
+from unet3d.candidates import MAPS, MotionCandidates, average_pool
 
 FOLD = 2
 """Pixels along each side that become channels at the finest level."""
@@ -70,12 +70,14 @@ class Refiner(nn.Module):
             warps: [B, T, 2, 3, H, W], both keyframes as they were warped for the mixture.
             candidates: of the same frames; only their maps are used.
         """
+        dtype = self.read.weight.dtype
+        # channels-last convolutions are a third faster on a CPU, in float64 slower
+        layout = torch.contiguous_format if dtype == torch.float64 else torch.channels_last
         pictures = torch.cat((mixture, (warps - mixture[:, :, None]).flatten(2, 3)), dim=2).flatten(0, 1)
-        maps = F.avg_pool2d(candidates.maps[:, :, :NUM_MAPS].flatten(0, 1), FOLD)
-        x = torch.cat((F.pixel_unshuffle(pictures, FOLD), maps), dim=1).to(self.read.weight.dtype)
-        if x.dtype != torch.float64:  # for which channels-last convolutions are slower on a CPU; else a third faster
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.read(x)
+        maps = average_pool(candidates.maps[:, :, :NUM_MAPS], FOLD).flatten(0, 1)
+        # rounded before pixels become channels, which then moves fewer bytes
+        pictures = F.pixel_unshuffle(pictures.to(dtype, memory_format=layout), FOLD)
+        x = self.read(torch.cat((pictures, maps.to(dtype, memory_format=layout)), dim=1))
         skips = []
         for index, blocks in enumerate(self.before):
             x = blocks(x)

@@ -26,8 +26,6 @@ class WarpedFrames:
     Without a next keyframe `backward` is `forward`, with confidence 0.
     """
 
-    blended: Tensor
-    """[B, T, 3, H, W]: both warps, blended by nearness in time and by confidence."""
     forward: Tensor
     """[B, T, 3, H, W]: the clip's own keyframe, warped."""
     backward: Tensor
@@ -40,6 +38,18 @@ class WarpedFrames:
     """[B, T, H, W, 2]: sampling grid of `forward`."""
     backward_grid: Tensor
     """[B, T, H, W, 2]: sampling grid of `backward`."""
+    near: Tensor | None = None
+    """[T, 1, 1, 1], see `nearness`; None without a next keyframe."""
+
+    @property
+    def blended(self) -> Tensor:
+        """Both warps, blended by nearness in time and by confidence, [B, T, 3, H, W]; computed when it is asked for."""
+        if self.near is None:
+            return self.forward
+        # where neither warp can be trusted, nearness in time decides alone; 1.5 was measured to be best
+        weight = (1 - self.near) ** 1.5 * (self.forward_confidence + 1e-3)
+        next_weight = self.near**1.5 * (self.backward_confidence + 1e-3)
+        return (self.forward * weight + self.backward * next_weight) / (weight + next_weight)
 
 
 def warp_forward(keyframe: Tensor, vectors: Tensor, window: slice = ALL_FRAMES) -> WarpedFrames:
@@ -81,12 +91,8 @@ def warp_bidirectional(
     grid = sampling_grid(displacement, keyframe)
     backward = sample_frames(next_keyframe, grid)
     next_confidence = _at_picture_size(warp_confidence(displacement, path), keyframe)
-    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1, 1)
-    # where neither warp can be trusted, nearness in time decides alone; 1.5 was measured to be best
-    weight = (1 - near) ** 1.5 * (own.forward_confidence + 1e-3)
-    next_weight = near**1.5 * (next_confidence + 1e-3)
-    blended = (own.forward * weight + backward * next_weight) / (weight + next_weight)
-    return WarpedFrames(blended, own.forward, backward, own.forward_confidence, next_confidence, own.forward_grid, grid)
+    near = nearness(vectors.shape[1], keyframe)[window].view(-1, 1, 1, 1)
+    return WarpedFrames(own.forward, backward, own.forward_confidence, next_confidence, own.forward_grid, grid, near)
 
 
 def warp_from_previous(previous_frame: Tensor, vectors: Tensor) -> Tensor:
@@ -170,8 +176,10 @@ def sample_frames(picture: Tensor, grid: Tensor, mode: str = "bilinear") -> Tens
 
 def inside_frame(positions: Tensor, margin: Tensor) -> Tensor:
     """Return whether positions [..., 2] lie in the frame, [..., 1]: 1 up to its border, 0 from `margin` [2] beyond."""
-    outside = (torch.relu(-positions) + torch.relu(positions - 1)) / margin
-    return (1 - outside).clamp(0, 1).amin(-1, keepdim=True)
+    # by coordinates: operations along a last dimension of two values take twice the time
+    x, y = positions.unbind(-1)
+    outside = torch.maximum((x - x.clamp(0, 1)).abs() / margin[0], (y - y.clamp(0, 1)).abs() / margin[1])
+    return (1 - outside).clamp(0, 1)[..., None]
 
 
 def nearness(steps: int, like: Tensor) -> Tensor:
@@ -204,14 +212,13 @@ def warp_confidence(displacement: Tensor, path: Tensor) -> Tensor:
 def coverage(path: Tensor) -> Tensor:
     """Return how much of each cell is reached when content moves along `path` [N, h, w, 2]: [N, h, w, 1], 0 to 1."""
     count, h, w, _ = path.shape
-    positions = (cell_centres(h, w, path) + path) * path.new_tensor((w, h)) - 0.5
-    corner = positions.floor()
+    x, y = ((cell_centres(h, w, path) + path) * path.new_tensor((w, h)) - 0.5).unbind(-1)
+    left, top = x.floor(), y.floor()
     reached = path.new_zeros(count, h * w)
-    for shift in path.new_tensor(((0, 0), (1, 0), (0, 1), (1, 1))):
-        x, y = (corner + shift).unbind(-1)
-        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        share = (1 - (positions - corner - shift).abs()).prod(-1) * inside
-        index = y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+        share = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+        index = row.clamp(0, h - 1).long() * w + column.clamp(0, w - 1).long()
         reached.scatter_add_(1, index.flatten(1), share.flatten(1))
     return reached.clamp(0, 1).view(count, h, w, 1)
 
@@ -225,7 +232,7 @@ def _warp_forward(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: s
     grid = sampling_grid(displacement, keyframe)
     frames = sample_frames(keyframe, grid)
     confidence = _at_picture_size(warp_confidence(displacement, path), keyframe)
-    return WarpedFrames(frames, frames, frames, confidence, torch.zeros_like(confidence), grid, grid)
+    return WarpedFrames(frames, frames, confidence, torch.zeros_like(confidence), grid, grid)
 
 
 def _invert_steps(steps: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from videotok.errors import ModelError, TokensError, printable
+from videotok.errors import ModelError, TokensError, first_line
 from videotok.io_utils import read_json, weights_sha256
 from videotok.model_card import PartFacts, write_card, write_config
 from videotok.tokens import TOKENIZERS, ModelIdentity, VideoTokens
@@ -187,8 +187,7 @@ class Bundle:
         Raises:
             ModelError: it is missing, damaged, or of another class.
         """
-        config = read_json(self._part("detokenizer") / "config.json")
-        if not config.get("latent_channels"):
+        if not self.decodes_latents:
             from unet3d import VideoDetokenizer
 
             return self.load("detokenizer", VideoDetokenizer, dtype)
@@ -199,6 +198,15 @@ class Bundle:
         with self._loading("detokenizer") as folder:
             return load_latent_detokenizer(denoiser, folder / "vae", folder / "scheduler", dtype)
 
+    @cached_property
+    def decodes_latents(self) -> bool:
+        """Whether the video detokenizer works on latents (`LatentVideoDetokenizer`) and not on pixels.
+
+        Raises:
+            ModelError: it is missing or damaged.
+        """
+        return bool(read_json(self._part("detokenizer") / "config.json").get("latent_channels"))
+
     @contextmanager
     def _loading(self, part: str) -> Iterator[Path]:
         """Give the folder of a part; errors inside become a ModelError."""
@@ -206,8 +214,7 @@ class Bundle:
         try:
             yield folder
         except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"cannot load {part} of model {self.name}: {reason}") from error
+            raise ModelError(f"cannot load {part} of model {self.name}: {first_line(error)}") from error
 
     def identity(self, part: str) -> ModelIdentity:
         """Return the name and sha256 of one model.
@@ -380,8 +387,7 @@ def _hub_errors(action: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, HFValidationError | LocalEntryNotFoundError) and not _is_network_error(error):
             raise
-        reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
-        raise ModelError(f"cannot {action}: {reason}; check the name and the network") from error
+        raise ModelError(f"cannot {action}: {first_line(error)}; check the name and the network") from error
 
 
 def _is_network_error(error: Exception) -> bool:
@@ -401,6 +407,11 @@ class PublishedBundle(Bundle):
     """Hub id that parts are downloaded from when they are needed; None: all there is, is in the folder."""
     revision: str | None = None
     """Branch, tag or commit of the hub id."""
+
+    @cached_property
+    def decodes_latents(self) -> bool:
+        """True."""
+        return True
 
     def load(self, part: str, model_class: type, dtype: "torch.dtype") -> Any:
         """Load one part into its class; see `Bundle.load`."""

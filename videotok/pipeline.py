@@ -73,7 +73,7 @@ class VideoTokenizer(TokenizerModels):
         Args:
             name_or_path: None, a folder with subfolders `keyframes`, `motion` and `detokenizer`, or a hub id.
             device: where the models run; `auto` chooses.
-            dtype: precision of decoding; float32 where not given. It does not change ids.
+            dtype: precision of decoding; where not given float32, but see `detokenizer_dtype`. It does not change ids.
             keyframes: folder of another keyframe tokenizer: videotok's own, a diffusers VQModel, or one that a package
                 registered.
             revision: branch, tag or commit of the hub id.
@@ -101,7 +101,7 @@ class VideoTokenizer(TokenizerModels):
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{part}={text}" for part, text in self.bundle.summary().items())
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = "auto" if self._dtype is None else str(self._dtype).removeprefix("torch.")
         return f"VideoTokenizer({self.bundle.name!r}, {parts}, device={self.device}, dtype={dtype})"
 
     def encode(

@@ -58,7 +58,7 @@ def evaluate(
     ] = 4,
     model: Model = None,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
     """Measure rate and quality of videos, and write a page that shows them."""
@@ -82,7 +82,9 @@ def evaluate(
     print_note(str(scan))
     network = LPIPS.load(lpips) if lpips else None
     set_up_cpu(threads)
-    tokenizer = VideoTokenizer.from_pretrained(model, device=device, dtype=getattr(torch, dtype))
+    tokenizer = VideoTokenizer.from_pretrained(
+        model, device=device, dtype=None if dtype == "auto" else getattr(torch, dtype)
+    )
     if max(quantizers) > tokenizer.motion.num_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: this model has {tokenizer.motion.num_quantizers}")
     with invalid_options_refused():

@@ -123,8 +123,12 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[
-    Literal["float32", "float64", "float16", "bfloat16"],
-    typer.Option(help="Precision of the models that make pictures. Ids stay the same.", rich_help_panel=MODELS),
+    Literal["auto", "float32", "float64", "float16", "bfloat16"],
+    typer.Option(
+        help="Precision of the models that make pictures; auto: float32, but bfloat16 in the detokenizer on a CPU "
+        "with instructions for it. Ids stay the same.",
+        rich_help_panel=MODELS,
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -137,7 +141,7 @@ Threads = Annotated[
 """A command calls `videotok.threads.set_up_cpu` with it."""
 
 LearningRate = Annotated[
-    float, typer.Option("--lr", help="Highest learning rate; linear warm-up, then a cosine to zero.")
+    float, typer.Option("--lr", min=0, help="Highest learning rate; linear warm-up, then a cosine to zero.")
 ]
 MaxMinutes = Annotated[
     float | None,
