@@ -18,12 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.qa.annotations import SPLITS, Question, find_videos, load_questions
-from benchmarks.qa.answerers import Answerer, AnswererOptions, make_answerer, shorten_answer
+from benchmarks.qa.answerers import (
+    Answerer,
+    AnswererOptions,
+    MediaQuestion,
+    answer_all,
+    make_answerer,
+    shorten_answer,
+)
 from benchmarks.qa.chat import ChatEndpoint, ChatError
 from benchmarks.qa.journal import Journal
 from benchmarks.qa.protocols import JUDGE_PROMPT, OPENAI_URL, PROTOCOLS, Judge, load_judge_prompt
 from benchmarks.qa.scores import exact_match, mean_wups, means_by_type, wordnet_similarity
-from codec import MediaError
 from videotok.io_utils import write_json
 
 console = Console(stderr=True)
@@ -72,20 +78,12 @@ def answer_questions(
     """Ask the questions that are not in the journal yet, and return the scores of all of them."""
     names = {question.video_name for question in questions}
     videos = find_videos(options.videos, names) if options.videos else {}
-    # the protocol decides how a question is asked; runs of before it could be chosen are those of `exact`
+    # the protocol decides how a question is asked; journals without one are of `exact`
     protocol = {} if options.protocol == "exact" else {"protocol": options.protocol}
     description = {"split": options.split, **protocol, **answerer.describe()}
     with Journal(journal_path, description) as journal, Progress(console=console) as progress:
-        for question in progress.track(questions, description="questions"):
-            video = videos.get(question.video_name)
-            if question.question_id in journal.rows or (answerer.needs_video and video is None):
-                continue
-            try:
-                journal.add(question.question_id, {"answer": answerer.answer(question.text, video)})
-            except MediaError as error:  # a damaged video must not end the run
-                journal.add(question.question_id, {"answer": "", "error": str(error)})
-            except ChatError as error:
-                raise SystemExit(f"{error}; the same command resumes from here") from error
+        asked_of = [MediaQuestion(one.question_id, one.text, videos.get(one.video_name)) for one in questions]
+        answer_all(answerer, asked_of, journal, progress)
     predictions = {key: str(row["answer"]) for key, row in journal.rows.items()}
     short = {key: shorten_answer(answer) for key, answer in predictions.items()}
     asked = {question.question_id for question in questions}

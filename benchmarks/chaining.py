@@ -11,7 +11,6 @@ after the third clip and after the last. JSON: a list of rows, one for each vide
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Iterator
@@ -22,9 +21,11 @@ import numpy as np
 import torch
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import Clip, ClipSpec, MediaError, atomic_path, iter_clips
+from codec import Clip, ClipSpec, MediaError, iter_clips
 from unet3d import decode_chain
+from videotok.evaluation import inner_frames
 from videotok.image_utils import to_tensor, to_uint8
+from videotok.io_utils import write_json
 from videotok.metrics import psnr
 from videotok.pipeline import VideoTokenizer
 
@@ -38,7 +39,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class ChainResult:
-    """One chain of clips in one mode."""
+    """One chain of clips in one mode; the module's docstring defines seam, drift and memory."""
 
     video: str
     mode: str
@@ -47,11 +48,16 @@ class ChainResult:
     source_ratio: float
     """Difference across boundaries over that inside clips, of the source's frames."""
     psnr: float
+    """Mean over clips, in dB."""
     drift: float
+    """dB."""
     psnr_of_clips: list[float]
     memory_third: int
+    """MB, after the third clip."""
     memory_last: int
+    """MB, after the last clip."""
     seconds: float
+    """Wall-clock seconds, reading included."""
 
 
 def main() -> None:
@@ -80,8 +86,7 @@ def main() -> None:
     for mode in args.modes:
         print_mean(mode, [result for result in results if result.mode == mode])
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        write_json(args.json, [asdict(result) for result in results])
 
 
 class FrameDifferences:
@@ -107,7 +112,7 @@ class FrameDifferences:
 
 
 def measure(model: VideoTokenizer, args: argparse.Namespace, path: Path, mode: str) -> ChainResult | None:
-    """Measure one video in one mode; None where it has fewer than two whole clips."""
+    """Return the figures of one video in one mode; None where it has fewer than two whole clips."""
     quantizers = model.default_motion_quantizers if args.motion_quantizers is None else args.motion_quantizers
     truths: list[np.ndarray] = []
 
@@ -119,12 +124,13 @@ def measure(model: VideoTokenizer, args: argparse.Namespace, path: Path, mode: s
             yield keyframe, model.reconstruct_motion(clip.motion, quantizers)
 
     source, rebuilt, quality, memory = FrameDifferences(), FrameDifferences(), [], []
+    inner = inner_frames(ClipSpec().frames)
     start = time.monotonic()
     for decoded in decode_chain(model.detokenizer, read(), **MODES[mode]):
         truth, frames = truths.pop(0), to_uint8(decoded)
         source.add(truth)
         rebuilt.add(frames)
-        quality.append(float(np.mean([psnr(a, b) for a, b in zip(truth[1:23], frames[1:23], strict=True)])))
+        quality.append(float(np.mean([psnr(a, b) for a, b in zip(truth[inner], frames[inner], strict=True)])))
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     if len(quality) < 2:
         return None

@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 
 from benchmarks.footage import add_footage_arguments, footage
-from codec import ClipSpec, SubprocessReader, atomic_path
+from codec import ClipSpec, SubprocessReader
 from videotok.corpus.decoder import read_resized_clips
+from videotok.io_utils import write_json
 
 SAMPLE_SECONDS = 1.0
 VIDEOTOK = [sys.executable, "-m", "videotok.cli.main"]
@@ -51,8 +52,7 @@ def main() -> None:
         if row["what"] == "corpus" and rows[0]["what"] == "corpus":
             print(f"{row['cores']} cores: {row['videos_per_second'] / rows[0]['videos_per_second']:.2f} x")
     if arguments.json:
-        with atomic_path(arguments.json) as temporary:
-            temporary.write_text(json.dumps({"videos": len(videos), "rows": rows}, indent=2) + "\n")
+        write_json(arguments.json, {"videos": len(videos), "rows": rows})
 
 
 def _measure(videos: list[Path], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -97,12 +97,12 @@ def _measure_corpus(videos: list[Path], cores: int | None, folder: Path, address
 
 def _measure_codec(videos: list[Path]) -> dict[str, Any]:
     """Measure the first stage alone on one core."""
-    start, clips, frames = time.monotonic(), 0, 0
+    start, clips, frames, spec = time.monotonic(), 0, 0, ClipSpec()
     with _limit_cores(1), SubprocessReader() as reader:
         for video in videos:
-            for clip in reader.run(read_resized_clips, video, ClipSpec(), 256):
+            for clip in reader.run(read_resized_clips, video, spec, 256):
                 clips, frames = clips + 1, frames + clip.num_frames
-    return _row("codec alone", 1, len(videos), clips, frames / 12, time.monotonic() - start)
+    return _row("codec alone", 1, len(videos), clips, float(frames / spec.fps), time.monotonic() - start)
 
 
 def _measure_loop(videos: list[Path], folder: Path) -> dict[str, Any]:

@@ -5,15 +5,14 @@ many of the five nearest clips of other videos have the same label (a column of 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from codec import atomic_path
 from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch
 from videotok.corpus.storage import CorpusFolder, read_shard, shard_paths
+from videotok.io_utils import write_json
 
 NUM_NEAREST = 5
 
@@ -35,8 +34,7 @@ def main() -> None:
         for name, (share, chance) in figures.items():
             print(f"{kind:<7} {name:<32} {share:.3f}   by chance {chance:.3f}")
     if arguments.json:
-        with atomic_path(arguments.json) as temporary:
-            temporary.write_text(json.dumps({"clips": rows.num_rows, "figures": found}, indent=2) + "\n")
+        write_json(arguments.json, {"clips": rows.num_rows, "figures": found})
 
 
 def _similarity(rarity: CodeRarity, clips: ClipFeatures, kind: str) -> np.ndarray:

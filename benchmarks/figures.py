@@ -14,6 +14,7 @@ It may be stopped: what is measured is kept at once, and the next run goes on wi
 """
 
 import argparse
+import math
 import os
 import platform
 import re
@@ -48,7 +49,9 @@ def documents(root: Path = ROOT) -> list[Path]:
 def weights_in_use() -> dict[str, str]:
     """Return the beginning of the sha256 of each shipped model."""
     bundle = Bundle.find(None)
-    return {part: bundle.identity(part).sha256[:12] for part in ("keyframes", "motion", "detokenizer")}
+    language_model = sha256_of_files(sorted((ROOT / "videotok" / "weights" / "lm").glob("model*.safetensors")))
+    sha256 = {part: bundle.identity(part).sha256 for part in ("keyframes", "motion", "detokenizer")}
+    return {part: found[:12] for part, found in (sha256 | {"lm": language_model}).items()}
 
 
 def render(name: str, entries: dict[str, Any], shipped: dict[str, str]) -> str:
@@ -174,21 +177,14 @@ def weights_entry() -> dict[str, Any]:
             with safetensors.safe_open(path, "np") as tensors:
                 # a codebook's statistics are no parameters, and are not stored in half precision weights
                 shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
-            count += sum(_product(shape) for shape in shapes)
+            count += sum(map(math.prod, shapes))
         size = sum(path.stat().st_size for path in files)
         rows.append({"name": folder.name, "parameters": round(count / 1e6, 5), "megabytes": round(size / 1e6, 2)})
     return {"data": "weights as they ship, numbers stored in the file", "rows": rows, "weights": weights_in_use()}
 
 
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
 def is_current(name: str, entry: dict[str, Any] | None) -> bool:
-    """Whether an entry was measured with today's code and weights."""
+    """Return whether an entry was measured with today's code and weights."""
     if entry is None:
         return False
     measurement, shipped = MEASUREMENTS[name], weights_in_use()

@@ -17,7 +17,6 @@ memory: the most that the process has held, in MB, after the third clip and afte
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -28,8 +27,9 @@ import numpy as np
 import torch
 
 from benchmarks.chaining import FrameDifferences
-from codec import ClipSpec, atomic_path, iter_clips
+from codec import ClipSpec, iter_clips
 from videotok.image_utils import resize, write_picture
+from videotok.io_utils import write_json
 from videotok.lm.grammar import VideoForm, VideoGrammar
 from videotok.lm.loading import LoadedLanguageModel, load_language_model
 from videotok.lm.model import VideoLanguageModel
@@ -100,9 +100,7 @@ def main() -> None:
     if args.sheet:
         write_picture(args.sheet, sheet(rows))
     if args.json:
-        with atomic_path(args.json) as temporary:
-            results = {"speed": [asdict(row) for row in speed], "chains": [asdict(row) for row in chains]}
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(args.json, {"speed": [asdict(row) for row in speed], "chains": [asdict(row) for row in chains]})
 
 
 def measure_speed(model: VideoLanguageModel) -> list[SpeedResult]:

@@ -18,7 +18,7 @@ differ, the mean value of the frames is compared instead.
 import argparse
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,8 @@ def make_entries(tokenizer: VideoTokenizer, videos: list[Path], ids_only: list[P
         yield f"default/{video.name}", _safely(encode_and_decode, tokenizer, video, DEFAULT, False)
 
 
-def _safely(make, *arguments: Any) -> Entry:
-    """The checksums, or the kind of error where a file is refused; messages may be reworded."""
+def _safely(make: Callable[..., Entry], *arguments: Any) -> Entry:
+    """Return what `make` returns; the kind of error where it refuses the file, since messages may be reworded."""
     try:
         return make(*arguments)
     except (MediaError, TokensError, OSError) as error:

@@ -34,6 +34,7 @@ from benchmarks.footage import add_footage_arguments, footage
 from codec import iter_clips
 from motion_vq.vector_quantizer import CodebookUsage, codebook_usage
 from videotok import metrics
+from videotok.bundle import SHIPPED
 from videotok.image_utils import to_uint8
 from videotok.io_utils import write_json
 from videotok.keyframes import KeyframeTokenizer
@@ -42,7 +43,6 @@ from videotok.perceptual import LPIPS
 
 SELECTORS = ("learned", "variance", "random")
 TOKENS = (32, 48, 64, 90, 128, 192, 256)
-SHIPPED = Path(__file__).parent.parent / "videotok" / "weights" / "keyframes"
 
 
 def load_keyframes(video: Path, size: int, count: int) -> Tensor:
@@ -66,15 +66,11 @@ def selection(model: KeyframeTokenizer, images: Tensor, selector: str, tokens: i
 
 def quality(decoded: Tensor, images: Tensor, lpips: LPIPS | None) -> dict[str, float]:
     """Return means over images [B, 3, S, S]: PSNR in dB, SSIM, MS-SSIM and, with a network, LPIPS."""
-    pairs = list(zip(to_uint8(images[None]), to_uint8(decoded[None]), strict=True))
-    figures = {
-        "psnr": float(np.mean([metrics.psnr(*pair) for pair in pairs])),
-        "ssim": float(np.mean([metrics.ssim(*pair) for pair in pairs])),
-        "ms_ssim": float(np.mean([metrics.ms_ssim(*pair) for pair in pairs])),
-    }
-    if lpips is not None:
-        figures["lpips"] = float(np.mean([metrics.perceptual_distance(lpips, *pair) for pair in pairs]))
-    return figures
+    measured = metrics.measure(to_uint8(images[None]), to_uint8(decoded[None]), lpips)
+    figures = metrics.mean_figures([measured]).to_dict()
+    # sharpness and flicker are of sequences
+    found = {name: figures[name] for name in ("psnr", "ssim", "ms_ssim", "lpips")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def intra_bytes(image: Tensor) -> int:
@@ -123,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; see the module."""
     parser = argparse.ArgumentParser(prog="benchmarks.keyframes", description="Quality of keyframes at a rate.")
     add_footage_arguments(parser)
-    parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of weights; default: those that ship")
+    parser.add_argument(
+        "--model", type=Path, default=SHIPPED / "keyframes", help="folder of weights; default: those that ship"
+    )
     parser.add_argument("--keyframes", type=int, default=4, help="keyframes a video at most (default 4)")
     parser.add_argument("--refinement-steps", type=int, help="steps of code refinement; default: the model's own")
     parser.add_argument("--lpips", type=Path, help="LPIPS network (safetensors); without it there is no LPIPS")

@@ -7,7 +7,6 @@ second: mean PSNR of frames 1 to 22 at the size of the cache's pictures, exact k
 """
 
 import argparse
-import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.kmeans import KMeansCodes, read_fields, training_vectors
-from codec import atomic_path
 from motion_vq import MotionTokenizer, MotionTokens
 from motion_vq.fields import to_pixels
 from unet3d.warping import compose, warp, warp_bidirectional
-from videotok.evaluation import still_baselines
+from videotok.bundle import SHIPPED
+from videotok.evaluation import inner_frames, still_baselines
 from videotok.image_utils import to_tensor, to_uint8
+from videotok.io_utils import write_json
 from videotok.metrics import psnr
 from videotok.training.dataset import Cache, Row
 
@@ -46,7 +46,7 @@ class CodedField:
     """A clip's field, and the next clip's, after coding in one way."""
 
     suffix: str
-    """Of the method's name."""
+    """What the names of methods that warp along it end with."""
     quantizers: int | None
     ids: int | None
     vectors: Tensor
@@ -62,8 +62,7 @@ def main() -> None:
     parser.add_argument("--max-clips", type=int, help="clips per video at most")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     args = parser.parse_args()
-    shipped = Path(__file__).parent.parent / "videotok" / "weights" / "motion"
-    model = MotionTokenizer.from_pretrained(args.model or shipped).double().eval()
+    model = MotionTokenizer.from_pretrained(args.model or SHIPPED / "motion").double().eval()
     torch.manual_seed(0)
     kmeans = KMeansCodes.fit(training_vectors(Cache(args.train).clips("train")), max(args.quantizers))
     results: list[Result] = []
@@ -72,8 +71,7 @@ def main() -> None:
     print_quality(results)
     print_field_errors(model, Cache(args.test).clips(), args.quantizers)
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        write_json(args.json, [asdict(result) for result in results])
 
 
 @torch.no_grad()
@@ -87,7 +85,8 @@ def measure(
     keyframe = to_tensor(truth[0])
 
     def result(method: str, frames: np.ndarray, quantizers: int | None = None, ids: int | None = None) -> Result:
-        quality = float(np.mean([psnr(a, b) for a, b in zip(truth[1:23], frames[1:23], strict=True)]))
+        inner = inner_frames(len(truth))
+        quality = float(np.mean([psnr(a, b) for a, b in zip(truth[inner], frames[inner], strict=True)]))
         return Result(row.source, row.row, method, quantizers, ids, quality)
 
     baselines = still_baselines(keyframe, next_keyframe, len(truth))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from benchmarks.footage import add_footage_arguments, footage
 from benchmarks.kmeans import KMeansCodes
@@ -82,7 +83,7 @@ def measure(
     args: argparse.Namespace,
     lpips: LPIPS | None,
 ) -> Iterator[dict[str, Any]]:
-    """Return the rows of one video at one number of motion quantizers."""
+    """Yield the rows of one video at one number of motion quantizers."""
     measured = args.measured_clips
     config = EvaluationConfig(
         motion_quantizers=(quantizers,),
@@ -91,7 +92,7 @@ def measure(
         decode=DecodeConfig(size=SIZE, num_inference_steps=args.steps),
     )
 
-    def kmeans_motion(motion: MotionField):
+    def kmeans_motion(motion: MotionField) -> Tensor:
         return kmeans.coded(uncoded_motion(motion), quantizers)
 
     wants_baselines = args.methods is None or set(args.methods) != {"detokenized"}
@@ -107,7 +108,7 @@ def measure(
 
 
 def _rows(result: ClipResult) -> list[dict[str, Any]]:
-    """Rows of one clip; the time that decoding took belongs to `detokenized`."""
+    """Return the rows of one clip; only that of `detokenized` has the time that decoding took."""
     return [
         row | {"decode_seconds": result.decode_seconds if row["method"] == "detokenized" else None}
         for row in result.rows()

@@ -9,10 +9,10 @@ own lower the precision: each additional cut is listed with the shot it is in.
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,13 @@ def random_shots(videos: list[Path], count: int, seed: int) -> Iterator[Shot]:
         yield Shot(f"{video.name} {start:.2f} s", clip.frames)
 
 
+def write_shots(path: Path, shots: Sequence[Shot], codec: str, options: dict[str, str]) -> None:
+    """Write shots one after another as a video, at `SIZE` and `FPS`."""
+    with VideoWriter(path, FPS, SIZE, codec=codec, options=options) as writer:
+        for frame in chain.from_iterable(shot.frames for shot in shots):
+            writer.write(frame)
+
+
 def measure(path: Path, starts: list[int], names: list[str]) -> dict[str, object]:
     """Return the cuts found in an encoded video whose shots `names` begin at the frames `starts`."""
     spec = ClipSpec(frames=24, fps=Fraction(FPS))
@@ -96,10 +103,7 @@ def main() -> None:
         starts = np.cumsum([0, *(len(shot.frames) for shot in shots[:-1])]).tolist()
         for encoding, (codec, options) in ENCODINGS.items():
             path = Path(folder) / "shots.mp4"
-            with VideoWriter(path, FPS, SIZE, codec=codec, options=options) as writer:
-                for shot in shots:
-                    for frame in shot.frames:
-                        writer.write(frame)
+            write_shots(path, shots, codec, options)
             row = {"encoding": encoding} | measure(path, starts, [shot.name for shot in shots])
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)

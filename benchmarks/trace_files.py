@@ -93,7 +93,7 @@ def measure_cut(root: Path) -> Cut:
 
 
 def _imports(module: str, text: str, modules: dict[str, str]) -> set[str]:
-    """Modules of the project that a module imports anywhere."""
+    """Return the modules of the project that a module imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         names: list[str] = []

@@ -18,10 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.qa.answerers import AnswererOptions, make_answerer
-from benchmarks.qa.chat import ChatError
+from benchmarks.qa.answerers import AnswererOptions, MediaQuestion, answer_all, make_answerer
 from benchmarks.qa.journal import Journal
-from codec import MediaError
 from videotok.io_utils import write_json
 
 console = Console(stderr=True)
@@ -136,16 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     name = "vqa-" + re.sub(r"[^\w.]+", "-", options.answerer)
     description = {"questions": options.questions.name, **answerer.describe()}
     with Journal(options.out / f"{name}.jsonl", description) as journal, Progress(console=console) as progress:
-        for question in progress.track(questions, description="questions"):
-            picture = pictures.get(question.image_id)
-            if picture is None or question.question_id in journal.rows:
-                continue
-            try:
-                journal.add(question.question_id, {"answer": answerer.answer(question.text, picture)})
-            except MediaError as error:
-                journal.add(question.question_id, {"answer": "", "error": str(error)})
-            except ChatError as error:
-                raise SystemExit(f"{error}; the same command resumes from here") from error
+        found = [one for one in questions if one.image_id in pictures]
+        asked = [MediaQuestion(one.question_id, one.text, pictures[one.image_id]) for one in found]
+        answer_all(answerer, asked, journal, progress)
     predictions = {key: str(row["answer"]) for key, row in journal.rows.items()}
     results = {
         "answerer": answerer.describe(),

@@ -1,15 +1,20 @@
 """Corpora for tests: a few small videos, encoded in this process without Ray."""
 
+import random
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from videos import even, scenes, write
 
+from videotok.corpus import job
 from videotok.corpus.ray_pipeline import Cluster
 from videotok.corpus.settings import EncodePlan
+from videotok.corpus.storage import read_shard, shard_path, shard_paths, write_table
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 
 SIZE, FPS = (128, 80), 24
@@ -26,6 +31,33 @@ def make_videos(folder: Path) -> Path:
     (folder / "broken.mp4").write_text("this is not a video\n" * 100)
     (folder / "notes.txt").write_text("nothing")
     return folder
+
+
+def make_corpus(folder: Path, rows: str, model: Path) -> Path:
+    """Encode videos in this process, three clips a shard, and return the folder of the corpus.
+
+    Args:
+        rows: lines `path,caption`.
+        model: folder of the weights.
+    """
+    (folder / "list.csv").write_text(f"path,caption\n{rows}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "encode_on_ray", encode_in_process)
+        patch.setattr(job, "make_plan", cache(job.make_plan))
+        job.encode_corpus(str(folder / "list.csv"), folder / "tokens", model=str(model), shard_rows=3)
+    return folder / "tokens"
+
+
+def reorder(corpus: Path) -> Path:
+    """Mix the clips of a corpus, as a job that finished them in another order would have left them."""
+    tables = [read_shard(path) for path in shard_paths(corpus)]
+    rows = pa.concat_tables(tables)
+    order = random.Random(1).sample(range(rows.num_rows), rows.num_rows)
+    rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
+    for number, path in enumerate(shard_paths(corpus)):
+        path.unlink()
+        write_table(shard_path(corpus, number), rows.slice(3 * number, 3))
+    return corpus
 
 
 def copied(corpus: Path, place: Path) -> Path:
@@ -63,7 +95,5 @@ class CachedEncoder:
 
 def all_rows(corpus: Path) -> pa.Table:
     """Return every clip of a corpus, sorted."""
-    from videotok.corpus.storage import read_shard, shard_paths
-
     table = pa.concat_tables([read_shard(path) for path in shard_paths(corpus)])
     return table.sort_by([("video_id", "ascending"), ("clip", "ascending")]).combine_chunks()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from importlinter.cli import lint_imports
 
+from benchmarks.trace_files import find_cycles
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("codec", "motion_vq", "unet3d", "videotok", "benchmarks")
 
@@ -38,41 +40,13 @@ def imported_modules(tree: ast.AST, modules: dict[str, Path]) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in modules)
 
 
-def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the strongly connected components of more than one module (Tarjan's algorithm)."""
-    order: dict[str, int] = {}
-    lowest: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
-
-    def visit(module: str) -> None:
-        order[module] = lowest[module] = len(order)
-        stack.append(module)
-        for imported in sorted(graph[module]):
-            if imported not in order:
-                visit(imported)
-                lowest[module] = min(lowest[module], lowest[imported])
-            elif imported in stack:
-                lowest[module] = min(lowest[module], order[imported])
-        if lowest[module] == order[module]:
-            component = stack[stack.index(module) :]
-            del stack[stack.index(module) :]
-            if len(component) > 1:
-                found.append(sorted(component))
-
-    for module in sorted(graph):
-        if module not in order:
-            visit(module)
-    return found
-
-
 def test_import_directions(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == 0, capsys.readouterr().out
 
 
 def test_no_import_cycles():
-    assert cycles(import_graph(module_files())) == []
+    assert find_cycles(import_graph(module_files())) == []
 
 
 def test_cycles_are_found(tmp_path):
@@ -86,7 +60,7 @@ def test_cycles_are_found(tmp_path):
     }
     for name, source in sources.items():
         (tmp_path / "a" / f"{name}.py").write_text(source)
-    assert cycles(import_graph(module_files(tmp_path, ("a",)))) == [["a.one", "a.three", "a.two"]]
+    assert find_cycles(import_graph(module_files(tmp_path, ("a",)))) == [["a.one", "a.three", "a.two"]]
 
 
 def test_codec_does_not_import_torch():

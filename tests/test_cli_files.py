@@ -94,7 +94,7 @@ def test_compare_prints_figures_of_each_method(encoded, tiny_model, capsys):
     figures = [float(value) for value in re.findall(r"│ +(\d+\.\d+) │ +0\.\d+ │ +[\dn]", output)]
     assert len(figures) == 4
     assert 10 < figures[0] < 40
-    for name in ("keyframe repeated", "warp along", "bidirectional warp", "detokenized", "keyframes from the source"):
+    for name in ("keyframe repeated", " warp ", "bidirectional warp", "detokenized", "keyframes from the source"):
         assert name in output
     info = probe("out-compare.mp4")
     assert (info.width, info.height) == (240, 48)

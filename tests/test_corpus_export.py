@@ -2,12 +2,10 @@
 
 import io
 import json
-import random
 import re
 import subprocess
 import sys
 import tarfile
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from corpora import all_rows, copied, encode_in_process, make_videos
+from corpora import all_rows, copied, make_corpus, make_videos, reorder
 
 from videotok.cli.main import main
-from videotok.corpus import job, storage
 from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset, video_tokens
 from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch, encode_query
-from videotok.corpus.storage import CorpusFolder, read_shard, shard_path, shard_paths
+from videotok.corpus.storage import CorpusFolder, read_shard
 from videotok.errors import CorpusError
 from videotok.vocabulary import Vocabulary
 
@@ -33,30 +30,15 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(videos, tiny_model, tmp_path_factory):
-    place = tmp_path_factory.mktemp("corpus")
     names = ["pan.mp4", "more/zoom.mp4", "turn.mp4", "more/layers.mp4"]
     rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in names)
-    (place / "list.csv").write_text(f"path,caption\n{rows}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "encode_on_ray", encode_in_process)
-        patch.setattr(job, "make_plan", cache(job.make_plan))
-        job.encode_corpus(str(place / "list.csv"), place / "tokens", model=str(tiny_model), shard_rows=3)
-    return place / "tokens"
+    return make_corpus(tmp_path_factory.mktemp("corpus"), rows, tiny_model)
 
 
 @pytest.fixture(scope="module")
 def reordered(corpus, tmp_path_factory):
     """The same clips, as a job that finished them in another order would have left them."""
-    place = copied(corpus, tmp_path_factory.mktemp("reordered") / "tokens")
-    tables = [read_shard(path) for path in shard_paths(place)]
-    rows = pa.concat_tables(tables)
-    order = list(range(rows.num_rows))
-    random.Random(1).shuffle(order)
-    rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
-    for number, path in enumerate(shard_paths(place)):
-        path.unlink()
-        storage.write_table(shard_path(place, number), rows.slice(3 * number, 3))
-    return place
+    return reorder(copied(corpus, tmp_path_factory.mktemp("reordered") / "tokens"))
 
 
 def test_webdataset(corpus, reordered, tmp_path):

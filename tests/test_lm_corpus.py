@@ -1,17 +1,12 @@
 """Samples that `videotok lm train` reads from a corpus written by the corpus job."""
 
-import random
-from functools import cache
-
 import numpy as np
-import pyarrow as pa
 import pytest
-from corpora import copied, encode_in_process, make_videos
+from corpora import copied, make_corpus, make_videos, reorder
 
 from videotok import TokensError, VideoTokenizer
 from videotok.config import EncodeConfig
-from videotok.corpus import job, storage
-from videotok.corpus.storage import read_shard, shard_paths
+from videotok.corpus.storage import shard_paths
 from videotok.lm.data import read_samples
 
 NAMES = ["more/layers.mp4", "more/zoom.mp4", "pan.mp4", "turn.mp4"]
@@ -25,14 +20,8 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(videos, tiny_model, tmp_path_factory):
-    place = tmp_path_factory.mktemp("corpus")
     rows = "".join(f"{videos / name},it {name[:-4]}s\n" for name in NAMES[:-1])
-    (place / "list.csv").write_text(f"path,caption\n{rows}{videos / NAMES[-1]},\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "encode_on_ray", encode_in_process)
-        patch.setattr(job, "make_plan", cache(job.make_plan))
-        job.encode_corpus(str(place / "list.csv"), place / "tokens", model=str(tiny_model), shard_rows=3)
-    return place / "tokens"
+    return make_corpus(tmp_path_factory.mktemp("corpus"), f"{rows}{videos / NAMES[-1]},\n", tiny_model)
 
 
 def test_samples_are_what_encode_gives(corpus, videos, tiny_model):
@@ -49,14 +38,7 @@ def test_samples_are_what_encode_gives(corpus, videos, tiny_model):
 
 
 def test_clips_may_lie_in_any_order(corpus, tmp_path):
-    place = copied(corpus, tmp_path / "tokens")
-    tables = [read_shard(path) for path in shard_paths(place)]
-    rows = pa.concat_tables(tables)
-    order = random.Random(1).sample(range(rows.num_rows), rows.num_rows)
-    rows = rows.take(pa.array(order)).replace_schema_metadata(tables[0].schema.metadata)
-    for number, path in enumerate(shard_paths(place)):
-        path.unlink()
-        storage.write_table(path, rows.slice(3 * number, 3))
+    place = reorder(copied(corpus, tmp_path / "tokens"))
     for sample, same in zip(read_samples([place]), read_samples([corpus]), strict=True):
         np.testing.assert_array_equal(sample.video.motion_ids, same.video.motion_ids)
         np.testing.assert_array_equal(sample.video.visual_ids, same.video.visual_ids)

@@ -42,8 +42,17 @@ SIZE = (256, 144)
 """(width, height) at which videos are compared where the caller names no size."""
 LAST_FRAME = 22
 """Figures are of frames 1 to this one of a clip: its keyframe and the frame before the next keyframe are too easy."""
-METHODS = ("repeat", "crossfade", "warp_uncoded", "bidirectional_uncoded", "warp", "bidirectional", "detokenized")
-"""Ways to rebuild a clip, in the order of tables."""
+METHOD_TITLES = {
+    "repeat": "keyframe repeated",
+    "crossfade": "crossfade of keyframes",
+    "warp_uncoded": "warp, uncoded vectors",
+    "bidirectional_uncoded": "bidirectional warp, uncoded vectors",
+    "warp": "warp",
+    "bidirectional": "bidirectional warp",
+    "detokenized": "detokenized",
+}
+"""Ways to rebuild a clip, in the order of tables, and their titles there."""
+METHODS = tuple(METHOD_TITLES)
 
 KeyframeChoice = Literal["tokens", "exact"]
 OtherMotion = Mapping[str, Callable[[MotionField], Tensor]]
@@ -63,7 +72,7 @@ class ReconstructedClip:
     has_next: bool
     """A clip that continues this one follows."""
     decode_seconds: float
-    """Time that decoding it took."""
+    """Wall-clock seconds that decoding it took."""
 
     def figures(self, method: str, lpips: LPIPS | None = None) -> Figures | None:
         """Return the figures of one method, or of the `source` itself, over the frames of `inner_frames`.
@@ -155,7 +164,7 @@ def warp_baselines(
 
 
 def _warps_along(vectors: list[Tensor], clip: DecodedClip, next_clip: DecodedClip | None) -> dict[str, np.ndarray]:
-    """`warp_baselines` along the fields of a clip and of the next one, where there is one."""
+    """Return `warp_baselines` along the fields of a clip and of the next one, where there is one."""
     if next_clip is None:
         return warp_baselines(clip.keyframe, vectors[0])
     return warp_baselines(clip.keyframe, vectors[0], next_clip.keyframe, vectors[1])
@@ -163,7 +172,7 @@ def _warps_along(vectors: list[Tensor], clip: DecodedClip, next_clip: DecodedCli
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to evaluate a video at.
+    """The rates and the kinds of keyframes that a video is evaluated with.
 
     Raises:
         ValueError: no number of motion quantizers, or no kind of keyframes.
@@ -205,7 +214,7 @@ class ClipResult:
     """Method -> its figures over `inner_frames`. `source`: sharpness and flicker of the source itself. Empty in a clip
     of one frame."""
     decode_seconds: float
-    """Time that decoding the clip took."""
+    """Wall-clock seconds that decoding the clip took."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a flat row for each method, for JSON."""
@@ -246,7 +255,7 @@ def evaluate(
     Args:
         other_motion: motion that the warps follow too, besides the one of the tokens.
         lpips: the network for LPIPS, which is left out without it.
-        methods: of these the figures are wanted, besides those of the source. None: of all.
+        methods: whose figures are measured, besides those of the source. None: all.
 
     Raises:
         MediaError: the video cannot be read.
@@ -350,7 +359,7 @@ def frames_of(clip: Clip) -> np.ndarray:
 
 
 def _timed(items: Iterable[Item], seconds: list[float]) -> Iterator[Item]:
-    """The items; the time that each took is added to `seconds`."""
+    """Yield the items, and add the seconds that making each one took to `seconds`."""
     found = iter(items)
     while True:
         began = time.monotonic()
@@ -363,7 +372,7 @@ def _timed(items: Iterable[Item], seconds: list[float]) -> Iterator[Item]:
 
 
 def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
-    """Each item beside the one that follows it, None beside the last."""
+    """Yield each item with the one that follows it, the last with None."""
     found = iter(items)
     before = next(found, None)
     if before is None:

@@ -151,14 +151,14 @@ def _similarity(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Gaussian means of the windows that lie wholly in the picture."""
+    """Return the Gaussian means of values float64 [H, W, C] over the windows that lie wholly in the picture."""
     radius = MS_SSIM_WINDOW // 2
     means = cv2.GaussianBlur(values, (MS_SSIM_WINDOW, MS_SSIM_WINDOW), MS_SSIM_SIGMA)
     return np.asarray(means)[radius:-radius, radius:-radius]
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    """Return the means of 2 x 2 pixels of values [H, W, C]; an odd last row or column is left out."""
     height, width = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
     even = values[:height, :width]
     return (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4

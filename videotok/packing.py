@@ -22,7 +22,7 @@ def first_fit(documents: Iterable[T], length: int, *, size: Callable[[Any], int]
     Raises:
         ValueError: a document is longer than a row.
     """
-    rows: list[tuple[int, list[T]]] = []  # (used, documents) of the open rows
+    rows: list[tuple[int, list[T]]] = []  # (length used, documents) of the rows that still have room
     for number, document in enumerate(documents):
         needed = size(document)
         if needed > length:

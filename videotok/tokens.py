@@ -375,8 +375,8 @@ SINCE_4 = ("motion_quantizers",)
 
 
 MAX_PADDED_IDS, MAX_PADDING = 1 << 24, 64
-"""Motion ids that a file of clips with different numbers of quantizers may become in memory: so many, or so many times
-those that are stored. A forged file could else ask for all memory."""
+"""Limits of the memory that a file of clips with different numbers of quantizers may take, since a forged one could ask
+for all there is: so many motion ids after padding, or so many times those that are stored, whichever is more."""
 
 
 def write_vtok(tokens: VideoTokens, path: str | Path) -> None:

@@ -18,20 +18,22 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from benchmarks.qa.annotations import Question
-from benchmarks.qa.chat import ChatEndpoint
+from benchmarks.qa.chat import ChatEndpoint, ChatError
+from benchmarks.qa.journal import Journal
 from benchmarks.qa.protocols import PROTOCOLS, QaProtocol
-from codec import ClipSpec, iter_clips
+from codec import ClipSpec, MediaError, iter_clips
 from videotok.image_utils import display_size, encode_jpeg, resize
 from videotok.vocabulary import Vocabulary
 
 
 class Answerer(Protocol):
-    """To add one, write a class with these members and name it `--answerer package.module:Class`.
+    """What a benchmark asks its questions: a class that is constructed with `AnswererOptions`.
 
-    It is constructed with `AnswererOptions`.
+    To add one, write a class with these members and name it `--answerer package.module:Class`.
     """
 
     needs_video: bool
@@ -59,7 +61,7 @@ class AnswererOptions:
     video_model: str | None = None
     """Folder or hub id of video weights; None: the shipped ones."""
     url: str | None = None
-    """Of the endpoint."""
+    """Of the endpoint, up to and including `/v1`."""
     show: str = "frames"
     """What an endpoint is shown of a video: frames or tokens."""
     instruction: str = ""
@@ -88,6 +90,36 @@ def make_answerer(name: str, options: AnswererOptions) -> Answerer:
         return getattr(import_module(module), attribute)(options)
     except (ImportError, AttributeError) as error:
         raise SystemExit(f"cannot load answerer {name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class MediaQuestion:
+    """A question as it is put to an answerer."""
+
+    question_id: str
+    text: str
+    media: Path | None
+    """The video or picture; None where it is missing."""
+
+
+def answer_all(answerer: Answerer, questions: Sequence[MediaQuestion], journal: Journal, progress: Progress) -> None:
+    """Ask the questions that the journal has no answer of, and write each answer into it.
+
+    A question whose video or picture is missing is left out where the answerer needs one; one that is damaged gets an
+    empty answer, and its row says why.
+
+    Raises:
+        SystemExit: the endpoint gives no answer; the same command goes on from there.
+    """
+    for question in progress.track(questions, description="questions"):
+        if question.question_id in journal.rows or (answerer.needs_video and question.media is None):
+            continue
+        try:
+            journal.add(question.question_id, {"answer": answerer.answer(question.text, question.media)})
+        except MediaError as error:  # a damaged video must not end the run
+            journal.add(question.question_id, {"answer": "", "error": str(error)})
+        except ChatError as error:
+            raise SystemExit(f"{error}; the same command resumes from here") from error
 
 
 def finish_answer(text: str, protocol: QaProtocol) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,16 +40,13 @@ if TYPE_CHECKING:
     from codec import VideoWriter
     from videotok.evaluation import ReconstructedClip
     from videotok.metrics import Figures
+    from videotok.pipeline import VideoTokenizer
     from videotok.tokens import VideoTokens
 
 DEFAULTS = DecodeConfig()
 QUALITY = {"preset": "medium", "crf": "18"}
-METHOD_TITLES = {
-    "repeat": "keyframe repeated",
-    "warp": "warp along the motion",
-    "bidirectional": "bidirectional warp, from the next keyframe too",
-    "detokenized": "detokenized",
-}
+COMPARED_METHODS = ("repeat", "warp", "bidirectional", "detokenized")
+"""Methods of `videotok.evaluation` that --compare measures."""
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 FRAMES_BEHIND = 48
 """Frames that wait to be written: two clips."""
@@ -112,7 +110,7 @@ def decode(
     model: Model = None,
     keyframe_model: KeyframeModel = None,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
     """Turn tokens back into a video."""
@@ -132,14 +130,8 @@ def decode(
 
     began = time.monotonic()
     tokens = VideoTokens.load(file)
-    # not clip.mp4: that is what the source of clip.vtok is called
-    path = output or beside(file, "-decoded.png" if tokens.is_picture else "-decoded.mp4")
-    comparison = path.with_name(f"{path.stem}-compare.mp4") if compare else None
-    is_picture = path.suffix.lower() in PICTURE_SUFFIXES
-    if is_picture and (compare or not tokens.is_picture):
-        wanted = "--compare writes a video" if compare else f"{file} has {counted(tokens.num_frames.sum(), 'frame')}"
-        raise Refusal(f"{path} is a picture, but {wanted}; name a video file such as out.mp4 with -o")
-    for target in (path, comparison):
+    outputs = _Outputs.choose(file, output, compare, tokens)
+    for target in (outputs.path, outputs.comparison):
         if target:
             refuse_unwritable(target, force, file, compare, keyframes_from)
     bundle = Bundle.find(model, keyframe_model)
@@ -149,14 +141,12 @@ def decode(
 
     import torch
 
-    from codec import REPRODUCIBLE, VideoWriter
-    from videotok.background import write_behind
-    from videotok.image_utils import display_size, to_uint8, write_picture
+    from videotok.image_utils import display_size
     from videotok.pipeline import VideoTokenizer
     from videotok.threads import set_up_cpu
 
     set_up_cpu(threads)
-    tokenizer = VideoTokenizer(bundle, device=device, dtype=getattr(torch, dtype))
+    tokenizer = VideoTokenizer(bundle, device=device, dtype=None if dtype == "auto" else getattr(torch, dtype))
     if not bidirectional and noise_rate < 1 and not tokenizer.detokenizer.config.get("forward_residual_scale", 1):
         raise Refusal(
             f"--noise-rate {noise_rate} does nothing with --forward and these weights: forward, they warp the keyframe "
@@ -164,34 +154,103 @@ def decode(
         )
     width, height = config.size or display_size(tokens.source.width, tokens.source.height)
     given = _keyframes_of(keyframes_from, tokens) if keyframes_from else None
-    if is_picture:
-        shown = next(tokenizer.detokenizer_inputs(tokens, config, keyframes=given))
-        write_picture(path, to_uint8(shown.keyframe[:, None])[0])
-        print_line(f"{path}: {width}x{height}, {time.monotonic() - began:.1f} s taken")
+    decoding = _Decoding(tokenizer, tokens, config, (width, height), given)
+    if outputs.is_picture:
+        _write_picture(decoding, outputs.path)
+        print_line(f"{outputs.path}: {width}x{height}, {time.monotonic() - began:.1f} s taken")
         return
-    figures: dict[str, list[Figures]] = {method: [] for method in METHOD_TITLES}
+    figures: dict[str, list[Figures]] = {method: [] for method in COMPARED_METHODS}
+    number = _write_video(decoding, outputs, compare, figures)
+    frames = f"{counted(number, 'frame')}, {width}x{height} at {tokens.spec.fps} fps"
+    seconds = time.monotonic() - began
+    print_line(f"{outputs.path}: {frames}, {tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken")
+    if compare:
+        are_stored = tokens.pictures and keyframe_source != "tokens"
+        print_line(f"{outputs.comparison}: the source, its bidirectional warp and the result side by side")
+        print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files to write."""
+
+    path: Path
+    comparison: Path | None
+    """The video with source and result side by side; None without --compare."""
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the first keyframe is written as a picture."""
+        return self.path.suffix.lower() in PICTURE_SUFFIXES
+
+    @classmethod
+    def choose(cls, file: Path, output: Path | None, compare: Path | None, tokens: "VideoTokens") -> "_Outputs":
+        """Return the outputs that the options name, or those beside the .vtok file.
+
+        Raises:
+            Refusal: a picture is named, but there are more frames than one, or a comparison is asked for.
+        """
+        # not clip.mp4: that is what the source of clip.vtok is called
+        path = output or beside(file, "-decoded.png" if tokens.is_picture else "-decoded.mp4")
+        outputs = cls(path, path.with_name(f"{path.stem}-compare.mp4") if compare else None)
+        if outputs.is_picture and (compare or not tokens.is_picture):
+            frames = counted(int(tokens.num_frames.sum()), "frame")
+            wanted = "--compare writes a video" if compare else f"{file} has {frames}"
+            raise Refusal(f"{path} is a picture, but {wanted}; name a video file such as out.mp4 with -o")
+        return outputs
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """What is decoded, and how."""
+
+    tokenizer: "VideoTokenizer"
+    tokens: "VideoTokens"
+    config: DecodeConfig
+    size: tuple[int, int]
+    """(width, height) of the frames."""
+    keyframes: "Iterator[np.ndarray] | None"
+    """Used instead of those of the tokens, where given."""
+
+
+def _write_picture(decoding: _Decoding, path: Path) -> None:
+    """Write the first keyframe as a picture."""
+    from videotok.image_utils import to_uint8, write_picture
+
+    inputs = decoding.tokenizer.detokenizer_inputs(decoding.tokens, decoding.config, keyframes=decoding.keyframes)
+    write_picture(path, to_uint8(next(inputs).keyframe[:, None])[0])
+
+
+def _write_video(
+    decoding: _Decoding, outputs: _Outputs, source: Path | None, figures: "dict[str, list[Figures]]"
+) -> int:
+    """Write the frames as a video; return their number.
+
+    Args:
+        source: compared with the frames, where given: what is measured is added to `figures`, and both are written side
+            by side.
+    """
+    from codec import REPRODUCIBLE, VideoWriter
+    from videotok.background import write_behind
+
+    tokenizer, tokens, config, given = decoding.tokenizer, decoding.tokens, decoding.config, decoding.keyframes
+    width, height = decoding.size
+    options = QUALITY | REPRODUCIBLE
     with ExitStack() as stack:
-        options = QUALITY | REPRODUCIBLE
-        writer = stack.enter_context(VideoWriter(path, tokens.spec.fps, (width, height), options=options))
-        if compare and comparison:
+        writer = stack.enter_context(VideoWriter(outputs.path, tokens.spec.fps, (width, height), options=options))
+        if source and outputs.comparison:
             from videotok.evaluation import reconstruct  # metrics are slow to import
 
             panel_size = (NUM_PANELS * width, height)
-            panels = stack.enter_context(VideoWriter(comparison, tokens.spec.fps, panel_size, options=options))
-            decoded = _measured(reconstruct(tokenizer, tokens, compare, config, keyframes=given), figures, panels)
+            panels = stack.enter_context(VideoWriter(outputs.comparison, tokens.spec.fps, panel_size, options=options))
+            decoded = _measured(reconstruct(tokenizer, tokens, source, config, keyframes=given), figures, panels)
         else:
             decoded = (clip.frames for clip in tokenizer.decode_clips(tokens, config, keyframes=given))
         # frames are written while the next clip is decoded
         write = stack.enter_context(write_behind(writer.write, FRAMES_BEHIND))
         for frame in _with_progress(decoded, tokens):
             write(frame)
-    seconds = time.monotonic() - began
-    frames = f"{counted(writer.num_frames, 'frame')}, {width}x{height} at {tokens.spec.fps} fps"
-    print_line(f"{path}: {frames}, {tokens.duration_seconds:.2f} s of video, {seconds:.1f} s taken")
-    if compare:
-        are_stored = tokens.pictures and keyframe_source != "tokens"
-        print_line(f"{comparison}: the source, its bidirectional warp and the result side by side")
-        print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
+    return writer.num_frames
 
 
 def _keyframes_of(video: Path, tokens: "VideoTokens") -> "Iterator[np.ndarray]":
@@ -234,15 +293,16 @@ def _with_progress(clips: "Iterable[np.ndarray]", tokens: "VideoTokens") -> "Ite
 
 
 def print_table(figures: "dict[str, list[Figures]]", keyframes: str) -> None:
-    """Print what was measured, by method. `keyframes`: where they come from."""
+    """Print the means of what was measured, by method; `keyframes` says where the keyframes come from."""
+    from videotok.evaluation import METHOD_TITLES
     from videotok.metrics import mean_figures
 
     table = Table(title=f"Against the source, keyframes from {keyframes}")
     table.add_column("")
     for column in ("PSNR dB", "SSIM", "MS-SSIM"):
         table.add_column(column, justify="right")
-    for method, title in METHOD_TITLES.items():
-        if figures[method]:
-            mean = mean_figures(figures[method])
-            table.add_row(title, f"{mean.psnr:.2f}", f"{mean.ssim:.3f}", f"{mean.ms_ssim:.3f}")
+    for method, found in figures.items():
+        if found:
+            mean = mean_figures(found)
+            table.add_row(METHOD_TITLES[method], f"{mean.psnr:.2f}", f"{mean.ssim:.3f}", f"{mean.ms_ssim:.3f}")
     Console().print(table)

@@ -37,6 +37,8 @@ from videotok.config import EncodeConfig, KeyframeStorage, PatchSelection
 from videotok.errors import printable, utf8_name
 
 if TYPE_CHECKING:
+    from videotok.bundle import Bundle
+    from videotok.inputs import LocalFile
     from videotok.tokens import VideoTokens
 
 DEFAULTS = EncodeConfig()
@@ -140,32 +142,40 @@ def encode(
     if path.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES:
         raise Refusal(f"{path} is the name of a video or picture; name a .vtok file with -o")
 
-    from codec import probe, probe_isolated
     from videotok.bundle import Bundle
 
     began = time.monotonic()
     bundle = Bundle.find(model, keyframe_model)
     with local_input(video) as file:
-        # a file that is no video is refused at once, and not after torch is loaded
-        (probe_isolated if isolate else probe)(file.path, stream)
-
-        from videotok.pipeline import VideoTokenizer
-        from videotok.threads import set_up_cpu
-
-        set_up_cpu(threads)
-        tokenizer = VideoTokenizer(bundle, device=device)
-        with invalid_options_refused():
-            tokenizer.check(config)
-        with progress_bar() as bar:
-            task = bar.add_task(printable(file.name), total=None, of="?")
-
-            def show(done: float, total: float | None) -> None:
-                bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
-
-            tokens = tokenizer.encode(file.path, config, progress=show)
-        tokens = replace(tokens, source=replace(tokens.source, file=utf8_name(file.name)))
+        tokens = _encode_file(file, config, bundle, device, threads)
     tokens.save(path)
     print_line(summary_line(path, tokens, time.monotonic() - began))
+
+
+def _encode_file(
+    file: "LocalFile", config: EncodeConfig, bundle: "Bundle", device: str, threads: int | None
+) -> "VideoTokens":
+    """Encode a file, with a progress bar."""
+    from codec import probe, probe_isolated
+
+    # a file that is no video is refused at once, and not after torch is loaded
+    (probe_isolated if config.isolate else probe)(file.path, config.stream)
+
+    from videotok.pipeline import VideoTokenizer
+    from videotok.threads import set_up_cpu
+
+    set_up_cpu(threads)
+    tokenizer = VideoTokenizer(bundle, device=device)
+    with invalid_options_refused():
+        tokenizer.check(config)
+    with progress_bar() as bar:
+        task = bar.add_task(printable(file.name), total=None, of="?")
+
+        def show(done: float, total: float | None) -> None:
+            bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
+
+        tokens = tokenizer.encode(file.path, config, progress=show)
+    return replace(tokens, source=replace(tokens.source, file=utf8_name(file.name)))
 
 
 def default_output(video: str) -> Path:

@@ -50,7 +50,8 @@ JOB_COLUMNS = pa.schema(
     ]
 )
 """What only the running job needs of a row. `index` is the video's row in the inputs; a row with a `message` has no
-tokens and says at which stage of `STAGES` its video was refused, and why."""
+tokens and says why its video was refused, and at which stage: `read` (fetching the file), `codec` (decoding it) or
+`tokenizers` (turning it into ids)."""
 
 ENCODED_ROWS = pa.schema([*JOB_COLUMNS, *CLIP_COLUMNS])
 """Rows that the last stage of the pipeline returns."""
@@ -75,9 +76,6 @@ ERRORS = pa.schema(
     ]
 )
 """Videos that were refused."""
-
-STAGES = ("read", "codec", "tokenizers")
-"""Where a video can fail: fetching its file, decoding it, turning it into ids."""
 
 
 def clip_schema(inputs: pa.Schema, metadata: dict[str, str] | None = None) -> pa.Schema:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from videotok.errors import ModelError
+from videotok.errors import ModelError, first_line
 from videotok.io_utils import read_json, sha256_of_files
 from videotok.lavit.weight_map import PARTS, Config, part_config
 
@@ -149,8 +149,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         # files from before torch 1.6 are no zip files and cannot be mapped
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}; is the download complete?") from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}; is the download complete?") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} does not hold tensors by name; is it a weight file?")
     return state

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from safetensors import SafetensorError
 
 from unet3d import LatentDenoiser, LatentVideoDetokenizer
-from videotok.errors import ModelError
+from videotok.errors import ModelError, first_line
 from videotok.io_utils import read_json
 from videotok.lavit.checkpoint import missing_files
 from videotok.lavit.image_decoder import ImageConditionEncoder, ImageDecoder
@@ -100,8 +100,7 @@ def _load_hf_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         model = model_class.from_pretrained(_existing(folder), torch_dtype=dtype, use_safetensors=has_safetensors)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot read {folder}: {reason}; is the download complete?") from error
+        raise ModelError(f"cannot read {folder}: {first_line(error)}; is the download complete?") from error
     return model.eval().requires_grad_(False)
 
 

@@ -102,7 +102,7 @@ class MotionPainter:
         return image
 
     def _coloured(self, picture: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """The picture, paled, under the colours of its motion."""
+        """Return the picture with less colour and contrast, under the colours of its motion."""
         grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[..., None]
         pale = 0.85 * (0.5 * picture + 0.5 * grey)
         smooth = np.asarray(cv2.resize(velocity, self._size, interpolation=cv2.INTER_LINEAR))
@@ -153,5 +153,5 @@ def draw_border(image: np.ndarray, colour: tuple[int, int, int]) -> None:
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:
-    """Pixels as OpenCV takes them, with `FRACTION_BITS` of fraction."""
+    """Return points in pixels as OpenCV takes them: whole numbers with `FRACTION_BITS` bits of fraction."""
     return np.round(points * (1 << FRACTION_BITS)).astype(np.int32)

@@ -155,7 +155,7 @@ def _line(curve: Curve, x_axis: "_Axis", y_axis: "_Axis", name_height: float) ->
 
 
 class _Axis:
-    """Values to pixels."""
+    """An axis of a chart: values to pixels."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high = low, high if high > low else low + 1
@@ -172,19 +172,19 @@ class _Axis:
 
 
 def _round_step(step: float) -> float:
-    """The next of 1, 2, 5, 10, … above a step."""
+    """Return the smallest of 1, 2, 5, 10, 20, … (and 0.5, 0.2, …) that is not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= step * (1 - 1e-9))
 
 
 def _rounded_range(low: float, high: float) -> tuple[float, float]:
-    """A range that ends at round values on both sides."""
+    """Return the smallest range around `low` to `high` that ends at round values."""
     step = _round_step((high - low) / 5) if high > low else 1.0
     return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def _spread(heights: list[float]) -> list[float]:
-    """Heights of names, moved so that none covers another: downward first, then upward from the chart's lower end."""
+    """Return heights of names, moved so that none covers another: downward first, then upward from the chart's end."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
     placed = list(heights)
     for above, below in pairwise(order):

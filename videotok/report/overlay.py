@@ -220,7 +220,7 @@ def draw_legend(width: int, height: int) -> np.ndarray:
 
 
 def _shares_labels(clip: Clip) -> list[Label]:
-    """`the stream's vectors   70% exact   29% inferred   1% missing`"""
+    """Return labels such as `the stream's vectors   70% exact   29% inferred   1% missing`."""
     source = "the stream's vectors" if clip.motion_source == "native" else "vectors of a re-encoding"
     labels = [Label(f"{source}   ", FAINT)]
     for name, colour in SHARE_COLOURS.items():
@@ -231,7 +231,7 @@ def _shares_labels(clip: Clip) -> list[Label]:
 def _caption(
     width: int, name: str, clip: Clip, number: int, step: int, spec: ClipSpec, legend: np.ndarray | None
 ) -> np.ndarray:
-    """The caption of one frame: name, time, place in the clip, and what is known of its motion."""
+    """Draw the caption of one frame: name, time, place in the clip, and the source of its motion."""
     panel = Panel(width, CAPTION_HEIGHT)
     text_width = width - 32 - (legend.shape[1] if legend is not None else 0)
     kind = Label("   keyframe", KEYFRAME_COLOUR) if step == 0 else Label("")
@@ -259,7 +259,7 @@ def _sheet_title(width: int, name: str) -> np.ndarray:
 
 
 def _sheet_row(painter: MotionPainter, width: int, size: tuple[int, int], clip: Clip, number: int) -> np.ndarray:
-    """A row of the contact sheet: a line of text, and frames evenly spaced over the clip."""
+    """Draw a row of the contact sheet: a line of text, and frames evenly spaced over the clip."""
     panel = Panel(width, size[1] + SHEET_GAP + 34)
     labels = [
         Label(f"{format_time(clip.pts_seconds)} "),

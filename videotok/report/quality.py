@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from codec import MediaError
+from codec import ClipSpec, MediaError
 from videotok.evaluation import (
     LAST_FRAME,
+    METHOD_TITLES,
     METHODS,
     SIZE,
     ClipResult,
@@ -27,15 +28,6 @@ from videotok.pipeline import VideoTokenizer
 from videotok.report.html import Curve, chart, video_uri, write_page
 from videotok.report.overlay import side_by_side
 
-METHOD_TITLES = {
-    "repeat": "keyframe repeated",
-    "crossfade": "crossfade of keyframes",
-    "warp_uncoded": "warp, uncoded vectors",
-    "bidirectional_uncoded": "bidirectional warp, uncoded vectors",
-    "warp": "warp",
-    "bidirectional": "bidirectional warp",
-    "detokenized": "detokenized",
-}
 PANELS = ("source", "bidirectional warp", "detokenized", "exact keyframes")
 """What stands side by side; the last one only where exact keyframes are evaluated."""
 CODED_METHODS = ("warp", "bidirectional", "detokenized")
@@ -103,6 +95,18 @@ class TableRow:
     figures: MeanFigures
 
 
+@dataclass(frozen=True)
+class TableEntry:
+    """One line of the table of videos, and the clips that it opens."""
+
+    name: str
+    num_clips: int
+    rate: Rate
+    psnr: Mapping[str, float]
+    """Method -> mean over frames in dB, for `VIDEO_METHODS`."""
+    examples: Sequence[Example]
+
+
 def evaluate_video(
     tokenizer: VideoTokenizer,
     video: Path,
@@ -142,7 +146,7 @@ def evaluate_video(
 
 
 def _panels(clip: ReconstructedClip, keyframes: KeyframeChoice) -> dict[str, np.ndarray]:
-    """What is shown of a clip: name -> uint8 [n, H, W, 3]."""
+    """Return what is shown of a clip: name -> uint8 [n, H, W, 3]."""
     if keyframes == "exact":
         return {"source": clip.source, "exact keyframes": clip.frames["detokenized"]}
     warped = clip.frames.get("bidirectional", clip.frames["warp"])
@@ -182,7 +186,7 @@ def write_quality_page(
         model=model,
         size=config.decode.size or SIZE,
         fps=config.encode.fps,
-        frames=24,
+        frames=ClipSpec().frames,
         last_frame=LAST_FRAME,
         most=most,
         left_out=left_out,
@@ -197,7 +201,7 @@ def write_quality_page(
         by_rate=_by_rate(joined) if len(config.motion_quantizers) > 1 else "",
         titles=METHOD_TITLES,
         shown_methods=VIDEO_METHODS,
-        videos=[_video(result, most) for result in results],
+        videos=[_table_entry(result, most) for result in results],
         num_examples=sum(len(result.examples) for result in results),
         rates=_rates(joined),
         panels=[name for name in PANELS if exact or name != "exact keyframes"],
@@ -205,7 +209,7 @@ def write_quality_page(
 
 
 def _table(clips: Sequence[ClipResult], most: int) -> list[TableRow]:
-    """Rows of one table: methods without coded motion once, the others for each number of motion quantizers."""
+    """Return the rows of a table: methods without coded motion once, others for each number of motion quantizers."""
     rows = []
     for (method, quantizers), group in _grouped(clips).items():
         is_coded = method in CODED_METHODS
@@ -234,7 +238,7 @@ def _rates(clips: Sequence[ClipResult]) -> list[ShownRate]:
 
 
 def _by_frame(clips: Sequence[ClipResult]) -> Markup:
-    """A curve for each method: mean PSNR of the first, second, … frame."""
+    """Draw a curve for each method: mean PSNR of the first, second, … frame."""
     curves = []
     for (method, _), group in _grouped(clips).items():
         longest = max(len(clip.figures[method].psnr) for clip in group)
@@ -248,7 +252,7 @@ def _by_frame(clips: Sequence[ClipResult]) -> Markup:
 
 
 def _by_rate(clips: Sequence[ClipResult]) -> Markup:
-    """A curve for each method that uses coded motion: mean PSNR at every rate."""
+    """Draw a curve for each method that uses coded motion: mean PSNR at every rate."""
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (method, _), group in _grouped(clips).items():
         if method in CODED_METHODS:
@@ -258,24 +262,18 @@ def _by_rate(clips: Sequence[ClipResult]) -> Markup:
     return chart(drawn, "PSNR in dB over kbit/s", "kbit/s")
 
 
-def _video(result: VideoResult, most: int) -> dict[str, Any]:
-    """A row of the table of videos; where no clip follows, a bidirectional warp is a warp."""
+def _table_entry(result: VideoResult, most: int) -> TableEntry:
+    """Return the line of one video; where no clip follows, a bidirectional warp is a warp."""
     clips = [clip for clip in result.clips if clip.keyframes == "tokens" and clip.motion_quantizers == most]
     psnr = {
         method: mean_figures([clip.figures.get(method, clip.figures["warp"]) for clip in clips]).psnr
         for method in VIDEO_METHODS
     }
-    return {
-        "name": result.name,
-        "num_clips": len(clips),
-        "rate": Rate.of(clips),
-        "psnr": psnr,
-        "examples": result.examples,
-    }
+    return TableEntry(result.name, len(clips), Rate.of(clips), psnr, result.examples)
 
 
 def _grouped(clips: Sequence[ClipResult]) -> dict[tuple[str, int], list[ClipResult]]:
-    """Clips by method and number of motion quantizers, in the order of `METHODS`."""
+    """Return clips by (method, number of motion quantizers), in the order of `METHODS`."""
     groups: dict[tuple[str, int], list[ClipResult]] = defaultdict(list)
     for clip in clips:
         for method in clip.figures:

@@ -286,7 +286,8 @@ def _search_batch(tokenizer: VideoTokenizer, code: int, video: str, clips: list[
     """Encode the keyframes of clips and add the patches that have the code to `search`."""
     with tokenizer.encoding():
         model = tokenizer.keyframes
-        tokens = model.encode(torch.cat([to_square_tensor(clip.keyframe, model.image_size) for clip in clips]))
+        images = torch.cat([to_square_tensor(clip.keyframe, model.image_size) for clip in clips])
+        tokens = model.encode(images.to(model.device))
     for clip, ids, mask in zip(clips, tokens.ids, tokens.keep_mask, strict=True):
         patches = mask.nonzero()[:, 0][ids == code].tolist()
         search.num_keyframes += 1

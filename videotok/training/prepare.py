@@ -65,7 +65,10 @@ def prepare(
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES)
     if not files:
-        raise MediaError(f"{folder} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))}) and no photographs in it")
+        raise MediaError(
+            f"{folder} has no videos and no photographs: no file's name ends as theirs do (.mp4, .mkv, .jpg, .png …); "
+            "name another folder"
+        )
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
     cache.mkdir(parents=True, exist_ok=True)
