@@ -166,6 +166,21 @@ def test_a_video_is_continued(model, tokenizer, clip_mp4):
     assert len(tokens.pictures) == 2
 
 
+def test_motion_of_the_clip_before_is_repeated(model, tokenizer, clip_mp4):
+    sampling = SamplingConfig(seed=5)
+    generators = [VideoGenerator(model, tokenizer, replace(sampling, repeat=repeat)) for repeat in (0, 100)]
+    prompt = VideoPrompt((), generators[0].encode_start(clip_mp4).part(0, 1))
+    same = []
+    for generator in generators:
+        first, *new = [clip.ids for clip in generator.generate([prompt], 4)]
+        same.append([np.mean(clip.motion_ids == first.motion_ids) for clip in new])
+        same.append([np.mean(clip.global_motion_ids == first.global_motion_ids) for clip in new])
+    assert max(same[0] + same[1]) < 0.9
+    assert min(same[2] + same[3]) == 1, "the second new clip repeats the first one"
+    generator = VideoGenerator(model, tokenizer, replace(sampling, repeat=100), "generated")
+    assert len(list(generator.generate([prompt], 2))) == 2, "of sampled keyframes nothing is in the same place"
+
+
 def test_pictures_and_texts_in_any_order(model, tokenizer, picture):
     generator = VideoGenerator(model, tokenizer)
     found = generator.encode_picture(picture)
@@ -266,7 +281,9 @@ def _with_features(tokenizer):
     return model
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", -1), ("top_k", -1), ("top_p", 0.0), ("guidance", 101)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", -1), ("top_k", -1), ("top_p", 0.0), ("guidance", 101), ("repeat", -1)]
+)
 def test_sampling_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         SamplingConfig(**{name: value})

@@ -80,6 +80,14 @@ def generate(
             rich_help_panel=SAMPLING,
         ),
     ] = None,
+    repeat: Annotated[
+        float | None,
+        typer.Option(
+            help="Added to the log-probability of the motion ids of the clip before, so that its motion goes on; 0 by "
+            "default.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
     keyframes: Annotated[
         Literal["auto", "predicted", "encoded", "generated", "constrained"],
         typer.Option(
@@ -113,7 +121,13 @@ def generate(
     from videotok.lm.sampling import default_sampling
     from videotok.lm.video_generation import VideoGenerator
 
-    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+        "repeat": repeat,
+    }
     chosen = {name: value for name, value in options.items() if value is not None}
     with invalid_options_refused():
         sampling = replace(default_sampling(loaded.model, is_picture), **chosen, seed=seed)

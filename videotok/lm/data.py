@@ -74,7 +74,12 @@ def read_samples(paths: Sequence[Path]) -> Iterator[Sample]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Sample]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokensError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); convert it") from error
+    # not `splitlines`: texts may hold U+2028 and others, which end a line for it
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         source = f"{path}:{number}"
@@ -83,7 +88,7 @@ def _read_jsonl(path: Path) -> Iterator[Sample]:
             turns = _turns(row)
             video = None if row.get("video") is None else path.parent / row["video"]
             caption = str(row.get("caption", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TokensError(
                 f"{source} is not {{video, question, answer}}, {{video, turns}} or {{video, caption}}: {error!r}"
             ) from error

@@ -175,6 +175,7 @@ class SecondDocuments(Documents):
             if answer:
                 self._scenes_by_answer.setdefault(answer, []).append(scene)
         self._videos = [video for video in videos if len(video.motion) > 1]
+        self._footage: list[Footage] = [video for video in material.footage if len(video.clips) > 1]
         self._windows: dict[str, list[_Window]] = {}
         for video in videos:
             count = len(video.motion)
@@ -189,6 +190,17 @@ class SecondDocuments(Documents):
     def facts(self) -> dict[str, Any]:
         """How many windows of real footage have each answer, for the record of the run."""
         return {"real windows": {answer: len(windows) for answer, windows in sorted(self._windows.items())}}
+
+    def makers(self) -> dict[str, Callable[[np.random.Generator], Document]]:
+        """Return what makes each kind of `SECOND_ROWS`; kinds that the material has nothing for are left out."""
+        found: dict[str, Callable[[np.random.Generator], Document]] = {
+            "questions": self.of_questions,
+            "motion": self.of_scene_motion,
+            "pictures": self.of_pictures,
+        }
+        found |= {"real": self.of_real_footage} if self._answers else {}
+        found |= {"continued": self.of_continuation} if self._videos else {}
+        return found | ({"footage": self.of_footage} if self._footage else {})
 
     def of_questions(self, rng: np.random.Generator) -> Document:
         """Return questions about the global motion of a scene, or of several clips whose cameras move alike."""
@@ -226,8 +238,7 @@ class SecondDocuments(Documents):
 
     def of_footage(self, rng: np.random.Generator) -> Document:
         """Return two clips of footage that follow each other, to be generated with their keyframes."""
-        footage_videos: list[Footage] = [video for video in self.material.footage if len(video.clips) > 1]
-        video = draw(footage_videos, rng)
+        video = draw(self._footage, rng)
         start = int(rng.integers(len(video.clips) - 1))
         ids = torch.cat(video.clips[start : start + 2])
         if video.is_still and rng.random() < 0.2:
@@ -258,16 +269,8 @@ class SecondBatches:
 
     def batch(self, rng: np.random.Generator, process: int = 0, num_processes: int = 1) -> Step:
         """Return the documents of one step."""
-        documents = self.documents
-        makers = {
-            "questions": documents.of_questions,
-            "real": documents.of_real_footage,
-            "motion": documents.of_scene_motion,
-            "pictures": documents.of_pictures,
-            "continued": documents.of_continuation,
-            "footage": documents.of_footage,
-        }
-        drawn = [makers[name](rng) for name, count in SECOND_ROWS.items() for _ in range(count)]
+        documents, makers = self.documents, self.documents.makers()
+        drawn = [makers[name](rng) for name, count in SECOND_ROWS.items() if name in makers for _ in range(count)]
         # documents of one length together: a row is as long as the longest one of its batch
         share = sorted(drawn, key=len)[process::num_processes]
         groups = [share[start : start + GROUP_ROWS] for start in range(0, len(share), GROUP_ROWS)]
