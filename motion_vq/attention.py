@@ -1,6 +1,8 @@
 """Transformer layers that every model here shares: attention, feed-forward, space-time blocks, and stages of these."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +11,50 @@ from einops import rearrange
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+_ONEDNN_BATCH = 16
+"""torch gives a 1x1 convolution to oneDNN from this batch on, with one thread."""
+
+
+class Linear(nn.Linear):
+    """A linear layer that takes half the time in float32 on AMD's CPUs with AVX-512, where gradients are not recorded.
+
+    There MKL, which torch multiplies matrices with, uses AVX2 alone (100 instead of 200 GFLOP/s on a Zen 5 core);
+    oneDNN, which torch convolves with, does not. So the layer is a 1x1 convolution of rows spread over a batch. Its
+    sums are rounded in another order: errors were 1.5 times as large.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out_features] of [..., in_features]."""
+        if torch.is_grad_enabled() or x.dtype != torch.float32 or not _convolution_is_faster(x.device.type):
+            return super().forward(x)
+        rows = x.reshape(-1, self.in_features)
+        count = len(rows)
+        if count < _ONEDNN_BATCH:
+            return super().forward(x)
+        rows = F.pad(rows, (0, 0, 0, -count % _ONEDNN_BATCH))
+        pixels = rows.view(_ONEDNN_BATCH, -1, 1, self.in_features).movedim(-1, 1)
+        result = F.conv2d(pixels, self.weight[:, :, None, None], self.bias).movedim(1, -1)
+        return result.reshape(-1, self.out_features)[:count].view(*x.shape[:-1], self.out_features)
+
+
+@functools.cache
+def _convolution_is_faster(device_type: str) -> bool:
+    return (
+        device_type == "cpu"
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+        and not _is_intel()
+    )
+
+
+def _is_intel() -> bool:
+    """Return whether MKL uses all of this CPU; True where it is not known."""
+    try:
+        return "AuthenticAMD" not in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
 
 
 class Attention(nn.Module):
@@ -31,9 +77,9 @@ class Attention(nn.Module):
             raise ValueError(f"`heads` (={heads}) must divide `width` (={width})")
         self.heads = heads
         self.fused_kernel = fused_kernel
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
         if zero_init:
             zero_module(self.out)
 
@@ -74,7 +120,7 @@ class FeedForward(nn.Sequential):
     """
 
     def __init__(self, width: int, hidden: int, *, zero_init: bool = False) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        super().__init__(Linear(width, hidden), nn.GELU(), Linear(hidden, width))
         if zero_init:
             zero_module(self[2])
 

@@ -39,6 +39,52 @@ def nearest_by_angle(vectors: Tensor, codes: Tensor) -> Tensor:
     return torch.cat(ids) if ids else vectors.new_zeros(0, dtype=torch.long)
 
 
+@dataclass(frozen=True)
+class NearestCodes:
+    """Nearest codes of vectors that are not exact."""
+
+    ids: Tensor
+    """int64 [N]."""
+    is_certain: Tensor
+    """bool [N]: whether the exact vector has this nearest code too."""
+
+
+def nearest_of_inexact(vectors: Tensor, codes: Tensor, error: float) -> NearestCodes:
+    """Find the codes with the largest dot product, and say which of them do not depend on errors of the vectors.
+
+    A code stays the nearest where a vector is farther than its error from all planes that lie between it and another
+    code. Products are float32; vectors with a second code within reach are looked at again in float64.
+
+    Args:
+        vectors: float64 [N, D] of unit length.
+        codes: float32 or float64 [K, D] of unit length.
+        error: bound on the length of a vector's error.
+    """
+    # the rounding of vectors and of two dot products in float32, whose sums have D terms
+    within_reach = 2 * error + (vectors.shape[1] + 2) * torch.finfo(torch.float32).eps
+    transposed = codes.float().T.contiguous()
+    block = _CPU_PRODUCTS if vectors.device.type == "cpu" else _GPU_PRODUCTS
+    ids, counts = [], []
+    for rows in vectors.float().split(max(64, block // len(codes))):
+        products = rows @ transposed
+        best = products.max(dim=1, keepdim=True)
+        ids.append(best.indices[:, 0])
+        counts.append((products >= best.values - within_reach).sum(dim=1))
+    if not ids:
+        return NearestCodes(vectors.new_zeros(0, dtype=torch.long), vectors.new_zeros(0, dtype=torch.bool))
+    found, is_certain = torch.cat(ids), torch.cat(counts) == 1
+    close = (~is_certain).nonzero()[:, 0]
+    exact = codes.double()
+    for rows in close.split(64):
+        products = vectors[rows] @ exact.T
+        best = products.max(dim=1, keepdim=True)
+        distances = torch.cdist(exact[best.indices[:, 0]], exact, compute_mode="donot_use_mm_for_euclid_dist")
+        is_beaten = best.values - products > error * distances
+        is_beaten.scatter_(1, best.indices, True)
+        found[rows], is_certain[rows] = best.indices[:, 0], is_beaten.all(dim=1)
+    return NearestCodes(found, is_certain)
+
+
 def k_means(
     vectors: Tensor, num_codes: int, *, normalized: bool = False, rounds: int = 10, max_vectors: int = 65536
 ) -> Tensor:
@@ -126,6 +172,16 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             ids = find(vectors.flatten(0, -2), self.codes.to(vectors.dtype))
         return ids.view(vectors.shape[:-1])
+
+    @torch.no_grad()
+    def nearest_of_inexact(self, vectors: Tensor, error: float) -> NearestCodes:
+        """Return the codes nearest to float64 vectors [..., D], each off by at most `error`; a normalized codebook's.
+
+        Ids and `is_certain` are [...].
+        """
+        found = nearest_of_inexact(vectors.flatten(0, -2), self.codes.to(vectors.device), error)
+        shape = vectors.shape[:-1]
+        return NearestCodes(found.ids.view(shape), found.is_certain.view(shape))
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Return the codes [..., D] of ids int64 [...]."""

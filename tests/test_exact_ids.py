@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from motion_vq.attention import Linear
 from motion_vq.model_base import double_precision
+from motion_vq.vector_quantizer import nearest_by_angle, nearest_of_inexact
 from tests.keyframe_sizes import SIZES
 from tests.test_keyframes_tokenizer import randomized
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder, _is_at_most, _UncertainError
 from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, KeyframeTokens
+from videotok.keyframes import tokenizer as tokenizer_module
+from videotok.keyframes.selector import ERROR_EXPONENT, Selector, _GreedyState, certain_selection
 from videotok.virtual_camera import photograph
 
 ERROR = 1e-3
@@ -147,3 +151,105 @@ def test_weights_return_to_float32_after_an_error(model):
     with pytest.raises(ValueError, match="num_tokens"):
         model.encode(torch.zeros(1, 3, model.image_size, model.image_size), num_tokens=10**6)
     assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
+def test_where_rounding_may_have_decided_a_picture_is_encoded_in_float64(model, monkeypatch):
+    images = torch.nn.functional.interpolate(pictures(3), size=(model.image_size,) * 2)
+    expected, exact = model.encode(images), []
+    encode_exactly = KeyframeTokenizer._encode_exactly
+
+    def counted(self, images, rule, steps):
+        exact.append(len(images))
+        return encode_exactly(self, images, rule, steps)
+
+    monkeypatch.setattr(KeyframeTokenizer, "_encode_exactly", counted)
+    for name in ("GAIN_ERROR", "VECTOR_ERROR"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenizer_module, name, 10.0)
+            tokens = model.encode(images)
+        assert torch.equal(tokens.keep_mask, expected.keep_mask)
+        assert all(torch.equal(*pair) for pair in zip(tokens.ids, expected.ids, strict=True))
+        assert exact.pop() == 3
+        assert not exact
+
+
+def on_sphere(*shape):
+    return torch.nn.functional.normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
+
+
+def vectors_near_borders(codes, distance):
+    """Return unit vectors halfway between two codes, off by up to `distance`, and the same without being off."""
+    pairs = torch.cdist(codes, codes).fill_diagonal_(9).argmin(dim=1)
+    exact = torch.nn.functional.normalize(codes + codes[pairs] + 1e-7 * torch.randn_like(codes), dim=-1)
+    off = exact + distance * on_sphere(*exact.shape) * torch.rand(len(exact), 1, dtype=torch.float64)
+    return off, exact
+
+
+def test_codes_that_are_called_certain_do_not_depend_on_errors():
+    torch.manual_seed(0)
+    codes, error = on_sphere(500, 8), 1e-3
+    (off, exact), anywhere = vectors_near_borders(codes, error), on_sphere(500, 8)
+    vectors, exact = torch.cat([off, anywhere]), torch.cat([exact, anywhere])
+    right, found = nearest_by_angle(exact, codes), nearest_of_inexact(vectors, codes.float(), error)
+    assert torch.equal(found.ids[found.is_certain], right[found.is_certain])
+    assert found.is_certain[500:].double().mean() > 0.9
+    assert not found.is_certain[:500].all()
+    # the test can fail: without a bound codes are called certain that are not
+    unbounded = nearest_of_inexact(vectors, codes.float(), 0.0)
+    assert not torch.equal(unbounded.ids[unbounded.is_certain], right[unbounded.is_certain])
+
+
+def test_codes_of_exact_vectors_are_those_of_float64():
+    torch.manual_seed(0)
+    codes = on_sphere(300, 16)
+    _, exact = vectors_near_borders(codes, 0.0)
+    found = nearest_of_inexact(exact, codes, 0.0)
+    assert torch.equal(found.ids, nearest_by_angle(exact, codes))
+    assert found.is_certain.all()
+    assert nearest_of_inexact(exact[:0], codes, 0.0).ids.shape == (0,)
+
+
+def selections(log_saving, redundancy, error, **rule):
+    distances = Selector(8, 8).distances.double()
+    return certain_selection(_GreedyState(log_saving, redundancy, distances), error, **rule)
+
+
+@pytest.mark.parametrize("rule", [{"count": 20}, {"threshold": torch.tensor(-1.2, dtype=torch.float64)}], ids=str)
+def test_selections_that_are_called_certain_do_not_depend_on_errors(rule):
+    torch.manual_seed(0)
+    exact = torch.randn(40, 64, dtype=torch.float64)
+    # many patches save about as much
+    exact[:20] = (exact[:20] * 4).round() / 4 + 1e-4 * torch.rand(20, 64, dtype=torch.float64)
+    redundancy, error = torch.rand(40, 64, dtype=torch.float64), 2e-3
+    right = selections(exact, redundancy, 0.0, **rule)
+    called_certain = wrong = 0
+    for _ in range(5):
+        off = exact + (2 * torch.rand_like(exact) - 1) * error / ERROR_EXPONENT
+        found = selections(off, redundancy, error, **rule)
+        differs = (found.keep_mask != right.keep_mask).any(dim=1)
+        assert not (differs & found.is_certain).any()
+        called_certain, wrong = called_certain + int(found.is_certain.sum()), wrong + int(differs.sum())
+    assert called_certain > 0
+    assert wrong > 0
+
+
+def test_a_tie_of_patches_far_from_each_other_decides_nothing():
+    log_saving = torch.full((1, 64), -9.0, dtype=torch.float64)
+    log_saving[0, [0, 63]] = torch.tensor([1.0, 1.0 + 1e-9], dtype=torch.float64)
+    redundancy = torch.ones(1, 64, dtype=torch.float64)
+    found = selections(log_saving, redundancy, 1e-6, count=2)
+    assert found.is_certain.all()
+    assert found.keep_mask[0].nonzero()[:, 0].tolist() == [0, 63]
+    # the next turn is not asked for: then either of the two is kept
+    assert not selections(log_saving, redundancy, 1e-6, count=1).is_certain.any()
+
+
+@pytest.mark.parametrize("rows", [3, 16, 135])
+def test_linear_layers_agree_with_those_of_torch(rows):
+    torch.manual_seed(0)
+    layer, x = Linear(24, 10), torch.randn(2, rows, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+        assert layer(x).shape == (2, rows, 10)
+    layer(x.requires_grad_()).sum().backward()
+    assert x.grad is not None

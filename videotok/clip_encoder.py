@@ -157,10 +157,14 @@ class RateControlledEncoder:
     def push(self, clips: Sequence[Clip]) -> list[EncodedClip]:
         """See `ClipEncoder`."""
         motion = self._models.encode_motion([clip.motion for clip in clips], self._most)
+        images, keyframe_errors = self._expect_errors(clips)
+        vectors = self._decode_all(motion)
         done: list[EncodedClip] = []
         for number, clip in enumerate(clips):
             rows = slice(number, number + 1)
-            arriving = self._analysed(clip, MotionTokens(motion.ids[rows], motion.global_motion_ids[rows]))
+            own = MotionTokens(motion.ids[rows], motion.global_motion_ids[rows])
+            own_vectors = [some[rows] for some in vectors]
+            arriving = self._analysed(clip, own, own_vectors, images[rows], keyframe_errors[number])
             if self._waiting:
                 self._costs.append(self._costs_of(self._waiting[-1], arriving))
             self._waiting.append(arriving)
@@ -174,14 +178,26 @@ class RateControlledEncoder:
             self._costs.append(self._costs_of(self._waiting[-1], None))
         return [self._encode_first() for _ in range(len(self._waiting))]
 
-    def _analysed(self, clip: Clip, motion: MotionTokens) -> _WaitingClip:
-        models, before = self._models, self._waiting[-1] if self._waiting else None
-        vectors = [models.motion.decode(motion.first_quantizers(number)) for number in range(self._most + 1)]
-        keyframes = models.keyframes
-        image = to_square_tensor(clip.keyframe, keyframes.image_size).to(keyframes.device)
-        levels = levels_of(keyframes.num_patches)
-        scores, expected = keyframes.expected_errors(image, levels.tolist())
-        errors = KeyframeErrors(scores.double().cpu(), levels, expected[0].double().cpu())
+    def _expect_errors(self, clips: Sequence[Clip]) -> tuple[Tensor, list[KeyframeErrors]]:
+        """Return the keyframes of clips, [B, 3, S, S] in [-1, 1], and what is expected of each."""
+        keyframes = self._models.keyframes
+        images = torch.cat([to_square_tensor(clip.keyframe, keyframes.image_size) for clip in clips])
+        images, levels = images.to(keyframes.device), levels_of(keyframes.num_patches)
+        expected = keyframes.expected_errors(images, levels.tolist())
+        scores, errors = expected.scores.double().cpu(), expected.errors.double().cpu()
+        rows = [slice(number, number + 1) for number in range(len(clips))]
+        features = [None if expected.features is None else expected.features[row] for row in rows]
+        return images, [KeyframeErrors(scores[row], levels, errors[row][0], features[n]) for n, row in enumerate(rows)]
+
+    def _decode_all(self, motion: MotionTokens) -> list[Tensor]:
+        """Return the vectors of clips for each number of quantizers from 0, [B, T, h, w, 2]."""
+        model = self._models.motion
+        return [model.decode(motion.first_quantizers(number)) for number in range(self._most + 1)]
+
+    def _analysed(
+        self, clip: Clip, motion: MotionTokens, vectors: list[Tensor], image: Tensor, errors: KeyframeErrors
+    ) -> _WaitingClip:
+        before, keyframes = self._waiting[-1] if self._waiting else None, self._models.keyframes
         moved = last = None
         if before is not None and self._keyframes.predicts and not (clip.damaged or before.clip.damaged):
             last, steps = before.errors, min(1, self._most)
@@ -232,6 +248,7 @@ class RateControlledEncoder:
             choice.patches,
             waiting.vectors[choice.quantizers],
             waiting.clip.damaged,
+            features=waiting.errors.features,
             aim=None if aim is None else max(1, int(aim)),
             slack=int(SLACK * self._budget),
         )

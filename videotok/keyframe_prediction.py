@@ -12,6 +12,7 @@ is gone with the next token. The encoder leaves it out because its reference is 
 tokens: the rounding of float32 has a bound, and only where a decision lies within it is it made again in float64.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -279,6 +280,7 @@ class PredictiveKeyframeEncoder:
         vectors: Tensor | None = None,
         damaged: bool = False,
         *,
+        features: Tensor | None = None,
         aim: int | None = None,
         slack: int = 0,
     ) -> EncodedKeyframe:
@@ -290,6 +292,7 @@ class PredictiveKeyframeEncoder:
             num_patches: 1 to N.
             vectors: [1, T, h, w, 2], the decoded motion of its clip; needed where `predicts` is True.
             damaged: whether frames of its clip are missing.
+            features: of the image, see `ExpectedErrors`; None: they are computed.
             aim: tokens that should be left once patches are predicted; `num_patches` is changed until they are, as far
                 as there are patches, never to more than these.
             slack: tokens that may be missing.
@@ -299,7 +302,10 @@ class PredictiveKeyframeEncoder:
         def attempt(count: int, skip_factor: float = SKIP_FACTOR) -> _Attempt:
             self._chain = list(chain)
             mask = keep_best(scores, torch.tensor([count], device=scores.device)).to(image.device)
-            own = self.tokenizer.encode(image, keep_mask=mask, **self._options)
+            if features is None:
+                own = self.tokenizer.encode(image, keep_mask=mask, **self._options)
+            else:
+                own = self.tokenizer.encode_features(features, image, mask, self._options["refinement_steps"])
             (encoded,) = self._skip_predicted([keyframe], own, skip_factor)
             return _Attempt(encoded, self._chain)
 
@@ -388,46 +394,49 @@ class PredictiveKeyframeEncoder:
         if keyframe.damaged:
             self._chain = []
             return
+        link.reference = link.decoded
         if self._chain and len(self._chain) < MAX_CHAIN_LENGTH:
-            source = as_double(keyframe.image)
+            source, prediction = as_double(keyframe.image), self._predicted(self._chain[-1], link)
             try:
-                link.skip_mask = self._skipped_patches(link, source, skip_factor)
+                link.skip_mask = self._skipped_patches(link, source, prediction, skip_factor)
             except _UncertainError:
                 self._decode_exactly([*self._chain, link])
-                link.skip_mask = self._skipped_patches(link, source, skip_factor)
+                prediction = self._predicted(self._chain[-1], link)
+                link.skip_mask = self._skipped_patches(link, source, prediction, skip_factor)
+            link.reference = self._blended(link, prediction)
         if link.skip_mask is None:
             self._chain = []
         self._chain.append(link)
-        link.reference = self._reference(len(self._chain) - 1)
 
-    def _skipped_patches(self, link: _ChainLink, source: Tensor, skip_factor: float) -> Tensor | None:
+    def _skipped_patches(
+        self, link: _ChainLink, source: Tensor, prediction: Tensor, skip_factor: float
+    ) -> Tensor | None:
         """Return which patches are skipped, bool [N]; None where that is no gain.
 
         Raises:
             _UncertainError: it depends on the rounding of the decoded pictures.
         """
-        previous = self._chain[-1]
-        assert previous.reference is not None
-        prediction = predict_keyframe(previous.reference, previous.vectors, link.vectors)
         # a reference is composed of all decoded pictures of the chain, each pixel with weights that add up to 1
         error = max(part.error for part in (*self._chain, link))
         own_errors, predicted_errors = (self._patch_errors(picture, source) for picture in (link.decoded, prediction))
         skipped = _is_at_most(predicted_errors, own_errors, skip_factor, error).to(link.keep_mask.device)
         if skipped.double().mean() < MIN_SKIPPED_SHARE:
             return None
-        blended = self._blend(link.decoded, prediction, skipped)
+        blended = self._blended(link, prediction, skipped)
         shown_error, own_error = ((picture - source).square().mean() for picture in (blended, link.decoded))
         return skipped if _is_at_most(shown_error, own_error, MAX_ERROR_RATIO, error) else None
 
-    def _reference(self, number: int) -> Tensor:
-        """Return what the keyframe after this link of the chain is predicted from."""
-        link = self._chain[number]
-        if link.skip_mask is None:
-            return link.decoded
-        previous = self._chain[number - 1]
+    def _predicted(self, previous: _ChainLink, link: _ChainLink) -> Tensor:
         assert previous.reference is not None
-        prediction = predict_keyframe(previous.reference, previous.vectors, link.vectors)
-        return self._blend(link.decoded, prediction, link.skip_mask)
+        return predict_keyframe(previous.reference, previous.vectors, link.vectors)
+
+    def _blended(self, link: _ChainLink, prediction: Tensor, skipped: Tensor | None = None) -> Tensor:
+        """Return a keyframe with its skipped patches predicted: what the one after it is predicted from."""
+        skipped = link.skip_mask if skipped is None else skipped
+        if skipped is None:
+            return link.decoded
+        weight = feathered_mask(skipped, self.tokenizer.grid, self.tokenizer.image_size).to(prediction)
+        return link.decoded + weight * (prediction - link.decoded)
 
     def _decode_exactly(self, links: list[_ChainLink]) -> None:
         """Decode keyframes again in float64, and compose the references of the chain anew."""
@@ -436,12 +445,9 @@ class PredictiveKeyframeEncoder:
                 if link.error > 0:
                     decoded = self.tokenizer.decode([link.ids], link.keep_mask[None])
                     link.decoded, link.error = decoded.to(link.decoded), 0.0
-        for number, link in enumerate(self._chain):
-            link.reference = self._reference(number)
-
-    def _blend(self, decoded: Tensor, prediction: Tensor, skipped: Tensor) -> Tensor:
-        weight = feathered_mask(skipped, self.tokenizer.grid, self.tokenizer.image_size).to(prediction)
-        return decoded + weight * (prediction - decoded)
+        self._chain[0].reference = self._chain[0].decoded
+        for previous, link in itertools.pairwise(self._chain):
+            link.reference = self._blended(link, self._predicted(previous, link))
 
     def _patch_errors(self, image: Tensor, source: Tensor) -> Tensor:
         """Return the mean squared error of each patch, [N]."""

@@ -25,7 +25,7 @@ from codec import Clip
 from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.image_utils import to_tensor
 from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR, predict_keyframe
-from videotok.keyframes.selector import keep_best
+from videotok.keyframes.selector import keep_numbers
 
 ERROR_AREA = 128 * 72
 """Pixels of the frames that motion errors are measured on. Larger ones cost four times as much and say less: keyframes
@@ -202,17 +202,19 @@ def motion_errors(
     assert clip.frames is not None
     compared = slice(min(ERROR_STRIDE // 2, clip.num_frames - 1), clip.num_frames, ERROR_STRIDE)
     source = torch.cat([to_tensor(frame) for frame in clip.frames[compared]]).double()
-    keyframe = to_tensor(clip.frames[0]).double()
-    errors = []
-    for number, steps in enumerate(vectors):
-        if next_clip is None or next_vectors is None:
-            warped = warp_forward(keyframe, steps, compared).blended
-        else:
-            assert next_clip.frames is not None
-            following = to_tensor(next_clip.frames[0]).double()
-            warped = warp_bidirectional(keyframe, steps, following, next_vectors[number], compared).blended
-        errors.append(float((warped[0] - source).square().mean()))
-    return np.array(errors)
+    steps = torch.cat(list(vectors))
+    if next_clip is None or next_vectors is None:
+        warped = warp_forward(_first_frames(clip, len(steps)), steps, compared)
+    else:
+        next_keyframes, next_steps = _first_frames(next_clip, len(steps)), torch.cat(list(next_vectors))
+        warped = warp_bidirectional(_first_frames(clip, len(steps)), steps, next_keyframes, next_steps, compared)
+    return (warped.blended - source).square().flatten(1).mean(dim=1).numpy()
+
+
+def _first_frames(clip: Clip, count: int) -> Tensor:
+    """Return the first frame of a clip `count` times, float64 [count, 3, H, W] in [-1, 1]."""
+    assert clip.frames is not None
+    return to_tensor(clip.frames[0]).double().expand(count, -1, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,8 @@ class KeyframeErrors:
     """int64 [levels]: numbers of patches with a token."""
     errors: Tensor
     """float64 [levels, N]: mean squared error of each patch."""
+    features: Tensor | None = None
+    """[1, ...], see `ExpectedErrors`."""
 
 
 def levels_of(num_patches: int) -> np.ndarray:
@@ -232,7 +236,9 @@ def levels_of(num_patches: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_patches, NUM_LEVELS + 1).round().astype(np.int64)[1:].clip(1))
 
 
-def prediction_errors(image: Tensor, vectors: Tensor, last_image: Tensor, last_vectors: Tensor, grid: tuple[int, int]):
+def prediction_errors(
+    image: Tensor, vectors: Tensor, last_image: Tensor, last_vectors: Tensor, grid: tuple[int, int]
+) -> Tensor:
     """Return the mean squared error of each patch if it is predicted from an exact keyframe before, float64 [N].
 
     Args:
@@ -256,8 +262,8 @@ def keyframe_costs(own: KeyframeErrors, last: KeyframeErrors | None, moved: Tens
         moved: `prediction_errors` of this keyframe; None: it is independent.
     """
     tokens, errors = [], []
-    for number, (count, expected) in enumerate(zip(own.patches.tolist(), own.errors, strict=True)):
-        kept = keep_best(own.scores, torch.tensor([count]))[0]
+    masks = keep_numbers(own.scores, own.patches.tolist())[0]
+    for number, (kept, expected) in enumerate(zip(masks, own.errors, strict=True)):
         error = expected.mean()
         if last is not None and moved is not None:
             predicted = moved + last.errors[number]

@@ -23,6 +23,18 @@ class KeyframeTokens:
         return f"KeyframeTokens({[len(ids) for ids in self.ids]} of {self.keep_mask.shape[1]} patches)"
 
 
+@dataclass(frozen=True)
+class ExpectedErrors:
+    """What a keyframe tokenizer expects of images before they are encoded."""
+
+    scores: Tensor
+    """[B, N], see `KeyframeTokenizerProtocol.scores`."""
+    errors: Tensor
+    """[B, L, N]: mean squared error of each patch of the decoded images in [-1, 1], for L numbers of tokens."""
+    features: Tensor | None = None
+    """What `KeyframeTokenizerProtocol.encode_features` takes, [B, ...]; None: there is nothing to be saved by it."""
+
+
 @runtime_checkable
 class KeyframeTokenizerProtocol(Protocol):
     """Turns square images into codebook ids at the patches of a grid, and back.
@@ -136,20 +148,31 @@ class KeyframeTokenizerProtocol(Protocol):
         """
         ...
 
-    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> ExpectedErrors:
         """Return `scores`, and the error of each patch that is expected if the best patches by score have tokens.
 
         Args:
             images: [B, 3, S, S] in [-1, 1].
             counts: numbers of patches with a token, each 1 to N.
 
-        Returns:
-            [B, N], and the mean squared errors [B, len(counts), N] of decoded images in [-1, 1].
-
         Raises:
             ModelError: this tokenizer does not expect errors.
         """
         raise ModelError(f"{type(self).__name__} does not say which errors to expect; leave the rate to its options")
+
+    def encode_features(
+        self, features: Tensor, images: Tensor, keep_mask: Tensor, refinement_steps: int | None = None
+    ) -> KeyframeTokens:
+        """Return the tokens that `encode` gives with a `keep_mask`, in less time.
+
+        Only called where `expected_errors` gave features.
+
+        Args:
+            features: of these images, `ExpectedErrors.features`.
+            images, keep_mask, refinement_steps: see `encode`.
+        """
+        del features
+        return self.encode(images, keep_mask=keep_mask, refinement_steps=refinement_steps)
 
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
         """Return continuous features of kept patches for a language model, [n_i, feature_width] an image.

@@ -1,11 +1,13 @@
 """Patch selection: predict the error that each patch leaves without a token, and keep the patches that save most."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motion_vq.model_base import as_double
 from motion_vq.vector_quantizer import reduce_over_processes
 
 LOG_ERROR_RANGE = (-16.0, 4.0)
@@ -20,6 +22,8 @@ error takes only near patches into account, and underestimates what is lost far 
 
 TURNS_BETWEEN_CHECKS = 16
 """Turns of the greedy selection between two looks at whether it may end: a GPU stops for each."""
+LEAST_FALL = 1e-5
+"""Scores fall by at least so much from turn to turn."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,16 @@ class PredictedErrors:
     redundancy: Tensor
     """How fast that saving falls as patches near it are kept, 0 or more: high in smooth regions, low in detailed ones.
     Error when dropped = exp(log_error) + exp(log_saving - redundancy * sum of `neighbor_weights` of kept patches)."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which patches are kept."""
+
+    keep_mask: Tensor
+    """bool [B, N]."""
+    is_certain: Tensor
+    """bool [B]: whether the mask of an image does not depend on the rounding of what the selector predicted."""
 
 
 class Selector(nn.Module):
@@ -79,10 +93,14 @@ class Selector(nn.Module):
 
     def log_error_of(self, predicted: PredictedErrors, keep_mask: Tensor) -> Tensor:
         """Return the log of the squared error predicted for each patch, [B, N], if `keep_mask` bool [B, N] is kept."""
+        return self.log_errors_of(predicted, keep_mask[:, None])[:, 0]
+
+    def log_errors_of(self, predicted: PredictedErrors, keep_masks: Tensor) -> Tensor:
+        """Return `log_error_of` each of the masks bool [B, L, N], [B, L, N]."""
         redundancy = predicted.redundancy
-        neighbors = keep_mask.to(redundancy.dtype) @ neighbor_weights(self.distances.to(redundancy.dtype))
-        dropped = torch.logaddexp(predicted.log_error, predicted.log_saving - redundancy * neighbors)
-        return torch.where(keep_mask, predicted.log_error, dropped)
+        neighbors = keep_masks.to(redundancy.dtype) @ neighbor_weights(self.distances.to(redundancy.dtype))
+        kept, saving = predicted.log_error[:, None], predicted.log_saving[:, None]
+        return torch.where(keep_masks, kept, torch.logaddexp(kept, saving - redundancy[:, None] * neighbors))
 
     def scores(self, features: Tensor, count: int | None = None, threshold: Tensor | None = None) -> Tensor:
         """Return how much each patch is worth its token, [B, N], from features [B, N, width].
@@ -90,10 +108,62 @@ class Selector(nn.Module):
         The score is the log of the error that the patch saves in its turn of `greedy_selection`, which also says what
         `count` and `threshold` are.
         """
-        predicted = self(features)
+        return self.scores_of(self(features), count, threshold)
+
+    def scores_of(
+        self, predicted: PredictedErrors, count: int | None = None, threshold: Tensor | None = None
+    ) -> Tensor:
+        """Return `scores` of the errors that were predicted from features."""
         return greedy_selection(
             predicted.log_saving, predicted.redundancy, self.distances, count=count, threshold=threshold
         )
+
+    def select_by_inexact(
+        self, features: Tensor, error: float, count: int | None = None, threshold: Tensor | None = None
+    ) -> Selection:
+        """Keep the `count` patches of each image that are taken first, or those whose score reaches `threshold` [].
+
+        Args:
+            features: [B, N, width], not exact; see `certain_selection` for `error`.
+        """
+        predicted = self(features)
+        log_saving, redundancy = as_double(predicted.log_saving), as_double(predicted.redundancy)
+        state = _GreedyState(log_saving, redundancy, self.distances.to(redundancy))
+        return certain_selection(state, error, count, threshold)
+
+
+class _GreedyState:
+    """What is left to save while patches are taken one after another."""
+
+    def __init__(self, log_saving: Tensor, redundancy: Tensor, distances: Tensor) -> None:
+        """Begin with no patch taken; for the arguments see `greedy_selection`."""
+        distances = distances.to(redundancy.dtype)
+        self.first_saving = self.saving = (ERROR_EXPONENT * log_saving).exp()
+        # [B, i, j]: part of patch j's saving that is gone once patch i is kept, and part that is left (its own: 0)
+        self.explained = 1 - torch.exp(-redundancy[:, None] * neighbor_weights(distances))
+        self.left = (1 - self.explained).masked_fill(distances == 0, 0.0)
+        # -inf for a patch itself, so that no patch is taken twice
+        self.log_distances = DISTANCE_EXPONENT * distances.log()
+        self.log_nearest = self.log_distances.max().expand_as(self.saving)
+
+    def gains(self) -> Tensor:
+        """Return the log of what each patch would save, [B, N]; -inf for those that were taken."""
+        # a turn is a dozen small operations, whose number decides how long it takes on a GPU
+        gains = (self.saving + (self.explained @ self.saving[..., None])[..., 0]).clamp_(min=1e-30).log_()
+        gains += self.log_nearest
+        return gains
+
+    def take(self, best: Tensor) -> None:
+        """Take a patch of each image, int64 [B, 1]."""
+        count = self.saving.shape[1]
+        self.saving = self.saving * self.left.gather(1, best[..., None].expand(-1, -1, count))[:, 0]
+        self.log_nearest = torch.minimum(self.log_nearest, self.log_distances[best[:, 0]])
+
+    def gain_after(self, image: int, taken: Tensor, patch: int) -> float:
+        """Return the gain of a patch of one image if these patches int64 [n] were taken, whatever the state is."""
+        saving = self.first_saving[image] * self.left[image, taken].prod(dim=0)
+        nearest = self.log_distances[taken, patch].min()
+        return float((saving[patch] + self.explained[image, patch] @ saving).clamp(min=1e-30).log() + nearest)
 
 
 @torch.no_grad()
@@ -120,35 +190,94 @@ def greedy_selection(
         [B, N]: log of the errors (to the power ERROR_EXPONENT) that each patch saved in its turn, falling from turn to
         turn; -inf for patches that were not taken.
     """
-    distances = distances.to(redundancy.dtype)
-    saving = (ERROR_EXPONENT * log_saving).exp()
-    # [B, i, j]: part of patch j's saving that is gone once patch i is kept, and part that is left (of its own, nothing)
-    explained = 1 - torch.exp(-redundancy[:, None] * neighbor_weights(distances))
-    left = (1 - explained).masked_fill(distances == 0, 0.0)
-    # -inf for a patch itself, so that no patch is taken twice
-    log_distances = DISTANCE_EXPONENT * distances.log()
-    log_nearest = log_distances.max().expand_as(saving)
+    state = _GreedyState(log_saving, redundancy, distances)
     taken, values = [], []
-    # a turn is a dozen small operations, whose number decides how long it takes on a GPU
-    for turn in range(count or saving.shape[1]):
-        gains = (saving + (explained @ saving[..., None])[..., 0]).clamp_(min=1e-30).log_()
-        gains += log_nearest
+    for turn in range(count or log_saving.shape[1]):
+        gains = state.gains()
         best = (gains if gumbel_noise is None else gains + gumbel_noise).argmax(dim=1, keepdim=True)
         taken.append(best)
         values.append(gains.gather(1, best))
         if threshold is not None and turn % TURNS_BETWEEN_CHECKS == 0 and (values[-1] < threshold).all():
             break
-        saving = saving * left.gather(1, best[..., None].expand(-1, -1, saving.shape[1]))[:, 0]
-        log_nearest = torch.minimum(log_nearest, log_distances[best[:, 0]])
+        state.take(best)
     falling = _strictly_falling(torch.cat(values, dim=1))
-    return torch.full_like(saving, -torch.inf).scatter_(1, torch.cat(taken, dim=1), falling)
+    return torch.full_like(state.saving, -torch.inf).scatter_(1, torch.cat(taken, dim=1), falling)
+
+
+@torch.no_grad()
+def certain_selection(
+    state: _GreedyState, error: float, count: int | None = None, threshold: Tensor | None = None
+) -> Selection:
+    """Keep patches as by the scores of `greedy_selection`, and say where rounding may have decided.
+
+    Args:
+        state: no patch taken; float64, of predicted errors that are not exact.
+        error: bound on the error of a patch's gain in any turn.
+        count: patches to keep. None: those whose score reaches `threshold`, and the best one.
+        threshold: [].
+    """
+    patches, order, gains = state.saving.shape[1], [], []
+    for turn in range(count or patches):
+        best = state.gains().topk(min(3, patches), dim=1)
+        order.append(best.indices)
+        gains.append(best.values)
+        if threshold is not None and turn % TURNS_BETWEEN_CHECKS == 0 and (best.values[:, 0] < threshold).all():
+            break
+        state.take(best.indices[:, :1])
+    # on a GPU every look at a turn would stop it
+    best_gains = F.pad(torch.stack(gains, dim=1).cpu(), (0, 3 - min(3, patches)), value=-torch.inf)
+    turns = _Turns(torch.stack(order, dim=1).cpu(), best_gains)
+    scores = _strictly_falling(turns.gains[..., 0])
+    is_kept = torch.ones_like(scores, dtype=torch.bool)
+    is_certain = torch.ones(len(scores), dtype=torch.bool)
+    least = -torch.inf
+    if count is None and threshold is not None:
+        least = float(threshold)
+        is_kept = scores >= least
+        is_kept[:, 0] = True
+        is_certain = ((scores - least).abs() > 2 * error).all(dim=1)
+    is_tie = (turns.gains[..., 0] - turns.gains[..., 1] <= 2 * error) & is_kept
+    for image, turn in is_tie.nonzero().tolist():
+        last = int(is_kept[image].sum()) - 1
+        is_certain[image] &= turn < last and _has_no_effect(state, turns, image, turn, least, 2 * error)
+    keep_mask = torch.zeros(len(scores), patches, dtype=torch.bool).scatter_(1, turns.order[..., 0], is_kept)
+    device = state.saving.device
+    return Selection(keep_mask.to(device), is_certain.to(device))
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """The turns of a greedy selection."""
+
+    order: Tensor
+    """int64 [B, turns, 3]: the patch that is taken, and the two next best ones."""
+    gains: Tensor
+    """float64 [B, turns, 3], of these."""
+
+
+def _has_no_effect(state: _GreedyState, turns: _Turns, image: int, turn: int, threshold: float, margin: float) -> bool:
+    """Return whether a turn may take the second best patch instead, as both are taken next to each other in any case.
+
+    It may if the next turn takes the other one, whichever comes first. Gains never rise when a patch is taken, so
+    what else could be taken then has at most the gain of today's third. And it must be so far above the threshold
+    that the least fall of later scores, which begins at these two, cannot bring one of them below it.
+    """
+    first, second = turns.order[image, turn, :2].tolist()
+    gain, _, third = turns.gains[image, turn].tolist()
+    following, rival = turns.gains[image, turn + 1, :2].tolist()
+    if turns.order[image, turn + 1, 0] != second or following - rival <= margin or gain - third <= margin:
+        return False
+    if third <= threshold + 2 * LEAST_FALL * state.saving.shape[1]:
+        return False
+    taken = torch.cat([turns.order[image, :turn, 0], torch.tensor([second])]).to(state.saving.device)
+    return state.gain_after(image, taken, first) - third > margin
 
 
 def _strictly_falling(values: Tensor) -> Tensor:
-    """Return values [B, n], each at most the one before less 1e-5: rounding must not let a later turn overtake."""
+    """Return values [B, n], each at least `LEAST_FALL` below the one before, whatever rounding does."""
     columns = list(values.cpu().unbind(1))  # on a GPU every column would wait for its own operations
     for index in range(1, len(columns)):
-        columns[index] = torch.minimum(columns[index], columns[index - 1] - 1e-5)
+        columns[index] = torch.minimum(columns[index], columns[index - 1] - LEAST_FALL)
     return torch.stack(columns, dim=1).to(values.device)
 
 
@@ -162,8 +291,17 @@ def keep_best(scores: Tensor, counts: Tensor) -> Tensor:
 
     Of equal scores the earlier patch is kept, so the mask does not depend on the sorting algorithm.
     """
-    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return ranks < counts[:, None]
+    return _ranks(scores) < counts[:, None]
+
+
+def keep_numbers(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return `keep_best` for each of some numbers, bool [B, len(counts), N], of scores [B, N]."""
+    return _ranks(scores)[:, None] < torch.tensor(counts, device=scores.device)[:, None]
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return the place of each patch in the order of scores [B, N], from 0 for the highest."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 def keep_above(scores: Tensor, threshold: Tensor) -> Tensor:
@@ -188,12 +326,13 @@ class KeepThresholds(nn.Module):
         self.register_buffer("values", torch.linspace(0.0, LOG_ERROR_RANGE[0], count))
 
     def forward(self, keep_ratio: float) -> Tensor:
-        """Return the threshold that keeps the share `keep_ratio` (above 0 to 1) of patches; 1 keeps all of them."""
+        """Return the threshold that keeps the share `keep_ratio` (above 0 to 1) of patches, float64 []; 1 keeps all."""
+        values = as_double(self.values)
         if keep_ratio >= 1:
-            return torch.full_like(self.values[0], -torch.inf)
-        position = keep_ratio * (len(self.values) - 1)
+            return torch.full_like(values[0], -torch.inf)
+        position = keep_ratio * (len(values) - 1)
         below = int(position)
-        return torch.lerp(self.values[below], self.values[below + 1], position - below)
+        return torch.lerp(values[below], values[below + 1], position - below)
 
     @torch.no_grad()
     def update(self, scores: Tensor, step_size: float) -> None:

@@ -1,6 +1,7 @@
 """KeyframeTokenizer: keyframes to codebook ids and back, few for plain images and more for detailed ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -8,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from motion_vq.model_base import VideotokModel, double_precision, no_tf32, register_to_config
+from motion_vq.model_base import VideotokModel, as_double, double_precision, no_tf32, register_to_config
 from motion_vq.vector_quantizer import VectorQuantizer
 from videotok.keyframes.detokenizer import KeyframeDetokenizer
 from videotok.keyframes.protocol import (
+    ExpectedErrors,
     KeyframeTokenizerProtocol,
     KeyframeTokens,
     check_ids,
@@ -19,7 +21,7 @@ from videotok.keyframes.protocol import (
     check_keep_mask,
 )
 from videotok.keyframes.refinement import refine_codes
-from videotok.keyframes.selector import KeepThresholds, Selector, keep_above, keep_best
+from videotok.keyframes.selector import KeepThresholds, Selection, Selector, keep_above, keep_best, keep_numbers
 from videotok.keyframes.vit import Merger, VisionTransformer
 
 DECODE_ERROR = 3e-6
@@ -27,8 +29,14 @@ DECODE_ERROR = 3e-6
 
 Measured with the shipped weights against float64 (docs/adr/0005-float32-certificate.md): a pixel is off by 2.3e-6 at
 most, and the root of a patch's mean squared error against the source, which is what decisions compare, by 7.4e-7."""
+GAIN_ERROR, VECTOR_ERROR = 1.3e-5, 4.5e-6
+"""Bounds on the rounding error of encoding in float32: of the log of what a patch saves in a turn of the selection, and
+of the length of the difference of a unit vector. Measured with the shipped weights on 68 pictures: 3.2e-6 and 1.1e-6
+at most."""
+MEASURED_DEPTH, MEASURED_WIDTH = 6, 320
+"""Larger vision transformers round more, and encode in float64."""
 OTHER_DEVICES = 4
-"""Factor on `DECODE_ERROR` on GPUs, whose convolutions add up in other orders, in part transformed (Winograd): not
+"""Factor on all these on GPUs, whose convolutions add up in other orders, in part transformed (Winograd): not
 measured, `benchmarks.device` does; keyframes are decided again in float64 more often."""
 
 
@@ -45,8 +53,9 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
           ▼
         images [B, 3, S, S] in [-1, 1]
 
-    Encoding draws no random numbers. Rounding could still decide between two codes or two patches that are equally
-    near; in float64 (`model.double()`) ids are the same in any batch and on any number of threads.
+    Encoding draws no random numbers, and ids are the same in any batch and on any number of threads: with float32
+    weights it runs in float32, and again in float64 for images where rounding could decide between two codes or two
+    patches that are equally near (docs/adr/0005-float32-certificate.md).
 
     LaVIT's published size is `KeyframeTokenizer(image_size=224, patch_size=14, width=1408, depth=40, heads=16,
     hidden=6144, merger_depth=12, decoder_width=1408, decoder_depth=12, decoder_heads=16, decoder_hidden=6144,
@@ -219,14 +228,14 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             return self.selector.scores(self.features(images)).to(images.device)
 
     @torch.no_grad()
-    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return scores and what the selector predicts; see `KeyframeTokenizerProtocol`."""
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> ExpectedErrors:
+        """Return scores, what the selector predicts, and the features; see `KeyframeTokenizerProtocol`."""
         with double_precision(self.vit, self.selector):
             features = self.features(images)
-            scores, predicted = self.selector.scores(features), self.selector(features)
-            masks = [keep_best(scores, torch.full((len(scores),), count, device=scores.device)) for count in counts]
-            errors = [self.selector.log_error_of(predicted, mask).exp() for mask in masks]
-        return scores.to(images.device), torch.stack(errors, dim=1).to(images.device)
+            predicted = self.selector(features)
+            scores = self.selector.scores_of(predicted)
+            errors = self.selector.log_errors_of(predicted, keep_numbers(scores, counts)).exp()
+        return ExpectedErrors(scores.to(images.device), errors.to(images.device), features)
 
     @torch.no_grad()
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
@@ -263,20 +272,22 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         """
         if generator is not None:
             raise ValueError("`generator`: this keyframe tokenizer does not sample patches; leave it out")
-        steps: int = self.config["refinement_steps"] if refinement_steps is None else refinement_steps
-        if steps < 0:
-            raise ValueError(f"`refinement_steps` (={steps}) must be 0 or more")
-        encoder = [self.vit, self.selector, self.thresholds, self.merger, self.to_code, self.codebook]
-        with double_precision(*encoder, *([self.detokenizer] if steps else [])):
-            features = self.features(images)
-            mask = self._select(features, keep_ratio, num_tokens, keep_mask)
-            vectors, present = self.code_vectors(features, mask)
-            if steps:
-                ids = refine_codes(self.codebook, self.detokenizer, images, mask, vectors, present, steps)
-            else:
-                ids = self.codebook.nearest(vectors)
-        rows = [row[there].to(self.device) for row, there in zip(ids, present, strict=True)]
-        return KeyframeTokens(rows, mask.to(self.device))
+        check_images(images, self.image_size)
+        rule = self._selection_rule(len(images), keep_ratio, num_tokens, keep_mask)
+        steps = self._refinement_steps(refinement_steps)
+        if self.dtype == torch.float32 and self._knows_rounding and not steps:
+            return self._encode_in_float32(images, rule)
+        return self._encode_exactly(images, rule, steps)
+
+    @torch.no_grad()
+    def encode_features(
+        self, features: Tensor, images: Tensor, keep_mask: Tensor, refinement_steps: int | None = None
+    ) -> KeyframeTokens:
+        """Return the tokens of images whose features float64 [B, N, width] are known."""
+        check_keep_mask(keep_mask, (len(images), self.num_patches))
+        steps = self._refinement_steps(refinement_steps)
+        with double_precision(*self._encoder_after_selection, *([self.detokenizer] if steps else [])):
+            return self._encode_kept(features, images, keep_mask.to(features.device), steps)
 
     @torch.no_grad()
     def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
@@ -323,25 +334,114 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     def _to_sphere(self, merged: Tensor) -> Tensor:
         # neighbouring codes differ in the third digit: more than bfloat16 holds when training in mixed precision
         with torch.autocast(merged.device.type, enabled=False):
-            return F.normalize(self.to_code(merged.to(self.dtype)), dim=-1)
+            return F.normalize(self.to_code(merged.to(self.to_code.weight.dtype)), dim=-1)
 
-    def _select(
-        self, features: Tensor, keep_ratio: float | None, num_tokens: int | None, keep_mask: Tensor | None
-    ) -> Tensor:
-        """Return the keep mask bool [B, N] that `encode` was asked for."""
+    @property
+    def _encoder_after_selection(self) -> list[nn.Module]:
+        return [self.merger, self.to_code, self.codebook]
+
+    @property
+    def _knows_rounding(self) -> bool:
+        """Whether `GAIN_ERROR` and `VECTOR_ERROR` hold for models of this size."""
+        return self.config["depth"] <= MEASURED_DEPTH and self.config["width"] <= MEASURED_WIDTH
+
+    def _refinement_steps(self, steps: int | None) -> int:
+        found: int = self.config["refinement_steps"] if steps is None else steps
+        if found < 0:
+            raise ValueError(f"`refinement_steps` (={found}) must be 0 or more")
+        return found
+
+    def _selection_rule(
+        self, count: int, keep_ratio: float | None, num_tokens: int | None, keep_mask: Tensor | None
+    ) -> "_SelectionRule":
+        """Return which patches `encode` was asked to keep of `count` images."""
         if sum(rule is not None for rule in (keep_ratio, num_tokens, keep_mask)) > 1:
             raise ValueError("give only one of `keep_ratio`, `num_tokens` and `keep_mask`")
         if keep_mask is not None:
-            keep_mask = keep_mask.to(features.device)
-            check_keep_mask(keep_mask, (len(features), self.num_patches))
-            return keep_mask
+            check_keep_mask(keep_mask, (count, self.num_patches))
+            return _SelectionRule(keep_mask=keep_mask)
         if num_tokens is not None:
             if not 1 <= num_tokens <= self.num_patches:
                 raise ValueError(f"`num_tokens` (={num_tokens}) must lie in 1..{self.num_patches}")
-            scores = self.selector.scores(features, count=num_tokens)
-            return keep_best(scores, torch.full((len(scores),), num_tokens, device=scores.device))
+            return _SelectionRule(num_tokens=num_tokens)
         share: float = self.config["default_keep_ratio"] if keep_ratio is None else keep_ratio
         if not 0 < share <= 1:
             raise ValueError(f"`keep_ratio` (={keep_ratio}) must be above 0 and at most 1")
-        threshold = self.thresholds(share)
+        if share == 1:
+            return _SelectionRule(keep_mask=torch.ones(count, self.num_patches, dtype=torch.bool))
+        return _SelectionRule(threshold=self.thresholds(share))
+
+    def _encode_exactly(self, images: Tensor, rule: "_SelectionRule", steps: int) -> KeyframeTokens:
+        """Encode in float64, or in whatever precision the weights have if that is not float32."""
+        encoder = [self.vit, self.selector, *self._encoder_after_selection]
+        with double_precision(*encoder, *([self.detokenizer] if steps else [])):
+            features = self.features(images)
+            return self._encode_kept(features, images, self._keep_mask(features, rule), steps)
+
+    def _keep_mask(self, features: Tensor, rule: "_SelectionRule") -> Tensor:
+        if rule.keep_mask is not None:
+            return rule.keep_mask.to(features.device)
+        if rule.num_tokens is not None:
+            scores = self.selector.scores(features, count=rule.num_tokens)
+            return keep_best(scores, torch.full((len(scores),), rule.num_tokens, device=scores.device))
+        assert rule.threshold is not None
+        threshold = rule.threshold.to(features)
         return keep_above(self.selector.scores(features, threshold=threshold), threshold)
+
+    def _encode_kept(self, features: Tensor, images: Tensor, keep_mask: Tensor, steps: int) -> KeyframeTokens:
+        """Return the tokens of the kept patches of images with these features."""
+        vectors, present = self.code_vectors(features, keep_mask)
+        if steps:
+            ids = refine_codes(self.codebook, self.detokenizer, images, keep_mask, vectors, present, steps)
+        else:
+            ids = self.codebook.nearest(vectors)
+        return KeyframeTokens(_unpacked(ids.to(images.device), present), keep_mask.to(images.device))
+
+    def _encode_in_float32(self, images: Tensor, rule: "_SelectionRule") -> KeyframeTokens:
+        """Encode in float32, and again in float64 the images where rounding may have chosen a patch or a code."""
+        factor = 1 if self.device.type == "cpu" else OTHER_DEVICES
+        with no_tf32():
+            features = self.features(images)
+            selection = self._certain_selection(features, rule, factor * GAIN_ERROR)
+            keep_mask = selection.keep_mask.to(features.device)
+            merged, present = self.merger(features, keep_mask)
+            vectors = F.normalize(as_double(self.to_code(merged)), dim=-1)
+        present = present.to(vectors.device)
+        found = self.codebook.nearest_of_inexact(vectors, factor * VECTOR_ERROR)
+        is_certain = selection.is_certain.to(vectors.device) & (found.is_certain | ~present).all(dim=1)
+        rows = _unpacked(found.ids.to(self.device), present)
+        again = (~is_certain).nonzero()[:, 0]
+        if len(again):
+            exact = self._encode_exactly(images[again.to(images.device)], rule.of_images(again), 0)
+            keep_mask = keep_mask.index_copy(0, again.to(keep_mask.device), exact.keep_mask.to(keep_mask.device))
+            for index, ids in zip(again.tolist(), exact.ids, strict=True):
+                rows[index] = ids.to(self.device)
+        return KeyframeTokens(rows, keep_mask)
+
+    def _certain_selection(self, features: Tensor, rule: "_SelectionRule", error: float) -> Selection:
+        if rule.keep_mask is not None:
+            certain = torch.ones(len(features), dtype=torch.bool, device=features.device)
+            return Selection(rule.keep_mask.to(features.device), certain)
+        return self.selector.select_by_inexact(features, error, rule.num_tokens, rule.threshold)
+
+
+def _unpacked(ids: Tensor, present: Tensor) -> list[Tensor]:
+    """Return the ids of each image, [n_i], of ids [B, n] whose padding at the end is not `present` bool [B, n]."""
+    # a GPU waits once, and not for each image
+    return [row[:count] for row, count in zip(ids, present.sum(dim=1).tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class _SelectionRule:
+    """Which patches are kept: one of these is given."""
+
+    keep_mask: Tensor | None = None
+    """bool [B, N]: these."""
+    num_tokens: int | None = None
+    """So many of each image."""
+    threshold: Tensor | None = None
+    """float64 []: those whose score reaches it."""
+
+    def of_images(self, index: Tensor) -> "_SelectionRule":
+        """Return the rule for some of the images, int64 [n]."""
+        return self if self.keep_mask is None else _SelectionRule(self.keep_mask[index.to(self.keep_mask.device)])

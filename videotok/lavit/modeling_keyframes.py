@@ -17,7 +17,7 @@ from motion_vq.model_base import VideotokModel
 from motion_vq.vector_quantizer import nearest
 from unet3d.diffusion import device_of
 from videotok.errors import ModelError
-from videotok.keyframes.protocol import KeyframeTokens, check_ids, check_images, check_keep_mask
+from videotok.keyframes.protocol import ExpectedErrors, KeyframeTokens, check_ids, check_images, check_keep_mask
 from videotok.keyframes.selector import Selector, keep_above
 from videotok.keyframes.vit import VisionTransformer, patchify
 
@@ -227,7 +227,7 @@ class LavitKeyframeTokenizer(VideotokModel):
         return self.vit(images.to(device_of(self), self.dtype))
 
     @torch.no_grad()
-    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def expected_errors(self, images: Tensor, counts: Sequence[int]) -> ExpectedErrors:
         """Refuse: its selector does not say which errors to expect.
 
         Raises:
