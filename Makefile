@@ -115,7 +115,7 @@ $(RUNS)/mixture/.done: $(RUNS)/motion/.done
 # the refiner after it, on keyframes decoded from tokens
 $(RUNS)/detokenizer/.done: $(RUNS)/mixture/.done $(RUNS)/bundle/keyframes/config.json
 	$(TRAIN) detokenizer $(CACHE) --out $(@D) --from $(RUNS)/mixture/best --tokenizer $(RUNS)/motion/best \
-		--keyframes $(RUNS)/bundle/keyframes --refiner-widths 32,64,96 --refiner-blocks 1,2,2 --refiner-only \
+		--keyframes $(RUNS)/bundle/keyframes --refiner-widths 32,64,96,128 --refiner-blocks 1,2,3,2 --refiner-only \
 		$(WITH_LPIPS) $(OPTIONS)
 	touch $@
 

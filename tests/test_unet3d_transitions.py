@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detokenizer_sizes import GRID, trained_detokenizer
 from torch import Tensor
 
-from unet3d.candidates import MotionCandidates, make_candidates
+from unet3d.candidates import CANDIDATES, MotionCandidates, make_candidates
 from unet3d.transitions import compare_keyframes, replace_transitions
 
 STEPS, HEIGHT, WIDTH = 8, 96, 144
@@ -47,7 +47,7 @@ def test_a_scene_whose_motion_is_missed_is_still_a_scene():
 
 
 @pytest.mark.parametrize("kind", ["cut", "fade from black", "fade to white"])
-def test_after_a_cut_or_a_fade_the_prior_is_shown(kind: str):
+def test_a_cut_or_a_fade_is_a_cross_fade_half_way(kind: str):
     first, second = scene(0, 0), scene(1, 0)
     if kind == "fade from black":
         first = torch.full_like(first, -1)
@@ -55,7 +55,13 @@ def test_after_a_cut_or_a_fade_the_prior_is_shown(kind: str):
         second = torch.ones_like(second)
     found = candidates_between(first, second)
     assert compare_keyframes(found).scene_share == 0
-    assert torch.equal(replace_transitions(torch.rand_like(found.prior), found), found.prior)
+    shown = replace_transitions(torch.rand_like(found.prior), found)
+    before, after = (found.pictures[:, :, CANDIDATES.index(name)] for name in ("global_motion", "next_global_motion"))
+    quarter = STEPS // 4
+    assert torch.allclose(shown[:, : quarter + 1], before[:, : quarter + 1], atol=1e-6)
+    assert torch.allclose(shown[:, -quarter:], after[:, -quarter:], atol=1e-6)
+    middle = STEPS // 2
+    assert torch.allclose(shown[:, middle], (before + after)[:, middle] / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.4), (0.5, -0.2)])
@@ -99,6 +105,7 @@ def test_reconstruction_leaves_the_network_out_at_a_cut():
         for following, is_scene in ((scene(0, 2 * STEPS), True), (scene(1, 0), False)):
             found = candidates_between(keyframe, following)
             frames = model.reconstruct(keyframe, vectors, next_keyframe=following, next_vectors=vectors)
-            assert torch.allclose(frames[:, 1:], found.prior[:, 1:].clamp(-1, 1), atol=1e-6) != is_scene
+            shown = replace_transitions(torch.zeros_like(found.prior), found)[:, 1:].clamp(-1, 1)
+            assert torch.allclose(frames[:, 1:], shown, atol=1e-6) != is_scene
         alone = model.reconstruct(keyframe, vectors)
     assert alone.shape == (1, STEPS, 3, HEIGHT, WIDTH), "a clip without a next keyframe has no transition"

@@ -2,7 +2,7 @@
 
 DetokenizerTraining             the denoiser at all noise levels, by squared error
 DetokenizerPerceptualTraining   what one evaluation from pure noise shows, refiner included: log squared error, LPIPS if
-                                given, sharpness
+                                given, sharpness and power spectrum
 """
 
 import math
@@ -11,19 +11,23 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.losses import psnr
-from unet3d.candidates import MotionCandidates, luma, make_candidates
+from unet3d.candidates import MotionCandidates, make_candidates
 from unet3d.detokenizer import VideoDetokenizer
+from unet3d.perceptual_losses import (
+    augmented_lpips,
+    laplacian_energy,
+    pattern_excess,
+    sharpness_difference,
+    spectrum_difference,
+)
 
 CodeMotion = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """(vectors float32 [B, T, h, w, 2], valid bool [B, T, h, w], rng) -> the vectors after coding, same shape."""
 CodeKeyframes = Callable[[Tensor, tuple[int, int], np.random.Generator], Tensor]
 """(keyframes as squares [N, 3, S, S] in [-1, 1], (H, W), rng) -> the keyframes after coding, [N, 3, H, W]."""
-PictureDistance = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(LPIPS network, frames, truth), pictures [N, 3, H, W] -> distances [N]."""
 Item = dict[str, np.ndarray]
 Figures = dict[str, float]
 
@@ -46,13 +50,6 @@ MIXTURE_WEIGHT = 0.4
 """Weight of the mixture's own log squared error where the network before the refiner is trained, too."""
 LPIPS_RANGE = 1.1
 """Pixels are clipped to this before LPIPS, which was trained on pictures in [-1, 1]."""
-ENERGY_SIDE, ENERGY_STEP = 16, 8
-"""Sharpness is compared in squares of so many pixels, one every so many pixels."""
-ENERGY_OFFSETS = ((1, 0.01, 1.0), (2, 0.02, 0.5))
-"""Sharpness is compared at these reductions of the size; energy added before the log, so that flat squares count
-little; weight."""
-LPIPS_SHIFT = 4
-"""LPIPS in training begins at one of so many pixels along each side, see `shifted_lpips`."""
 LPIPS_DECIBELS = 13.0
 """A `score` of validation is PSNR less LPIPS times this: 0.01 of LPIPS is worth 0.13 dB."""
 
@@ -220,11 +217,16 @@ class PerceptualOptions:
 
     lpips: nn.Module | None = None
     """Perceptual distance, frozen: (frames, truth), both [N, 3, H, W] in [-1, 1] -> [N]. None: not used."""
-    lpips_weight: float = 4.0
-    sharpness_weight: float = 1.0
+    lpips_weight: float = 6.0
+    """Of LPIPS under random augmentation, see `augmented_lpips`."""
+    sharpness_weight: float = 0.6
     """Of the difference in local sharpness, see `sharpness_difference`."""
+    spectrum_weight: float = 0.8
+    """Of the difference in power by frequency and direction, see `spectrum_difference`."""
+    pattern_weight: float = 3.0
+    """Of regular patterns, see `pattern_excess`."""
     exact_weight: float = 0.25
-    """Factor on both where keyframes are exact: there detail is at hand, and none has to be made up."""
+    """Factor on all of these where keyframes are exact: there detail is at hand, and none has to be made up."""
     frames_per_crop: int = 3
     """So many frames of each crop, at random, are refined and compared."""
     refiner_only: bool = False
@@ -284,12 +286,9 @@ class DetokenizerPerceptualTraining(DetokenizerTraining):
             frames = mixed + (1 - batch["exact"]).view(-1, 1, 1, 1, 1) * detail
         error = _log_error(frames, truth)
         gain = -10 / math.log(10) * (error.detach() - _log_error(mixed.detach(), truth)).mean()
-        found = self._differences(frames, truth, shifted_lpips)
+        perceptual, found = self._perceptual_loss(frames.flatten(0, 1), truth.flatten(0, 1))
         weight = 1 - (1 - options.exact_weight) * batch["exact"]
-        perceptual = options.sharpness_weight * found["sharpness_difference"]
-        if "lpips" in found:
-            perceptual = perceptual + options.lpips_weight * found["lpips"]
-        total = total + error.mean() + (weight[:, None] * perceptual).mean()
+        total = total + error.mean() + (weight[:, None] * perceptual.view(chosen.shape)).mean()
         return total, {"gain": float(gain), **{name: float(value.detach().mean()) for name, value in found.items()}}
 
     def validate(self, batches: Iterable[dict[str, Tensor]]) -> Figures:
@@ -304,59 +303,34 @@ class DetokenizerPerceptualTraining(DetokenizerTraining):
         return figures
 
     def _compare(self, frames: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        energy, wanted = (laplacian_energy(part.flatten(0, 1)).mean((1, 2)) for part in (frames, truth))
-        ratio = (energy + 1e-4) / (wanted + 1e-4)
-        found = {**self._differences(frames, truth), "sharpness": ratio.view(frames.shape[:2])}
-        return {name: values.mean(1) for name, values in found.items()}
-
-    def _differences(self, frames: Tensor, truth: Tensor, distance: PictureDistance | None = None) -> dict[str, Tensor]:
-        """Return the perceptual differences of frames [N, n, 3, H, W], [N, n] each; LPIPS by way of `distance`."""
         first, second = frames.flatten(0, 1), truth.flatten(0, 1)
-        found = {"sharpness_difference": sharpness_difference(first, second)}
+        energy, wanted = (laplacian_energy(part).mean((1, 2)) for part in (first, second))
+        found = {
+            "sharpness_difference": sharpness_difference(first, second),
+            "sharpness": (energy + 1e-4) / (wanted + 1e-4),
+        }
         if self.options.lpips is not None:
-            lpips, clipped = self.options.lpips.to(first.device), first.clamp(-LPIPS_RANGE, LPIPS_RANGE)
-            found["lpips"] = lpips(clipped, second) if distance is None else distance(lpips, clipped, second)
-        return {name: values.view(frames.shape[:2]) for name, values in found.items()}
+            found["lpips"] = self.options.lpips.to(first.device)(first.clamp(-LPIPS_RANGE, LPIPS_RANGE), second)
+        return {name: values.view(frames.shape[:2]).mean(1) for name, values in found.items()}
 
-
-def shifted_lpips(lpips: nn.Module, frames: Tensor, truth: Tensor) -> Tensor:
-    """Return LPIPS of pictures [N, 3, H, W] so that it sees every pixel and fine patterns: [N].
-
-    The mean of two distances, both from a random pixel on: at the pictures' size, and of a random quarter of them at
-    twice the size. By itself the network looks at every second pixel and at this size does not see patterns of two
-    pixels, which the refiner then learns to put on edges.
-    """
-    top, left = (int(torch.randint(LPIPS_SHIFT, ())) for _ in range(2))
-    frames, truth = frames[..., top:, left:], truth[..., top:, left:]
-    height, width = (side // 2 for side in frames.shape[-2:])
-    y, x = int(torch.randint(height + 1, ())), int(torch.randint(width + 1, ()))
-
-    def enlarged(pictures: Tensor) -> Tensor:
-        part = pictures[..., y : y + height, x : x + width]
-        return F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)
-
-    return (lpips(frames, truth) + lpips(enlarged(frames), enlarged(truth))) / 2
-
-
-def sharpness_difference(frames: Tensor, truth: Tensor) -> Tensor:
-    """Return how far the local sharpness of pictures [N, 3, H, W] is from the truth's: [N].
-
-    It is the mean absolute difference of logs of Laplacian energy, at full and at half size. It asks for as much detail
-    as the truth has and not for the same detail, which squared error punishes twice if it lies a pixel beside.
-    """
-    total = frames.new_zeros(len(frames), dtype=torch.float32)
-    for reduction, offset, weight in ENERGY_OFFSETS:
-        own, wanted = (laplacian_energy(F.avg_pool2d(part.float(), reduction)) for part in (frames, truth))
-        total = total + weight * ((own + offset).log() - (wanted + offset).log()).abs().mean((1, 2))
-    return total
-
-
-def laplacian_energy(pictures: Tensor) -> Tensor:
-    """Return the mean absolute Laplacian of the luma of pictures [N, 3, H, W] in squares: [N, h, w]."""
-    # by slices: autocast would run a convolution in half precision, which has too few digits for small differences
-    values = luma(pictures.float())
-    around = values[:, :-2, 1:-1] + values[:, 2:, 1:-1] + values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
-    return F.avg_pool2d((around - 4 * values[:, 1:-1, 1:-1]).abs(), ENERGY_SIDE, ENERGY_STEP)
+    def _perceptual_loss(self, frames: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum [N] of the perceptual differences of pictures [N, 3, H, W], and each of them, [N]."""
+        options = self.options
+        found = {
+            "sharpness_difference": sharpness_difference(frames, truth),
+            "spectrum_difference": spectrum_difference(frames, truth),
+            "pattern_excess": pattern_excess(frames, truth),
+        }
+        if options.lpips is not None:
+            lpips = options.lpips.to(frames.device)
+            found["lpips"] = augmented_lpips(lpips, frames.clamp(-LPIPS_RANGE, LPIPS_RANGE), truth)
+        weights = {
+            "sharpness_difference": options.sharpness_weight,
+            "spectrum_difference": options.spectrum_weight,
+            "pattern_excess": options.pattern_weight,
+            "lpips": options.lpips_weight,
+        }
+        return torch.stack([weights[name] * value for name, value in found.items()]).sum(0), found
 
 
 def coarsen_motion(vectors: Tensor, valid: Tensor, rng: np.random.Generator) -> Tensor:

@@ -3,8 +3,8 @@
 There the network makes worse frames than it was given (clips made for a test: up to 2.3 dB in a fade, 1.0 in a
 dissolve, 0.9 in a pan in changing light, and a grid in fades). Both keyframes, moved to the same time, tell such clips:
 
-    they do not correlate       motion does not lead from one to the other: the prior is shown, which goes by
-                                confidence and nearness in time
+    they do not correlate       motion does not lead from one to the other: each is moved as the camera alone moved,
+                                and they are cross-faded half-way in time
     they differ mostly in       the light changed: both warps are right in all but their light, which lies between
     contrast and brightness     theirs, so that they are cross-faded
 """
@@ -30,8 +30,12 @@ CELL = 8
 """Pixels along each side whose mean is compared: coarse, since keyframes decoded from tokens differ in detail."""
 NOISE_VARIANCE = 1e-3
 """Variance of the luma, pictures in [-1, 1], which says nothing: pictures as plain as this correlate with none."""
+CROSS_FADE_SHARE = 0.5
+"""Share of a clip's time, in its middle, in which keyframes that do not correlate are cross-faded. When the cut was
+cannot be known; a cut at once is wrong for longer, and a cross-fade of the whole clip shows both all the time."""
 NEARNESS = MAPS.index("nearness")
 FORWARD, BACKWARD = CANDIDATES.index("forward"), CANDIDATES.index("backward")
+GLOBAL_MOTION = CANDIDATES.index("global_motion"), CANDIDATES.index("next_global_motion")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,11 @@ def replace_transitions(frames: Tensor, candidates: MotionCandidates) -> Tensor:
     near = candidates.maps[:, :, NEARNESS, None]
     faded = candidates.pictures[:, :, FORWARD].lerp(candidates.pictures[:, :, BACKWARD], near)
     frames = frames.lerp(faded, agreement.light_share.view(-1, 1, 1, 1, 1))
-    return candidates.prior.lerp(frames, agreement.scene_share.view(-1, 1, 1, 1, 1))
+    if bool((agreement.scene_share == 1).all()):
+        return frames
+    before, after = (candidates.pictures[:, :, index] for index in GLOBAL_MOTION)
+    cut = before.lerp(after, _ramp(near, ((1 - CROSS_FADE_SHARE) / 2, (1 + CROSS_FADE_SHARE) / 2)))
+    return cut.lerp(frames, agreement.scene_share.view(-1, 1, 1, 1, 1))
 
 
 def _ramp(values: Tensor, limits: tuple[float, float]) -> Tensor:

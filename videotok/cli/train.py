@@ -237,16 +237,16 @@ def detokenizer(
         bool, typer.Option("--refiner-only", help="Train the refiner and leave all other weights as they are.")
     ] = False,
     lpips: LpipsWeights = None,
-    lpips_weight: Annotated[float, typer.Option(min=0, help="Weight of LPIPS in the loss.")] = 5.0,
+    lpips_weight: Annotated[float, typer.Option(min=0, help="Weight of LPIPS in the loss.")] = 6.0,
     sharpness_weight: Annotated[
         float, typer.Option(min=0, help="Weight of the difference in local sharpness, with a refiner or --lpips.")
-    ] = 0.4,
+    ] = 0.6,
     spectrum_weight: Annotated[
         float, typer.Option(min=0, help="Weight of the difference in the power of waves, with a refiner or --lpips.")
     ] = 0.8,
     pattern_weight: Annotated[
         float, typer.Option(min=0, help="Weight of patterns such as grids, with a refiner or --lpips.")
-    ] = 0.3,
+    ] = 3.0,
     *,
     options: RunOptions,
 ) -> None:
