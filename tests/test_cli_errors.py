@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from typer.main import get_command
 
 from codec import VideoWriter
-from videotok.cli.main import main
+from videotok.cli.console import counted
+from videotok.cli.main import app, main
+from videotok.errors import first_line
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 
@@ -179,6 +182,39 @@ def test_bad_decoding_requests(encoded, capfd, options, message):
 def test_commands_that_read_tokens_or_videos_alone(encoded, capfd):
     assert "give --tokens" in refusal("inspect clip.vtok", capfd)
     assert "--stream 0 chooses a stream of a video" in refusal("info clip.vtok --stream 0", capfd)
+
+
+def command_options():
+    """Yield the command's name and each of its options and arguments, for all commands."""
+
+    def walk(command, name):
+        for parameter in command.params:
+            yield name, parameter
+        for word, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, f"{name} {word}")
+
+    yield from walk(get_command(app), "videotok")
+
+
+def test_every_option_has_a_help_text_that_is_a_sentence():
+    for command, option in command_options():
+        text = getattr(option, "help", None)
+        assert text, (command, option.name)
+        assert text.endswith("."), (command, option.name, text)
+
+
+def test_options_of_several_commands_say_the_same():
+    names = ("device", "dtype", "duration", "keyframe_model", "motion_source", "stream", "threads", "video_model")
+    for name in names:
+        texts = {option.help for _, option in command_options() if option.name == name}
+        assert len(texts) == 1, (name, texts)
+
+
+def test_parts_of_messages():
+    assert [counted(number, "patch") for number in (0, 1, 2)] == ["0 patches", "1 patch", "2 patches"]
+    assert counted(1234, "clip") == "1,234 clips"
+    assert first_line(ValueError("no such file\n\nTry this")) == "no such file"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_unknown_command_and_missing_argument(folder, capfd):

@@ -49,8 +49,7 @@ def one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, which for libraries that write many says most; its type where it
-    has none."""
+    """Return the first line of an exception's message, since libraries go on with advice; or its type."""
     return printable(next(iter(str(error).strip().splitlines()), "")) or type(error).__name__
 
 
