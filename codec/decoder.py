@@ -83,6 +83,7 @@ def decode_pictures(
     loop_filter: bool,
     is_needed: Callable[[DemuxedPacket], bool],
     packets: Iterator[DemuxedPacket] | None = None,
+    first_index: int = 1,
 ) -> Iterator[DecodedPicture]:
     """Decode pictures from the container's current position on.
 
@@ -94,6 +95,7 @@ def decode_pictures(
         is_needed: whether the picture in a packet is used. If it is not, and no other picture refers to it, it is not
             decoded.
         packets: the packets to decode; all that follow if None.
+        first_index: `DecodedPicture.index` of the first packet.
 
     Raises:
         MediaError: FFmpeg's decoder does not support this kind of stream; or the stream is encrypted.
@@ -106,7 +108,7 @@ def decode_pictures(
     base, earliest_pts, has_begun = float(stream.time_base or 0), math.inf, False
     in_decoder: dict[int, _SentPacket] = {}
     times = PictureTimes(_packed_step(stream))
-    for index, demuxed in enumerate(packets or Demuxer(container, stream).packets(), 1):
+    for index, demuxed in enumerate(packets or Demuxer(container, stream).packets(), first_index):
         packet = demuxed.packet
         lost |= demuxed.is_truncated or demuxed.is_corrupt
         if packet is not None:
