@@ -1,7 +1,7 @@
 """Measure how fast videos are read as motion fields, compared with other readers in the same run.
 
     python -m benchmarks.codec VIDEOS… --json OUT [--repeats 5] [--cores 1 2] [--readers ours bare …] [--busy 2]
-    python -m benchmarks.codec VIDEO --lengths 1 4 16 --json OUT
+    python -m benchmarks.codec VIDEO --lengths 0.5 1 4 [--cores 1 2] --json OUT
 
 Readers:
 
@@ -9,6 +9,7 @@ Readers:
 - `fields`: the same without keyframes and without the deblocking filter
 - `motion`: iter_motion, motion fields of every frame of the stream, no pictures
 - `bare`: PyAV on one thread, vectors exported and discarded, no deblocking filter
+- `deblocked`: the same with the deblocking filter, which exact keyframes need: no reader with keyframes can be faster
 - `mvextractor`: motion-vector-extractor, vectors and frames, no grid
 - `reference`: the method of Video-LaVIT: FFmpeg to MPEG-4 at 12 fps, motion-vector-extractor, a dense array,
   max-pooling, resizing
@@ -20,7 +21,7 @@ CPU seconds are measured, so that other work on a shared machine does not count,
 `speed_of_ours` is the speed of `ours` divided by a reader's. With `--busy`, every reader is run alone and beside that
 many processes that do nothing but count, and `busy_factor` is the ratio of the CPU seconds. With `--lengths`, the
 first video is repeated by stream copy to that many minutes and read by `ours`: cost must grow with the length, memory
-must not.
+must not. `gain` is the wall-clock time on the first number of cores divided by that on this one.
 """
 
 import argparse
@@ -67,10 +68,18 @@ def motion(path: Path, cores: int) -> None:
 
 
 def bare(path: Path, _cores: int) -> None:
+    _decode(path, {"flags2": "+export_mvs", "skip_loop_filter": "all"})
+
+
+def deblocked(path: Path, _cores: int) -> None:
+    _decode(path, {"flags2": "+export_mvs"})
+
+
+def _decode(path: Path, options: dict[str, str]) -> None:
     with open_video(path) as (container, stream):
         context = stream.codec_context
         context.thread_type, context.thread_count = "SLICE", 1
-        context.options = {"flags2": "+export_mvs", "skip_loop_filter": "all"}
+        context.options = options
         for packet in container.demux(stream):
             context.decode(packet)
 
@@ -120,6 +129,7 @@ READERS: dict[str, Callable[[Path, int], None]] = {
     "fields": fields,
     "motion": motion,
     "bare": bare,
+    "deblocked": deblocked,
     "mvextractor": mvextractor,
     "reference": reference,
     "limit": limit,
@@ -131,6 +141,9 @@ def run_in_process(reader: str, path: Path, cores: int) -> None:
     if reader != "limit":
         cv2.setNumThreads(1)
     start_cpu = _cpu_seconds()
+    if reader in ("mvextractor", "reference"):
+        # the extra [peers] brings its own FFmpeg, which takes 0.1 s to load
+        import mvextractor.videocap  # noqa: F401
     if reader in ("ours", "fields", "motion"):
         CHOOSER.choose("1")
         CHOOSER.for_next_frame(fine_grid(SPEC))
@@ -224,22 +237,31 @@ def summary(rows: list[dict[str, object]]) -> Iterator[str]:
         yield line
 
 
-def measure_lengths(path: Path, minutes: list[int]) -> Iterator[dict[str, object]]:
-    """Yield the rows of the video repeated to each number of minutes."""
+def measure_lengths(path: Path, minutes: list[float], cores: list[int], repeats: int) -> Iterator[dict[str, object]]:
+    """Yield the rows of the video repeated to each number of minutes, one for each number of cores."""
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             long = Path(folder) / f"{length}.mp4"
             source = ffmpeg.input(str(path), stream_loop=-1)
             copied = source.output(str(long), c="copy", an=None, t=60 * length).global_args("-loglevel", "quiet")
             copied.run(cmd=imageio_ffmpeg.get_ffmpeg_exe())
-            run = run_in_child("ours", long, 1)
-            yield {
-                "video": path.name,
-                "minutes": length,
-                "cpu_seconds": round(run["cpu"], 2),
-                "cpu_seconds_a_minute": round(run["cpu"] / length, 2),
-                "peak_mb": run["peak_mb"],
-            }
+            runs: dict[int, list[dict[str, float]]] = {count: [] for count in cores}
+            for _ in range(repeats):
+                for count in cores:
+                    runs[count].append(run_in_child("ours", long, count))
+            walls = {count: statistics.median(run["wall"] for run in done) for count, done in runs.items()}
+            for count, done in runs.items():
+                cpu = _median_cpu(done)
+                yield {
+                    "video": path.name,
+                    "minutes": length,
+                    "cores": count,
+                    "cpu_seconds": round(cpu, 2),
+                    "cpu_seconds_a_minute": round(cpu / length, 2),
+                    "wall_seconds": round(walls[count], 2),
+                    "gain": round(walls[cores[0]] / walls[count], 2),
+                    "peak_mb": max(run["peak_mb"] for run in done),
+                }
             long.unlink()
 
 
@@ -250,14 +272,14 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores a run may use (default 1 and 2)")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS), help="default: all")
     parser.add_argument("--busy", type=int, default=0, help="processes that run beside every second run (default 0)")
-    parser.add_argument("--lengths", type=int, nargs="+", help="minutes to which the first video is repeated")
+    parser.add_argument("--lengths", type=float, nargs="+", help="minutes to which the first video is repeated")
     parser.add_argument("--reader", choices=READERS, help="run one reader in this process")
     arguments = parser.parse_args()
     if arguments.reader:
         run_in_process(arguments.reader, arguments.videos[0], arguments.cores[0])
         return
     if arguments.lengths:
-        found = measure_lengths(arguments.videos[0], arguments.lengths)
+        found = measure_lengths(arguments.videos[0], arguments.lengths, arguments.cores, arguments.repeats)
     else:
         pairs = ((path, cores) for path in footage(arguments.videos) for cores in arguments.cores)
         found = (
