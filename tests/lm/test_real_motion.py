@@ -1,5 +1,6 @@
 """The camera's motion in real footage, its answers, variants of its motion, and what of a long video is read."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_what_is_not_clear_has_no_answer():
     assert CameraPath(fast).speed_change() == "faster"
     assert CameraPath(fast[::-1]).speed_change() == "slower"
     assert CameraPath(np.full((24, 3), (0.01, 0, 0), np.float32)).speed_change() is None
+
+
+def test_a_cut_and_an_object_are_not_the_camera():
+    frames = frames_of(constant_speed(pan=(0.08, 0)), 12)
+    other = np.stack([cv2.resize(photograph("rocket"), (256, 144))] * 12)
+    joined = camera_path(np.concatenate([frames, other]))
+    assert np.isinf(joined.steps[11]).all()
+    assert joined.answers() == {}
+    board = np.full((144, 256, 3), 200, np.uint8)
+    walking = np.repeat(board[None], 12, axis=0)
+    for number, frame in enumerate(walking):
+        frame[20:130, 60 + 3 * number : 120 + 3 * number] = frames[0, 20:130, 60:120]
+    assert camera_path(walking).answers() == {}, "all that can be tracked is one object"
 
 
 def global_steps(motion: RealMotion) -> np.ndarray:

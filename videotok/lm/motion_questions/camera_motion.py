@@ -11,7 +11,9 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+from av import VideoFrame
 
+from codec.optical_flow import OpticalFlow, is_scene_cut
 from videotok.lm.motion_questions.scenes import CAMERA, FPS, ZOOM
 
 MOVES = "does the camera move"
@@ -25,6 +27,8 @@ MAX_ERROR_PIXELS = 0.8
 """Of a point that follows the camera, between its place and the one that the fit says."""
 MIN_INLIERS = 0.5
 """Share of points that must follow the camera: else something large moves, or the pictures are not comparable."""
+MIN_COVER = 0.4
+"""Share of the picture within the hull of the points that follow the camera: else they may all lie on one object."""
 MIN_KNOWN = 0.7
 """Share of the steps of a path that must be known."""
 MIN_SPEED = 0.02
@@ -48,12 +52,12 @@ class CameraPath:
 
     steps: np.ndarray
     """float32 [n, 3]: to the right, downwards, and growth at either side; all in fractions of the frame's width. NaN
-    where it is not known: too few points, or too few of them move alike."""
+    where it is not known: too few points, or too few of them move alike. Infinite at a cut."""
 
     def known(self) -> np.ndarray:
-        """Return the steps with the mean of all where one is not known; empty where too many are not."""
+        """Return the steps with the mean of all where one is not known; empty where too many are not, or at a cut."""
         is_known = np.isfinite(self.steps).all(axis=1)
-        if not len(self.steps) or is_known.mean() < MIN_KNOWN:
+        if not len(self.steps) or is_known.mean() < MIN_KNOWN or np.isinf(self.steps).any():
             return self.steps[:0]
         return np.where(is_known[:, None], self.steps, self.steps[is_known].mean(axis=0))
 
@@ -119,13 +123,22 @@ def _step(before: np.ndarray, after: np.ndarray) -> Sequence[float]:
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, None, **options)
     is_tracked = (found & found_back)[:, 0].astype(bool) & (np.abs(back - points).max(axis=(1, 2)) < 0.5)
     if is_tracked.sum() < max(MIN_POINTS, len(points) / 4):
-        return unknown
+        return (np.inf,) * 3 if _is_cut(before, after) else unknown
     matrix, inliers = cv2.estimateAffinePartial2D(
         points[is_tracked], moved[is_tracked], method=cv2.RANSAC, ransacReprojThreshold=MAX_ERROR_PIXELS
     )
     if matrix is None or inliers.mean() < MIN_INLIERS:
+        return (np.inf,) * 3 if _is_cut(before, after) else unknown
+    hull = cv2.convexHull(points[is_tracked][inliers[:, 0].astype(bool)])
+    if cv2.contourArea(hull) < MIN_COVER * SIZE[0] * SIZE[1]:
         return unknown
     centre = np.array([SIZE[0] / 2, SIZE[1] / 2])
     x, y = matrix[:, :2] @ centre + matrix[:, 2] - centre
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     return x / SIZE[0], y / SIZE[0], (scale - 1) / 2
+
+
+def _is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Return whether two pictures, uint8 [H, W], show two scenes."""
+    frames = (VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray") for picture in (after, before))
+    return OpticalFlow().measure(*frames, (1, 1), is_scene_cut).is_cut
