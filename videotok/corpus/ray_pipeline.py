@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
-from videotok.errors import CorpusError
+from videotok.errors import CorpusError, first_line
 from videotok.threads import available_cores
 
 BLOCK_BYTES = 8 << 20
@@ -102,7 +102,9 @@ def _run(ray, videos: pa.Table, plan: EncodePlan, cluster: Cluster, workers: _Wo
         yield from clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise CorpusError(f"Ray gave up ({reason}); what was written is safe, the same command continues") from error
+        raise CorpusError(
+            f"Ray gave up ({first_line(error)}); what was written is safe, the same command continues"
+        ) from error
 
 
 def _import_ray():
@@ -143,10 +145,9 @@ def _start_ray(ray, cluster: Cluster) -> Iterator[None]:
             else:
                 ray.init(address=cluster.address, **quiet)
     except Exception as error:  # Ray raises plain exceptions too, such as where a busy machine starts it too slowly
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "; a cluster with authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         raise CorpusError(
-            f"cannot start or reach Ray at {cluster.address or 'this machine'}: {reason}"
+            f"cannot start or reach Ray at {cluster.address or 'this machine'}: {first_line(error)}"
             f"{hint if cluster.address else ''}"
         ) from error
     try:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from codec import atomic_path
 from videotok.config import EncodeConfig, MotionSourceChoice
-from videotok.errors import ModelError, TokensError
+from videotok.errors import ModelError, TokensError, first_line
 from videotok.io_utils import read_json, write_json
 from videotok.lm.chat import ChatTemplate, Prompt
 from videotok.lm.packing import IGNORED, PackedBatch, evenly_spaced
@@ -364,7 +364,7 @@ class VideoLanguageModel(nn.Module):
             model = load_causal_lm(folder, dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"cannot load {folder}: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"cannot load {folder}: {first_line(error)}") from error
         if (folder / VIDEO_CONFIG_NAME).is_file():
             return cls._from_video_config(folder, model, tokenizer).eval()
         vocabulary, width = Vocabulary.published(), embedding_table(model).shape[1]
@@ -391,8 +391,7 @@ class VideoLanguageModel(nn.Module):
             if found.projections.state_dict():
                 found.projections.load_state_dict(_load_projections(folder / PROJECTIONS_NAME))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{path} does not fit the language model beside it: {reason}") from error
+            raise ModelError(f"{path} does not fit the language model beside it: {first_line(error)}") from error
         return found
 
 
