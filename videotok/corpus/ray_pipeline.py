@@ -102,9 +102,7 @@ def _run(ray, videos: pa.Table, plan: EncodePlan, cluster: Cluster, workers: _Wo
         yield from clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise CorpusError(
-            f"Ray gave up ({first_line(error)}); what was written is safe, the same command continues"
-        ) from error
+        raise CorpusError(f"Ray gave up ({reason}); what was written is safe, the same command continues") from error
 
 
 def _import_ray():
