@@ -1,6 +1,7 @@
 """The video detokenizer in a tiny size: untrained, shapes, seeds, files, and chains of clips."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -149,6 +150,35 @@ def test_a_chain_in_batches_has_the_same_frames():
         assert [frames.shape for frames in batched] == [frames.shape for frames in single]
         for together, alone in zip(batched, single, strict=True):
             torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+def test_a_chain_by_several_threads_has_the_same_frames_in_order():
+    """Of several lengths, and the last one without a next keyframe; torch's number of threads stays as it was."""
+    model, before = trained_detokenizer(), torch.get_num_threads()
+    clips = [random_clip(index, steps=steps) for index, steps in enumerate((4, 4, 4, 3, 4))]
+    single = list(decode_chain(model, clips, seed=5))
+    threaded = list(decode_chain(model, iter(clips), seed=5, num_workers=2))
+    for together, alone in zip(threaded, single, strict=True):
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+    assert torch.get_num_threads() == before
+    assert list(decode_chain(model, [], num_workers=2)) == []
+    # each clip after the first starts from the one before, and waits for it
+    constrained = list(decode_chain(model, clips, noise_rate=0.5, num_workers=2))
+    expected = list(decode_chain(model, clips, noise_rate=0.5))
+    assert all(torch.equal(one, other) for one, other in zip(constrained, expected, strict=True))
+
+
+def test_threads_end_with_the_chain_and_pass_errors_on():
+    damaged = (torch.zeros(1, 2, 8, 8), random_clip(2)[1])
+    count, clips = threading.active_count(), [random_clip(0), random_clip(1), random_clip(3), damaged]
+    chain = decode_chain(tiny_detokenizer(), clips, num_workers=2)
+    next(chain)
+    assert threading.active_count() == count + 2
+    chain.close()
+    assert threading.active_count() == count
+    with pytest.raises(ValueError, match="next_keyframe"):
+        list(decode_chain(tiny_detokenizer(), clips, num_workers=2))
+    assert threading.active_count() == count
 
 
 def test_space_to_depth_holds_every_pixel():

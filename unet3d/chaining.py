@@ -1,8 +1,12 @@
 """Clips one after another: each is rebuilt between its own keyframe and the next one."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from threading import Barrier
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,10 +27,11 @@ def decode_chain(
     seed: int = 0,
     refine: bool = True,
     batch_size: int = 1,
+    num_workers: int = 1,
 ) -> Iterator[Tensor]:
     """Yield the frames [B, T, 3, H, W] in [-1, 1] of each clip.
 
-    Memory is constant: `batch_size` clips are read ahead, and the last frame of the clip before is kept.
+    Memory is constant: `batch_size` clips for each worker are read ahead, and the last frame before them is kept.
 
     Args:
         clips: one after another; T may differ.
@@ -38,14 +43,18 @@ def decode_chain(
         refine: False for keyframes that were not decoded from tokens, see `VideoDetokenizer.reconstruct`.
         batch_size: clips that are rebuilt at once, which a GPU does faster; of a `VideoDetokenizer` only. With a
             `noise_rate` below 1 each clip waits for the one before. Frames stay the same but for rounding.
+        num_workers: batches that are rebuilt at the same time, each in a thread of its own with its share of torch's
+            threads: on a CPU the cores then wait less for each other than within one batch. Also not with a
+            `noise_rate` below 1. Where the caller stops early, what is being rebuilt is finished first.
     """
-    previous_frame = None
-    for batch in _batches(clips, bidirectional, batch_size if noise_rate == 1 else 1):
+    is_chained = noise_rate < 1
+
+    def rebuild(batch: "list[_Clip]", previous_frame: Tensor | None = None) -> Tensor:
         keyframe, vectors = torch.cat([one.keyframe for one in batch]), torch.cat([one.vectors for one in batch])
         following = [one.following for one in batch if one.following is not None]
         next_keyframe, next_vectors = map(torch.cat, zip(*following, strict=True)) if following else (None, None)
         generators = [torch.Generator().manual_seed((seed * 1_000_003 + one.index) % 2**63) for one in batch]
-        frames = model.reconstruct(
+        return model.reconstruct(
             keyframe,
             vectors,
             next_keyframe=next_keyframe,
@@ -57,8 +66,17 @@ def decode_chain(
             refine=refine,
             **({} if batch[0].num_frames is None else {"num_frames": batch[0].num_frames}),
         )
-        yield from frames.split([len(one.keyframe) for one in batch])
-        previous_frame = frames[:, -1] if len(batch) == 1 else None
+
+    batches = _batches(clips, bidirectional, 1 if is_chained else batch_size)
+    if num_workers > 1 and not is_chained:
+        with _worker_threads(num_workers) as pool:
+            yield from chain.from_iterable(_map_ahead(pool, rebuild, batches, num_workers))
+        return
+    previous_frame = None
+    for batch in batches:
+        frames = rebuild(batch, previous_frame)
+        yield from frames.split(len(batch[0].keyframe))
+        previous_frame = frames[:, -1] if is_chained else None
 
 
 class ClipInput(NamedTuple):
@@ -112,3 +130,41 @@ def _batches(
             batch = []
     if batch:
         yield batch
+
+
+@contextmanager
+def _worker_threads(count: int) -> Iterator[Executor]:
+    """Give `count` threads, each of which computes with its share of torch's threads."""
+    total = torch.get_num_threads()
+    are_ready = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(max(1, total // count))
+        are_ready.wait()
+
+    with ThreadPoolExecutor(count, "rebuild", initializer=begin) as pool:
+        for _ in range(count):  # each starts a thread, since those before wait
+            pool.submit(int)
+        are_ready.wait()
+        # what a thread sets for itself would also hold for all that begin later
+        torch.set_num_threads(total)
+        yield pool
+
+
+def _map_ahead(
+    pool: Executor, rebuild: "Callable[[list[_Clip]], Tensor]", batches: "Iterable[list[_Clip]]", ahead: int
+) -> Iterator[Sequence[Tensor]]:
+    """Yield the frames of each clip of each batch, in order, while the pool rebuilds up to `ahead` batches after it."""
+    pending: deque[tuple[int, Future[Tensor]]] = deque()
+    try:
+        for batch in batches:
+            pending.append((len(batch[0].keyframe), pool.submit(rebuild, batch)))
+            if len(pending) > ahead:
+                size, frames = pending.popleft()
+                yield frames.result().split(size)
+        while pending:
+            size, frames = pending.popleft()
+            yield frames.result().split(size)
+    finally:
+        for _, frames in pending:
+            frames.cancel()

@@ -40,6 +40,11 @@ from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens,
 
 CLIPS_AT_ONCE = 8
 """Clips that a GPU rebuilds in one batch."""
+CONCURRENT_CLIPS = 2
+"""Clips that a CPU rebuilds at the same time; each takes some 400 MB at 256 x 144 pixels."""
+CONCURRENT_EVALUATIONS, CONCURRENT_PIXELS = 4, 1 << 17
+"""Up to so many evaluations of the network and pixels of a frame: the clips that are being rebuilt are finished even
+where the caller stops, and larger ones would take too much memory."""
 Progress = Callable[[float, float | None], None]
 """Called with the seconds of video done, and the seconds there are (None where the file does not say)."""
 
@@ -53,8 +58,8 @@ class VideoTokenizer(TokenizerModels):
         VideoTokens ─┬─► keyframe tokenizer ─► keyframe ─┐
                      └─► motion tokenizer ───► vectors ──┴─► video detokenizer, clip after clip ──► frames
 
-    The same file, config and weights give the same ids in any batch and on any number of threads: codes are
-    chosen in float64, and a comparison of decoded pictures that float32 leaves open is made again in float64
+    The same file, config and weights give the same ids in any batch and on any number of threads: what float32 leaves
+    open, a patch, a code or a comparison of decoded pictures, is decided in float64
     (docs/adr/0005-float32-certificate.md). Decoding runs in the caller's dtype. Models are loaded when first needed.
     """
 
@@ -230,9 +235,8 @@ class VideoTokenizer(TokenizerModels):
         )  # encoding needs no 3D U-Net, which is slow to import
 
         config = config or DecodeConfig()
-        # the models of Video-LaVIT fill a GPU with one clip, and a CPU is no faster with more
+        # the models of Video-LaVIT fill a GPU with one clip
         is_own = isinstance(self.detokenizer, VideoDetokenizer)
-        at_once = CLIPS_AT_ONCE if is_own and self.device.type != "cpu" else 1
         for scene in _scenes(clips):
             first = next(scene)
             shown, ahead = itertools.tee(itertools.chain([first], scene))
@@ -244,10 +248,17 @@ class VideoTokenizer(TokenizerModels):
                 num_inference_steps=config.num_inference_steps,
                 seed=config.seed,
                 refine=first.square is not None,  # keyframes that were given lack no detail
-                batch_size=at_once,
+                batch_size=CLIPS_AT_ONCE if is_own and self.device.type != "cpu" else 1,
+                num_workers=self._num_workers(first, config) if is_own else 1,
             )
             for clip, frames in zip(shown, rebuilt, strict=True):
                 yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])
+
+    def _num_workers(self, clip: "DetokenizerInput", config: DecodeConfig) -> int:
+        """Return how many clips are rebuilt at the same time, each in a thread of its own."""
+        evaluations = config.num_inference_steps or self.detokenizer.config["num_inference_steps"]
+        is_quick = evaluations <= CONCURRENT_EVALUATIONS and clip.keyframe.shape[2:].numel() <= CONCURRENT_PIXELS
+        return min(CONCURRENT_CLIPS, torch.get_num_threads()) if self.device.type == "cpu" and is_quick else 1
 
     def _check_motion(self, tokens: VideoTokens) -> None:
         """Refuse motion ids that these weights cannot have made, although the hashes in the file are theirs.
