@@ -50,14 +50,15 @@ class OperationsChooser:
 
     def _load(self) -> None:
         try:
-            from codec import compiled_fields  # imports numba, which is slow to import and may be missing
+            # these import numba, which is slow to import and may be missing
+            from codec import compilation, compiled_fields
         except ImportError:
             self._threshold = float("inf")
             return
-        if self._threshold and self._num_frames <= FRAMES_BEFORE_COMPILING and not compiled_fields.is_compiled():
+        if self._threshold and self._num_frames <= FRAMES_BEFORE_COMPILING and not compilation.is_compiled():
             self._threshold = float(FRAMES_BEFORE_COMPILING)
             return
-        compiled_fields.compile_kernels()
+        compilation.compile_kernels()
         self._compiled = compiled_fields.CompiledOperations()
 
     @lru_cache(maxsize=32)  # noqa: B019, there is one chooser

@@ -4,20 +4,19 @@ Every sum is made in numpy's order and every product is rounded by itself (no fa
 `_sample_three`, `_halve` and `_double` repeat what OpenCV's `remap` and `resize` compute; `codec.acceleration` compares
 them with the installed OpenCV before they are used.
 
-Kernels have one signature each and release Python's lock. They are in one file: numba's cache of compiled kernels looks
-at the file of a kernel only, and would not see that one in another file has changed. Import this module through
-`codec.acceleration`: importing numba takes 0.2 s.
+All kernels on fields are in this file, though it is long, because they share these four functions: see
+`codec.compilation`. Import this module through `codec.acceleration`: importing numba takes 0.2 s.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from codec.compilation import B2, F2, F3, ONE, F, array_type, c_order, inner, kernel
+from codec.compiled_vectors import pool_vectors
 from codec.field_operations import (
     MIN_KNOWN_WEIGHT,
     NUM_INVERSE_ROUNDS,
@@ -26,20 +25,9 @@ from codec.field_operations import (
     FieldOperations,
     ListCandidates,
     MotionPrior,
-    PooledReference,
     PooledVectors,
-    expected_on_lattice,
-    first_reference_bonus,
 )
 from codec.motion_fields import MIN_VALID_SHARE, StepField, WeightedField
-from codec.motion_vectors import (
-    FARTHER_REFERENCE_PENALTY,
-    LATTICE_PIXELS,
-    MACROBLOCK_PIXELS,
-    MOTION_TOLERANCE,
-    lattice_shape,
-    pooling_edges,
-)
 from codec.optical_flow import (
     CORRELATION_WINDOW,
     MIN_SCENE_CORRELATION,
@@ -49,60 +37,12 @@ from codec.optical_flow import (
     WINDOW_PIXELS,
 )
 
-F = np.float32
-ONE, LEAST_WEIGHT = F(1), F(1e-6)
+LEAST_WEIGHT = F(1e-6)
 KNOWN, VALID = F(MIN_KNOWN_WEIGHT), F(MIN_VALID_SHARE)
 NEAREST, STEPS = F(32), F(1 / 32)
 """OpenCV's `remap` rounds positions to this part of a cell where values have two channels."""
 FARTHEST = F(1e6)
 """Positions beyond this many cells are at the border anyway."""
-WORDS_PER_RECORD = 10
-"""int32 words of FFmpeg's AVMotionVector."""
-
-_kernels: list[tuple[Any, Any]] = []
-
-
-def _kernel(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that makes a function a kernel with one signature, compiled by `compile_kernels`."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-        except RuntimeError:  # there is no folder for the cache that can be written
-            dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-        _kernels.append((dispatcher, signature))
-        return dispatcher
-
-    return decorate
-
-
-def _inner(function: Callable[..., Any]) -> Any:
-    """Make a function callable from kernels."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-def is_compiled() -> bool:
-    """Return whether compiled kernels lie in numba's cache."""
-    folder = Path(_kernels[0][0].stats.cache_path or "")
-    names = (dispatcher.py_func.__qualname__ for dispatcher, _ in _kernels)
-    return folder.is_dir() and all(any(folder.glob(f"{Path(__file__).stem}.{name}-*.nbi")) for name in names)
-
-
-def compile_kernels() -> None:
-    """Compile all kernels, or load them from numba's cache. Compiling takes some ten seconds."""
-    for dispatcher, signature in _kernels:
-        if not dispatcher.signatures:
-            dispatcher.compile(signature)
-            dispatcher.disable_compile()
-
-
-def _array(dtype: Any, dimensions: int, readonly: bool = False) -> types.Array:
-    return types.Array(dtype, dimensions, "C", readonly=readonly)
-
-
-F1, F2, F3, F4 = (_array(types.float32, dimensions) for dimensions in (1, 2, 3, 4))
-D1, I1 = _array(types.float64, 1), _array(types.int64, 1)
-B2 = _array(types.boolean, 2)
 
 
 def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # pragma: no cover, compiled
@@ -117,208 +57,15 @@ def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # pragma: no co
 _fma: Any = intrinsic(_fused)
 
 
-# --- vectors of a frame on a grid ---------------------------------------------------------------------------------
-
-
-@_inner
-def _lay_vectors(words, width, height, vectors, known):
-    """Lay records, int32 [n, 10], on a lattice; see `motion_vectors.vectors_to_lattice`.
-
-    Writes vectors float32 [lists, rows, columns, 2], and known uint8 [2, rows, columns]: 1 where a whole macroblock
-    has a vector, 2 where a smaller block has one, which counts more. Both are zero before.
-    """
-    right = -(-width // MACROBLOCK_PIXELS) * MACROBLOCK_PIXELS
-    bottom = -(-height // MACROBLOCK_PIXELS) * MACROBLOCK_PIXELS
-    rows, columns = known.shape[1:]
-    for n in range(len(words)):
-        x, y = words[n, 2] >> 16, ((words[n, 3] & 0xFFFF) ^ 0x8000) - 0x8000
-        which = 1 if words[n, 0] > 0 else 0
-        if x < 0 or y < 0 or x >= right or y >= bottom:
-            continue
-        scale = F(max(words[n, 8] & 0xFFFF, 1))
-        motion_x, motion_y = F(words[n, 6]) / scale, F(words[n, 7]) / scale
-        wide = 1 + (words[n, 1] & 0xFF == MACROBLOCK_PIXELS)
-        tall = 1 + ((words[n, 1] >> 8) & 0xFF == MACROBLOCK_PIXELS)
-        is_whole = wide + tall == 4
-        if is_whole:
-            left, top = x // MACROBLOCK_PIXELS * 2, y // MACROBLOCK_PIXELS * 2
-        else:
-            left, top = max(x - 4 * wide, 0) // LATTICE_PIXELS, max(y - 4 * tall, 0) // LATTICE_PIXELS
-        for row in range(top, min(top + tall, rows)):
-            for column in range(left, min(left + wide, columns)):
-                if is_whole and known[which, row, column] == 2:
-                    continue
-                known[which, row, column] = 1 if is_whole else 2
-                if which < len(vectors):
-                    vectors[which, row, column, 0], vectors[which, row, column, 1] = motion_x, motion_y
-
-
-@_inner
-def _choose_references(vectors, expected, width, height, spans, bonus, chosen):
-    """Write which of several references each vector most likely points to; see `motion_vectors.likely_reference`."""
-    rows, columns = chosen.shape
-    # loops over one row of plain arrays, without branches, become vector instructions
-    x, y, expected_x, expected_y, tolerance, least = np.empty((6, columns), np.float32)
-    best = np.empty(columns, np.int32)
-    for row in range(rows):
-        for column in range(columns):
-            x[column], y[column] = vectors[row, column, 0], vectors[row, column, 1]
-            expected_x[column] = expected[row, column, 0] * width
-            expected_y[column] = expected[row, column, 1] * height
-            tolerance[column] = ONE + F(MOTION_TOLERANCE) * (abs(x[column]) + abs(y[column]))
-            error = abs(x[column] - expected_x[column] * spans[0]) + abs(y[column] - expected_y[column] * spans[0])
-            least[column], best[column] = min(error / tolerance[column], F(np.inf)), 0
-        for number in range(1, len(spans)):
-            span, penalty = spans[number], bonus + F(FARTHER_REFERENCE_PENALTY) * F(number - 1)
-            for column in range(columns):
-                error = abs(x[column] - expected_x[column] * span) + abs(y[column] - expected_y[column] * span)
-                error = error / tolerance[column] + penalty
-                is_less = error < least[column]
-                least[column] = error if is_less else least[column]
-                best[column] = np.int32(number) if is_less else best[column]
-        for column in range(columns):
-            chosen[row, column] = best[column]
-
-
-@_inner
-def _pool_cells(vectors, here, width, height, row_edges, row_shares, column_edges, column_shares, out, out_weight):
-    """Write the means of vectors over the cells of a grid, and the share of each cell that has some.
-
-    As in `motion_vectors.lattice_to_grid`, sums up to each edge are subtracted from each other: first of rows, over all
-    columns at once, then of columns.
-    """
-    rows, columns = here.shape
-    grid_rows, grid_columns = len(row_edges) - 1, len(column_edges) - 1
-    values, sums, last = np.zeros((3, columns)), np.zeros((3, columns)), np.zeros((3, columns))
-    pooled = np.empty((grid_rows, 3, columns))
-    scale, edge = grid_rows * LATTICE_PIXELS / height, 0
-    for row in range(rows):
-        for column in range(columns):
-            share = 1.0 if here[row, column] else 0.0
-            values[0, column] = share
-            values[1, column] = np.float64(vectors[row, column, 0]) * share
-            values[2, column] = np.float64(vectors[row, column, 1]) * share
-        while edge <= grid_rows and row_edges[edge] == row:
-            share = row_shares[edge]
-            for channel in range(3):
-                for column in range(columns):
-                    at_edge = sums[channel, column] + share * values[channel, column]
-                    pooled[max(edge - 1, 0), channel, column] = (at_edge - last[channel, column]) * scale
-                    last[channel, column] = at_edge
-            edge += 1
-        for channel in range(3):
-            for column in range(columns):
-                # the first row is copied: 0 + -0.0 would lose its sign
-                value = values[channel, column]
-                sums[channel, column] = value if row == 0 else sums[channel, column] + value
-    scale = grid_columns * LATTICE_PIXELS / width
-    for row in range(grid_rows):
-        covered = x = y = covered_before = x_before = y_before = 0.0
-        edge = 0
-        for column in range(columns):
-            new_covered, new_x, new_y = pooled[row, 0, column], pooled[row, 1, column], pooled[row, 2, column]
-            while edge <= grid_columns and column_edges[edge] == column:
-                share = column_shares[edge]
-                covered_here, x_here, y_here = covered + share * new_covered, x + share * new_x, y + share * new_y
-                if edge:
-                    mean = (covered_here - covered_before) * scale
-                    divisor = max(mean, 1e-6)
-                    out[row, edge - 1, 0] = (x_here - x_before) * scale / (width * divisor)
-                    out[row, edge - 1, 1] = (y_here - y_before) * scale / (height * divisor)
-                    out_weight[row, edge - 1] = mean
-                covered_before, x_before, y_before = covered_here, x_here, y_here
-                edge += 1
-            if column == 0:
-                covered, x, y = new_covered, new_x, new_y
-            else:
-                covered, x, y = covered + new_covered, x + new_x, y + new_y
-
-
-@_kernel(
-    types.Tuple((F4, F3, I1, types.int64, types.int64))(
-        *(_array(types.int32, 2, readonly=True), types.boolean, F3, F1, F1, types.boolean, types.boolean),
-        *(types.float32, types.int64, types.int64, types.int64, types.int64, I1, D1, I1, D1),
-    )
-)
-def _pool_vectors(
-    words, may_be_direct, expected, first_spans, second_spans, is_first_exact, is_second_exact, bonus,
-    width, height, rows, columns, row_edges, row_shares, column_edges, column_shares,
-):  # fmt: skip
-    """Pool the vectors in records, int32 [n, 10], to a grid, separately for each frame referred to.
-
-    Returns:
-        Vectors float32 [n, h, w, 2] and weights float32 [n, h, w] of the candidates of list 0, then list 1; how many
-        lattice cells each has; how many cells point to a frame that the stream states, and how many have a vector.
-    """
-    num_lists = 2 if may_be_direct or len(second_spans) else 1
-    vectors, known = np.zeros((num_lists, rows, columns, 2), np.float32), np.zeros((2, rows, columns), np.uint8)
-    _lay_vectors(words, width, height, vectors, known)
-    grid_rows, grid_columns = len(row_edges) - 1, len(column_edges) - 1
-    total = len(first_spans) + len(second_spans)
-    fields = np.empty((total, grid_rows, grid_columns, 2), np.float32)
-    weights = np.empty((total, grid_rows, grid_columns), np.float32)
-    num_cells = np.zeros(total, np.int64)
-    chosen, here = np.empty((rows, columns), np.int32), np.empty((rows, columns), np.bool_)
-    direct = np.zeros((rows, columns), np.bool_)
-    frame_width, frame_height = F(width), F(height)
-    if may_be_direct:
-        for row in range(rows):
-            for column in range(columns):
-                is_zero = True
-                for which in range(2):
-                    cell = vectors[which, row, column]
-                    is_zero = is_zero and known[which, row, column] > 0 and cell[0] == 0 and cell[1] == 0
-                direct[row, column] = is_zero
-    has_first, has_second = len(first_spans) > 0, len(second_spans) > 0
-    num_exact, num_any, num_first, num_second = 0, 0, 0, 0
-    for row in range(rows):
-        for column in range(columns):
-            in_first = has_first & (known[0, row, column] > 0)
-            in_second = has_second & (known[1, row, column] > 0)
-            is_exact = (in_first & is_first_exact) | (in_second & is_second_exact)
-            num_first += in_first
-            num_second += in_second
-            num_exact += is_exact & (not direct[row, column])
-            num_any += in_first | in_second
-    for which in range(num_lists):
-        spans = second_spans if which else first_spans
-        if not (num_second if which else num_first):
-            continue
-        if may_be_direct:
-            for row in range(rows):
-                for column in range(columns):
-                    if direct[row, column]:
-                        vectors[which, row, column, 0] = expected[row, column, 0] * frame_width * spans[0]
-                        vectors[which, row, column, 1] = expected[row, column, 1] * frame_height * spans[0]
-        if len(spans) == 1:
-            chosen[:] = 0
-        else:
-            _choose_references(vectors[which], expected, frame_width, frame_height, spans, bonus, chosen)
-        for number in range(len(spans)):
-            place, count = number + which * len(first_spans), 0
-            for row in range(rows):
-                for column in range(columns):
-                    is_here = (known[which, row, column] > 0) & (chosen[row, column] == number)
-                    here[row, column] = is_here
-                    count += is_here
-            num_cells[place] = count
-            if count:
-                _pool_cells(
-                    vectors[which], here, width, height, row_edges, row_shares, column_edges, column_shares,
-                    fields[place], weights[place],
-                )  # fmt: skip
-    return fields, weights, num_cells, num_exact, num_any
-
-
 # --- sampling and resizing as OpenCV does it ----------------------------------------------------------------------
 
 
-@_inner
+@inner
 def _clamp(value, limit):
     return min(max(value, 0), limit - 1)
 
 
-@_inner
+@inner
 def _sample_two(values, x, y, column, row):
     """Return both channels of `values`, float32 [h, w, 2], at a displacement (x, y) from a cell."""
     height, width = values.shape[:2]
@@ -338,14 +85,14 @@ def _sample_two(values, x, y, column, row):
     return first, second
 
 
-@_inner
+@inner
 def _mix(one, two, three, four, part_x, part_y):
     """Return the bilinear mean of four values: top left, top right, bottom left, bottom right."""
     top, bottom = _fma(two - one, part_x, one), _fma(four - three, part_x, three)
     return _fma(bottom - top, part_y, top)
 
 
-@_inner
+@inner
 def _sample_three(values, weight, x, y, column, row):
     """Return (x, y, weight) of `values`, float32 [h, w, 2], and `weight`, float32 [h, w], at a displacement."""
     height, width = weight.shape
@@ -366,7 +113,7 @@ def _sample_three(values, weight, x, y, column, row):
     return first, second, third
 
 
-@_inner
+@inner
 def _area_taps(length, new_length, sources, shares, begins):
     """Write which cells each of fewer cells covers, and by which share, as `resize` with INTER_AREA does.
 
@@ -391,7 +138,7 @@ def _area_taps(length, new_length, sources, shares, begins):
     begins[new_length] = count
 
 
-@_inner
+@inner
 def _halve(values, weight, new_values, new_weight):
     """Write values and weights on half as many rows and columns, as `resize` with INTER_AREA does."""
     rows, columns = weight.shape
@@ -431,7 +178,7 @@ def _halve(values, weight, new_values, new_weight):
             new_weight[row, column] = total_weight
 
 
-@_inner
+@inner
 def _double(values, out):
     """Write values, float32 [h, w, 2], on about twice as many rows and columns, as `resize` with INTER_LINEAR does."""
     rows, columns = values.shape[:2]
@@ -466,7 +213,7 @@ def _double(values, out):
 # --- operations on fields -----------------------------------------------------------------------------------------
 
 
-@_kernel(F3(F3, B2))
+@kernel(F3(F3, B2))
 def _fill(vectors, known):
     """Return vectors with holes filled, level by level; see `motion_fields.fill_holes`."""
     rows, columns = known.shape
@@ -535,13 +282,13 @@ def _fill(vectors, known):
     return coarse
 
 
-@_inner
+@inner
 def _length(x, y):
     y = y * F(9 / 16)
     return np.sqrt(x * x + y * y)
 
 
-@_inner
+@inner
 def _weigh(vectors, weight, expected, out):
     """Write weights multiplied by the likelihood of vectors; see `MotionPrior`."""
     for row in range(weight.shape[0]):
@@ -552,14 +299,14 @@ def _weigh(vectors, weight, expected, out):
             out[row, column] = weight[row, column] * (ONE / (error * error + ONE))
 
 
-@_kernel(F2(F3, F2, F3))
+@kernel(F2(F3, F2, F3))
 def _weighed(vectors, weight, expected):
     out = np.empty_like(weight)
     _weigh(vectors, weight, expected, out)
     return out
 
 
-@_kernel(F3(F3, F3))
+@kernel(F3(F3, F3))
 def _add_step(total, vectors):
     out = np.empty_like(vectors)
     for row in range(vectors.shape[0]):
@@ -570,7 +317,7 @@ def _add_step(total, vectors):
     return out
 
 
-@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F3))
+@kernel(types.Tuple((F3, F2))(F3, F2, F3, F3))
 def _over_earlier(vectors, weight, total, expected):
     out = np.empty_like(vectors)
     for row in range(vectors.shape[0]):
@@ -586,7 +333,7 @@ def _over_earlier(vectors, weight, total, expected):
     return out, likely
 
 
-@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F2, F3))
+@kernel(types.Tuple((F3, F2))(F3, F2, F3, F2, F3))
 def _over_later(vectors, weight, remaining, remaining_weight, expected):
     out, likely = np.empty_like(vectors), np.empty_like(weight)
     for row in range(vectors.shape[0]):
@@ -599,7 +346,7 @@ def _over_later(vectors, weight, remaining, remaining_weight, expected):
     return out, likely
 
 
-@_kernel(types.Tuple((F3, B2))(F3, F2))
+@kernel(types.Tuple((F3, B2))(F3, F2))
 def _negated(vectors, weight):
     """Return the negated vectors, and where they are known."""
     out, known = np.empty_like(vectors), np.empty(weight.shape, np.bool_)
@@ -610,7 +357,7 @@ def _negated(vectors, weight):
     return out, known
 
 
-@_kernel(types.Tuple((F3, F2))(F3, F2, F3, F3, F2, F3))
+@kernel(types.Tuple((F3, F2))(F3, F2, F3, F3, F2, F3))
 def _inverse(backward, backward_weight, filled, mean, mean_weight, expected):
     """Return the inverse, looked up first along `mean`, or along `filled` where `mean` has no weight."""
     motion, weighted = np.empty_like(backward), np.empty_like(backward)
@@ -634,7 +381,7 @@ def _inverse(backward, backward_weight, filled, mean, mean_weight, expected):
     return motion, weight
 
 
-@_kernel(types.void(F3, F2, F3, F2, types.boolean))
+@kernel(types.void(F3, F2, F3, F2, types.boolean))
 def _accumulate(total, total_weight, vectors, weight, is_first):
     for row in range(weight.shape[0]):
         for column in range(weight.shape[1]):
@@ -648,7 +395,7 @@ def _accumulate(total, total_weight, vectors, weight, is_first):
                 total_weight[row, column] += share
 
 
-@_kernel(types.void(F3, F2))
+@kernel(types.void(F3, F2))
 def _divide(total, weight):
     for row in range(weight.shape[0]):
         for column in range(weight.shape[1]):
@@ -657,7 +404,7 @@ def _divide(total, weight):
             total[row, column, 1] /= divisor
 
 
-@_kernel(types.Tuple((types.int64, B2, F2))(F2))
+@kernel(types.Tuple((types.int64, B2, F2))(F2))
 def _known_cells(weight):
     """Return how many cells are known, which, and weights of at most 1."""
     known, out, count = np.empty(weight.shape, np.bool_), np.empty_like(weight), 0
@@ -669,7 +416,7 @@ def _known_cells(weight):
     return count, known, out
 
 
-@_kernel(types.Tuple((F3, B2))(F3, B2, F3, B2))
+@kernel(types.Tuple((F3, B2))(F3, B2, F3, B2))
 def _compose(later, later_valid, earlier, earlier_valid):
     out, valid, shares = np.empty_like(later), np.empty_like(later_valid), np.empty(later_valid.shape, np.float32)
     for row in range(valid.shape[0]):
@@ -684,7 +431,7 @@ def _compose(later, later_valid, earlier, earlier_valid):
     return out, valid
 
 
-@_kernel(types.Tuple((F3, B2))(F3, B2, types.int64))
+@kernel(types.Tuple((F3, B2))(F3, B2, types.int64))
 def _pool(vectors, valid, factor):
     rows, columns = valid.shape[0] // factor, valid.shape[1] // factor
     out, out_valid = np.empty((rows, columns, 2), np.float32), np.empty((rows, columns), np.bool_)
@@ -705,7 +452,7 @@ def _pool(vectors, valid, factor):
 # --- scene cuts ---------------------------------------------------------------------------------------------------
 
 
-@_inner
+@inner
 def _mirrored(position, length):
     """Return a position beyond the border, mirrored at the outermost pixel."""
     if length == 1:
@@ -715,7 +462,7 @@ def _mirrored(position, length):
     return position
 
 
-@_kernel(types.boolean(_array(types.uint8, 2, readonly=True), _array(types.uint8, 2, readonly=True)))
+@kernel(types.boolean(array_type(types.uint8, 2, readonly=True), array_type(types.uint8, 2, readonly=True)))
 def _is_scene_cut(picture, warped):
     """See `optical_flow.is_scene_cut`. Sums of columns are kept from row to row, and sums of windows along a row."""
     height, width = picture.shape
@@ -769,10 +516,6 @@ def _is_scene_cut(picture, warped):
     return correlations / num_textured < MIN_SCENE_CORRELATION
 
 
-_c = np.ascontiguousarray
-"""Kernels take arrays in C order; those of numpy's operations, before the change to compiled ones, may have another."""
-
-
 class CompiledOperations(FieldOperations):
     """The operations, compiled; each method as in `FieldOperations`."""
 
@@ -784,72 +527,59 @@ class CompiledOperations(FieldOperations):
         velocity: np.ndarray,
         may_be_direct: bool,
     ) -> PooledVectors:
-        (first, second), (width, height) = candidates, size
-        words = _c(records).view(np.int32).reshape(-1, WORDS_PER_RECORD)
-        shape = lattice_shape(width, height)
-        expected = velocity
-        if may_be_direct or max(len(first.spans), len(second.spans)) > 1:
-            expected = np.asarray(expected_on_lattice(velocity, shape))
-        rows = pooling_edges(velocity.shape[0], height, shape[0])
-        columns = pooling_edges(velocity.shape[1], width, shape[1])
-        fields, weights, num_cells, num_exact, num_any = _pool_vectors(
-            *(words, may_be_direct, _c(expected), first.spans, second.spans, first.is_exact, second.is_exact),
-            *(first_reference_bonus(width), width, height, *shape),
-            *(rows.row, rows.fraction, columns.row, columns.fraction),
-        )
-        references: list[PooledReference] = []
-        for place, count in enumerate(num_cells.tolist()):
-            if count:
-                which = int(place >= len(first.spans))
-                motion = WeightedField(fields[place], weights[place])
-                references.append(PooledReference(which, place - which * len(first.spans), motion))
-        area = shape[0] * shape[1]
-        return PooledVectors(tuple(references), num_exact / area, num_any / area)
+        return pool_vectors(records, size, candidates, velocity, may_be_direct)
 
     def add_step(self, total: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        return _add_step(_c(total), _c(vectors))
+        return _add_step(c_order(total), c_order(vectors))
 
     def weigh(self, candidate: WeightedField, prior: MotionPrior) -> WeightedField:
         return WeightedField(
-            candidate.vectors, _weighed(_c(candidate.vectors), _c(candidate.weight), _c(prior.expected))
+            candidate.vectors, _weighed(c_order(candidate.vectors), c_order(candidate.weight), c_order(prior.expected))
         )
 
     def over_earlier(self, motion: WeightedField, total: np.ndarray, prior: MotionPrior) -> WeightedField:
-        return WeightedField(*_over_earlier(_c(motion.vectors), _c(motion.weight), _c(total), _c(prior.expected)))
+        return WeightedField(
+            *_over_earlier(c_order(motion.vectors), c_order(motion.weight), c_order(total), c_order(prior.expected))
+        )
 
     def over_later(self, motion: WeightedField, remaining: WeightedField, prior: MotionPrior) -> WeightedField:
-        moved, rest = (_c(motion.vectors), _c(motion.weight)), (_c(remaining.vectors), _c(remaining.weight))
-        return WeightedField(*_over_later(*moved, *rest, _c(prior.expected)))
+        moved, rest = (
+            (c_order(motion.vectors), c_order(motion.weight)),
+            (c_order(remaining.vectors), c_order(remaining.weight)),
+        )
+        return WeightedField(*_over_later(*moved, *rest, c_order(prior.expected)))
 
     def inverse(self, forward: WeightedField, mean: WeightedField | None, prior: MotionPrior) -> WeightedField:
-        weight = _c(forward.weight)
-        backward, known = _negated(_c(forward.vectors), weight)
+        weight = c_order(forward.weight)
+        backward, known = _negated(c_order(forward.vectors), weight)
         mean = mean or WeightedField(backward, np.zeros_like(weight))
         filled = backward if mean.weight.all() else _fill(backward, known)
-        return WeightedField(*_inverse(backward, weight, filled, _c(mean.vectors), _c(mean.weight), _c(prior.expected)))
+        return WeightedField(
+            *_inverse(backward, weight, filled, c_order(mean.vectors), c_order(mean.weight), c_order(prior.expected))
+        )
 
     def weighted_mean(self, candidates: Sequence[WeightedField]) -> WeightedField:
         shape = candidates[0].weight.shape
         total, weight = np.empty((*shape, 2), np.float32), np.empty(shape, np.float32)
         for number, candidate in enumerate(candidates):
-            _accumulate(total, weight, _c(candidate.vectors), _c(candidate.weight), number == 0)
+            _accumulate(total, weight, c_order(candidate.vectors), c_order(candidate.weight), number == 0)
         _divide(total, weight)
         return WeightedField(total, weight)
 
     def filled(self, motion: WeightedField) -> WeightedField | None:
-        count, known, weight = _known_cells(_c(motion.weight))
-        return WeightedField(_fill(_c(motion.vectors), known), weight) if count else None
+        count, known, weight = _known_cells(c_order(motion.weight))
+        return WeightedField(_fill(c_order(motion.vectors), known), weight) if count else None
 
     def is_scene_cut(self, picture: np.ndarray, warped: np.ndarray) -> bool:
-        return bool(_is_scene_cut(_c(picture), _c(warped)))
+        return bool(_is_scene_cut(c_order(picture), c_order(warped)))
 
     def compose(self, later: StepField, earlier: StepField) -> StepField:
         if not (later.vectors.flags.c_contiguous and earlier.vectors.flags.c_contiguous):
             return super().compose(later, earlier)  # transposed for display; the order of sums depends on it
-        valid, earlier_valid = _c(later.valid), _c(earlier.valid)
+        valid, earlier_valid = c_order(later.valid), c_order(earlier.valid)
         return StepField(*_compose(later.vectors, valid, earlier.vectors, earlier_valid))
 
     def pool(self, field: StepField, factor: int) -> StepField:
         if not field.vectors.flags.c_contiguous:
             return super().pool(field, factor)
-        return StepField(*_pool(field.vectors, _c(field.valid), factor))
+        return StepField(*_pool(field.vectors, c_order(field.valid), factor))

@@ -12,9 +12,10 @@ import numba
 import numpy as np
 import pytest
 
-from codec import Clip, acceleration, compiled_fields, iter_clips
+from codec import Clip, acceleration, compilation, compiled_fields, compiled_vectors, iter_clips
 from codec.acceleration import CHOOSER, OperationsChooser, differing_operation, random_records
-from codec.compiled_fields import CompiledOperations, compile_kernels
+from codec.compilation import compile_kernels
+from codec.compiled_fields import CompiledOperations
 from codec.field_operations import FieldOperations, ListCandidates
 from tests.videos import even, scenes, write
 
@@ -123,10 +124,10 @@ def test_kernels_without_a_folder_for_the_cache(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(compiled_fields, "numba", SimpleNamespace(njit=njit))
-    monkeypatch.setattr(compiled_fields, "_kernels", [])
-    twice = compiled_fields._kernel(numba.types.int64(numba.types.int64))(lambda value: 2 * value)
-    assert not compiled_fields.is_compiled()
+    monkeypatch.setattr(compilation, "numba", SimpleNamespace(njit=njit))
+    monkeypatch.setattr(compilation, "KERNELS", [])
+    twice = compilation.kernel(numba.types.int64(numba.types.int64))(lambda value: 2 * value)
+    assert not compilation.is_compiled()
     compile_kernels()
     assert twice(21) == 42
 
@@ -137,7 +138,8 @@ def test_the_cache_lies_in_the_users_folder_where_the_package_cannot_be_written(
     (package / "__pycache__").write_text("a file, so that no folder of this name can be made")
     code = (
         "from codec import compiled_fields as fields\n"
-        "dispatcher, signature = next(one for one in fields._kernels if one[0].py_func.__name__ == '_divide')\n"
+        "from codec.compilation import KERNELS\n"
+        "dispatcher, signature = next(one for one in KERNELS if one[0].py_func.__name__ == '_divide')\n"
         "dispatcher.compile(signature)\n"
         "print(fields.__file__, dispatcher.stats.cache_path, sep='\\n')"
     )
@@ -150,3 +152,22 @@ def test_the_cache_lies_in_the_users_folder_where_the_package_cannot_be_written(
     assert file.parent == package
     assert package not in folder.parents
     assert list(folder.glob("compiled_fields._divide-*.nbi"))
+
+
+def test_kernels_call_functions_of_their_own_file_only():
+    """numba's cache does not see changes in other files."""
+    files = set()
+    for dispatcher, _ in compilation.KERNELS:
+        function = dispatcher.py_func
+        waiting, seen = [function], set()
+        while waiting:
+            caller = waiting.pop()
+            names = set(caller.__code__.co_names) - seen
+            seen |= names
+            for value in (caller.__globals__.get(name) for name in names):
+                callee = getattr(value, "py_func", None)
+                if callee is not None:
+                    assert callee.__code__.co_filename == function.__code__.co_filename, callee
+                    waiting.append(callee)
+        files.add(function.__code__.co_filename)
+    assert files == {compiled_fields.__file__, compiled_vectors.__file__}
