@@ -33,7 +33,8 @@ class Linear(nn.Linear):
         count = len(rows)
         if count < _ONEDNN_BATCH:
             return super().forward(x)
-        rows = F.pad(rows, (0, 0, 0, -count % _ONEDNN_BATCH))
+        if count % _ONEDNN_BATCH:
+            rows = F.pad(rows, (0, 0, 0, -count % _ONEDNN_BATCH))
         pixels = rows.view(_ONEDNN_BATCH, -1, 1, self.in_features).movedim(-1, 1)
         result = F.conv2d(pixels, self.weight[:, :, None, None], self.bias).movedim(1, -1)
         return result.reshape(-1, self.out_features)[:count].view(*x.shape[:-1], self.out_features)

@@ -12,6 +12,7 @@ is gone with the next token. The encoder leaves it out because its reference is 
 tokens: the rounding of float32 has a bound, and only where a decision lies within it is it made again in float64.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,14 @@ class _Attempt:
         return second if second.num_tokens <= aim else first
 
 
+@dataclass(frozen=True)
+class _OwnTokens(KeyframeTokens):
+    """Tokens of keyframes by themselves, of which none is skipped yet."""
+
+    pictures: Tensor | None
+    """float64 [B, 3, S, S]: decoded from them; None where nothing is predicted."""
+
+
 class PredictiveKeyframeEncoder:
     """Encodes the keyframes of one video, in order.
 
@@ -299,14 +308,17 @@ class PredictiveKeyframeEncoder:
         """
         keyframe, chain = _Keyframe(image, vectors, damaged), list(self._chain)
 
-        def attempt(count: int, skip_factor: float = SKIP_FACTOR) -> _Attempt:
-            self._chain = list(chain)
+        @functools.cache
+        def own_tokens(count: int) -> _OwnTokens:
             mask = keep_best(scores, torch.tensor([count], device=scores.device)).to(image.device)
             if features is None:
-                own = self.tokenizer.encode(image, keep_mask=mask, **self._options)
-            else:
-                own = self.tokenizer.encode_features(features, image, mask, self._options["refinement_steps"])
-            (encoded,) = self._skip_predicted([keyframe], own, skip_factor)
+                return self._decoded(self.tokenizer.encode(image, keep_mask=mask, **self._options))
+            steps = self._options["refinement_steps"]
+            return self._decoded(self.tokenizer.encode_features(features, image, mask, steps))
+
+        def attempt(count: int, skip_factor: float = SKIP_FACTOR) -> _Attempt:
+            self._chain = list(chain)
+            (encoded,) = self._skip_predicted([keyframe], own_tokens(count), skip_factor)
             return _Attempt(encoded, self._chain)
 
         best = attempt(num_patches)
@@ -354,7 +366,7 @@ class PredictiveKeyframeEncoder:
                 for index, (keyframe, allocated) in enumerate(zip(group, self._rate.allocate(scores), strict=True))
             ]
         tokens = self._encode(torch.cat([keyframe.image for keyframe in group]))
-        return self._skip_predicted(group, tokens)
+        return self._skip_predicted(group, self._decoded(tokens))
 
     def _encode(self, images: Tensor) -> KeyframeTokens:
         return self.tokenizer.encode(images, keep_ratio=self._keep_ratio, **self._options)
@@ -364,25 +376,28 @@ class PredictiveKeyframeEncoder:
     ) -> EncodedKeyframe:
         limit = torch.tensor([rate.limit(allocated, self.tokenizer.num_patches)], device=scores.device)
         own = self.tokenizer.encode(keyframe.image, keep_mask=keep_best(scores, limit), **self._options)
-        (encoded,) = self._skip_predicted([keyframe], own)
+        (encoded,) = self._skip_predicted([keyframe], self._decoded(own))
         rate.spend(allocated, len(encoded.ids))
         return encoded
 
+    def _decoded(self, tokens: KeyframeTokens) -> _OwnTokens:
+        pictures = as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask)) if self.predicts else None
+        return _OwnTokens(tokens.ids, tokens.keep_mask, pictures)
+
     def _skip_predicted(
-        self, keyframes: list[_Keyframe], own: KeyframeTokens, skip_factor: float = SKIP_FACTOR
+        self, keyframes: list[_Keyframe], own: _OwnTokens, skip_factor: float = SKIP_FACTOR
     ) -> list[EncodedKeyframe]:
         """Return keyframes whose own tokens are known, without those of patches that are predicted."""
-        if not self.predicts:
+        if own.pictures is None:
             return [
                 _encoded(ids, mask, torch.zeros_like(mask)) for ids, mask in zip(own.ids, own.keep_mask, strict=True)
             ]
-        pictures = as_double(self.tokenizer.decode(own.ids, own.keep_mask))
         error = self.tokenizer.decode_error if self.tokenizer.dtype == torch.float32 else 0.0
         encoded = []
         for number, keyframe in enumerate(keyframes):
             assert keyframe.vectors is not None  # `push` checks it
             ids, mask = own.ids[number], own.keep_mask[number]
-            link = _ChainLink(ids, mask, as_double(keyframe.vectors), pictures[number : number + 1], error)
+            link = _ChainLink(ids, mask, as_double(keyframe.vectors), own.pictures[number : number + 1], error)
             self._append(keyframe, link, skip_factor)
             skipped = torch.zeros_like(mask) if link.skip_mask is None else link.skip_mask
             kept = mask & ~skipped
@@ -420,7 +435,7 @@ class PredictiveKeyframeEncoder:
         error = max(part.error for part in (*self._chain, link))
         own_errors, predicted_errors = (self._patch_errors(picture, source) for picture in (link.decoded, prediction))
         skipped = _is_at_most(predicted_errors, own_errors, skip_factor, error).to(link.keep_mask.device)
-        if skipped.double().mean() < MIN_SKIPPED_SHARE:
+        if int(skipped.sum()) < MIN_SKIPPED_SHARE * len(skipped):
             return None
         blended = self._blended(link, prediction, skipped)
         shown_error, own_error = ((picture - source).square().mean() for picture in (blended, link.decoded))
