@@ -255,6 +255,24 @@ def test_ids_do_not_depend_on_the_dtype(tiny_model, tokens, clip_mp4, dtype):
     assert_same_ids(tokenizer.encode(clip_mp4), tokens)
 
 
+def test_the_detokenizer_alone_is_in_bfloat16_where_the_cpu_multiplies_it(tiny_model, tokens, monkeypatch):
+    config = DecodeConfig(size=(64, 48))
+    monkeypatch.setattr("videotok.models.has_native_bfloat16", lambda: False)
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    expected = np.stack(list(tokenizer.decode(tokens, config))).astype(int)
+    assert tokenizer.detokenizer.dtype == tokenizer.dtype == torch.float32
+    monkeypatch.setattr("videotok.models.has_native_bfloat16", lambda: True)
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    frames = np.stack(list(tokenizer.decode(tokens, config))).astype(int)
+    assert tokenizer.detokenizer.dtype == torch.bfloat16
+    assert tokenizer.keyframes.dtype == tokenizer.motion.dtype == tokenizer.dtype == torch.float32
+    assert np.abs(frames - expected).mean() < 0.5
+    # weights that were rounded are loaded again
+    assert tokenizer.to(dtype=torch.float32).detokenizer.dtype == torch.float32
+    assert np.array_equal(np.stack(list(tokenizer.decode(tokens, config))), expected)
+    assert VideoTokenizer.from_pretrained(tiny_model, dtype=torch.float32).detokenizer.dtype == torch.float32
+
+
 def test_weights_stored_in_float64_are_not_rounded(tiny_model, tmp_path, clip_mp4):
     shutil.copytree(tiny_model, tmp_path / "double")
     path = tmp_path / "double" / "keyframes" / "diffusion_pytorch_model.safetensors"

@@ -1,9 +1,19 @@
 """Motion candidates: content outside one keyframe comes from the other, and dilated motion."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from motion_vq.fields import cell_centres
-from unet3d.candidates import CANDIDATES, dilate_motion, make_candidates, merge_frames, shift_warps, split_frames
+from unet3d.candidates import (
+    CANDIDATES,
+    average_pool,
+    dilate_motion,
+    make_candidates,
+    merge_frames,
+    shift_warps,
+    split_frames,
+)
 
 GRID = (20, 36)
 HEIGHT, WIDTH, STEPS = 80, 144, 8
@@ -63,3 +73,9 @@ def test_frames_are_split_and_merged():
     parts = split_frames(values, 2)
     assert parts[:2, :, 0].tolist() == [[0, 2, 4], [1, 3, 4]]
     assert torch.equal(merge_frames(parts, 2, 5), values)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 6, 8])
+def test_means_of_patches(patch: int):
+    values = torch.randn(2, 3, 4, 48, 24)
+    torch.testing.assert_close(average_pool(values, patch), F.avg_pool3d(values, (1, patch, patch)))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from unet3d import ClipInput, VideoDetokenizer, decode_chain
 from unet3d.candidates import make_candidates
 from unet3d.detokenizer import depth_to_space, space_to_depth
+from unet3d.diffusion import TemporalConv
 
 
 def test_untrained_it_is_the_prior_at_any_number_of_steps():
@@ -179,6 +180,16 @@ def test_threads_end_with_the_chain_and_pass_errors_on():
     with pytest.raises(ValueError, match="next_keyframe"):
         list(decode_chain(tiny_detokenizer(), clips, num_workers=2))
     assert threading.active_count() == count
+
+
+def test_convolutions_over_time_are_those_of_three_dimensions():
+    model = tiny_detokenizer()
+    convolutions = [module for module in model.unet.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert convolutions
+    assert {type(module) for module in convolutions if module.kernel_size == (3, 1, 1)} == {TemporalConv}
+    for module in convolutions:
+        x = torch.randn(2, module.in_channels, 5, 3, 4)
+        torch.testing.assert_close(module(x), torch.nn.Conv3d.forward(module, x))
 
 
 def test_space_to_depth_holds_every_pixel():
