@@ -27,8 +27,9 @@ MAX_ERROR_PIXELS = 0.8
 """Of a point that follows the camera, between its place and the one that the fit says."""
 MIN_INLIERS = 0.5
 """Share of points that must follow the camera: else something large moves, or the pictures are not comparable."""
-MIN_COVER = 0.4
-"""Share of the picture within the hull of the points that follow the camera: else they may all lie on one object."""
+MIN_COVER, MIN_SHARE_OF_COVER = 0.2, 0.6
+"""Share of the picture within the hull of the points that follow the camera, and what share of the hull of
+all tracked points that is: else they may all lie on one object."""
 MIN_KNOWN = 0.7
 """Share of the steps of a path that must be known."""
 MIN_SPEED = 0.02
@@ -129,13 +130,18 @@ def _step(before: np.ndarray, after: np.ndarray) -> Sequence[float]:
     )
     if matrix is None or inliers.mean() < MIN_INLIERS:
         return (np.inf,) * 3 if _is_cut(before, after) else unknown
-    hull = cv2.convexHull(points[is_tracked][inliers[:, 0].astype(bool)])
-    if cv2.contourArea(hull) < MIN_COVER * SIZE[0] * SIZE[1]:
+    covered = _cover(points[is_tracked][inliers[:, 0].astype(bool)])
+    if covered < max(MIN_COVER, MIN_SHARE_OF_COVER * _cover(points[is_tracked])):
         return unknown
     centre = np.array([SIZE[0] / 2, SIZE[1] / 2])
     x, y = matrix[:, :2] @ centre + matrix[:, 2] - centre
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     return x / SIZE[0], y / SIZE[0], (scale - 1) / 2
+
+
+def _cover(points: np.ndarray) -> float:
+    """Return the share of the picture within the convex hull of points, float32 [n, 1, 2]."""
+    return cv2.contourArea(cv2.convexHull(points)) / (SIZE[0] * SIZE[1])
 
 
 def _is_cut(before: np.ndarray, after: np.ndarray) -> bool:

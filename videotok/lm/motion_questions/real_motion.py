@@ -10,7 +10,7 @@ from codec import ClipSpec, MediaError, atomic_path, iter_clips
 from videotok.lm.motion_questions.camera_motion import SIZE, CameraPath, camera_path
 from videotok.lm.motion_questions.scenes import FPS
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised when footage is read in another way; older caches are then made again."""
 SCALES = (0.5, 1.6)
 """Range of the factor on the motion of a variant."""

@@ -55,7 +55,7 @@ GLOBAL_MOTION_CLIPS = 12
 def second_plan(seed: int = 0) -> Plan:
     """Return the plan of the shipped model's second stage."""
     rows = sum(SECOND_ROWS.values())
-    return Plan(900, rows, 1e-3, warmup_steps=30, precision="bf16", average_decay=0.99, save_every=100, seed=seed)
+    return Plan(631, rows, 1e-3, warmup_steps=30, precision="bf16", average_decay=0.99, save_every=100, seed=seed)
 
 
 @dataclass(frozen=True)
