@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -113,18 +114,24 @@ def test_mvextractor_reads_the_same(encoding, tmp_path):
     assert encoding == "medium" or all(alike(*pair) for pair in clips)
 
 
-@pytest.mark.parametrize("max_bytes", [1, 100_000, parallel_decoder.MAX_BUFFERED_BYTES])
-def test_clips_do_not_depend_on_the_number_of_decoders(max_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel_decoder, "MAX_BUFFERED_BYTES", max_bytes)
-    monkeypatch.setattr(parallel_decoder, "MIN_SEGMENT_PACKETS", 8)
-    path = tmp_path / "parts.mp4"
+def write_segments(path: Path) -> Path:
+    """Write a video with an IDR picture every 8 frames."""
     options = {"preset": "medium", "x264-params": "keyint=8:min-keyint=8:scenecut=0"}
     with VideoWriter(path, 25, (160, 96), options=options) as writer:
         for frame in scenes((160, 96))["layers"].frames(map(float, even(1.2, 25))):
             writer.write(frame)
+    return path
+
+
+@pytest.mark.parametrize("max_bytes", [1, 100_000, parallel_decoder.MAX_BUFFERED_BYTES])
+@pytest.mark.parametrize("min_packets", [8, 12])
+def test_clips_do_not_depend_on_the_number_of_decoders(max_bytes, min_packets, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_decoder, "MAX_BUFFERED_BYTES", max_bytes)
+    monkeypatch.setattr(parallel_decoder, "MIN_SEGMENT_PACKETS", min_packets)
+    path = write_segments(tmp_path / "parts.mp4")
     spec = ClipSpec(frames=6)
     alone = list(iter_clips(path, spec))
-    for repetition in range(8):
+    for repetition in range(4):
         parallel = list(iter_clips(path, spec, decoders=2 + repetition % 3))
         for one, other in zip(alone, parallel, strict=True):
             assert np.array_equal(one.motion.vectors, other.motion.vectors)
@@ -132,6 +139,18 @@ def test_clips_do_not_depend_on_the_number_of_decoders(max_bytes, tmp_path, monk
             assert np.array_equal(one.keyframe, other.keyframe)
             assert (one.pts_seconds, one.damaged, one.cuts) == (other.pts_seconds, other.damaged, other.cuts)
     next(iter_clips(path, spec, decoders=3))
+    assert not any(thread.name == "decoder" for thread in threading.enumerate())
+
+
+def test_a_seek_to_the_wrong_place_is_no_loss_but_an_error(tmp_path, monkeypatch):
+    path = write_segments(tmp_path / "parts.mp4")
+    monkeypatch.setattr(parallel_decoder, "MIN_SEGMENT_PACKETS", 8)
+    right = parallel_decoder._segment_starts
+    monkeypatch.setattr(
+        parallel_decoder, "_segment_starts", lambda stream: [replace(one, seek_target=1 << 40) for one in right(stream)]
+    )
+    with pytest.raises(MediaError, match="read it with one decoder"):
+        list(iter_clips(path, decoders=2))
     assert not any(thread.name == "decoder" for thread in threading.enumerate())
 
 
