@@ -48,14 +48,27 @@ class VideotokModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
-        """Load a model from a folder or a hub id; see `diffusers.ModelMixin.from_pretrained`."""
+        """Load a model from a folder or a hub id; see `diffusers.ModelMixin.from_pretrained`.
+
+        Raises:
+            ValueError: the weights are not those that config.json describes. Diffusers alone would make up those that
+                are missing, leave out others, and log it.
+        """
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         # diffusers does not convert the names of weights in several files
         if (folder / _INDEX_NAME).is_file():
             weight_map = json.loads((folder / _INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
             if cls._needs_upgrade(weight_map):
                 return cls._from_old_shards(folder, sorted(set(weight_map.values())), kwargs.get("torch_dtype"))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        for names, fault in ((info["missing_keys"], "lack"), (info["unexpected_keys"], "have")):
+            if names:
+                raise ValueError(
+                    f"its weights {fault} {min(names)} and {len(names) - 1} more, other than its config.json says; get "
+                    "both from one place"
+                )
+        return (model, info) if wants_info else model
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ A bundle is the one that ships, a folder, or a hub id. `PublishedBundle` is a fo
 Video-LaVIT weights, read as they are. `load_keyframes` knows which class reads a folder of keyframe weights.
 """
 
+import logging
 import math
 import re
 import shutil
@@ -205,16 +206,24 @@ class Bundle:
         Raises:
             ModelError: it is missing or damaged.
         """
-        return bool(read_json(self._part("detokenizer") / "config.json").get("latent_channels"))
+        with self._loading("detokenizer") as folder:
+            return bool(read_json(folder / "config.json").get("latent_channels"))
 
     @contextmanager
     def _loading(self, part: str) -> Iterator[Path]:
-        """Give the folder of a part; errors inside become a ModelError."""
+        """Give the folder of a part; errors inside become a ModelError: any may come of what config.json says."""
         folder = self._part(part)
+        diffusers = logging.getLogger("diffusers")
+        level = diffusers.level
+        diffusers.setLevel(logging.CRITICAL)  # it logs what it then raises
         try:
             yield folder
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except ModelError:
+            raise
+        except Exception as error:
             raise ModelError(f"cannot load {part} of model {self.name}: {first_line(error)}") from error
+        finally:
+            diffusers.setLevel(level)
 
     def identity(self, part: str) -> ModelIdentity:
         """Return the name and sha256 of one model.
@@ -222,8 +231,8 @@ class Bundle:
         Raises:
             ModelError: it is missing.
         """
-        folder = self._part(part)
-        return ModelIdentity(folder.resolve().name if part in self.replaced else self.name, weights_sha256(folder))
+        with self._loading(part) as folder:
+            return ModelIdentity(folder.resolve().name if part in self.replaced else self.name, weights_sha256(folder))
 
     def has_double_weights(self, part: str) -> bool:
         """Whether a model's file has weights in float64, which a cast to float32 would round."""
@@ -239,7 +248,9 @@ class Bundle:
         found = {}
         for part in PARTS:
             folder = self.replaced.get(part, self.folder / part)
-            if (folder / "config.json").is_file():
+            if not (folder / "config.json").is_file():
+                continue
+            with self._loading(part):
                 name = str(read_json(folder / "config.json").get("_class_name"))
                 parameters = sum(tensor.size for tensor in _stored_tensors(folder))
                 found[part] = PartFacts(name, parameters, weights_sha256(folder))

@@ -48,7 +48,10 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is not JSON.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} nests too deeply") from error
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:

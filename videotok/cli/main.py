@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     is_debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG] if len(arguments) > 1 else arguments
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
@@ -98,6 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error)
     code = code if isinstance(code, int) else 0
     return _report(KeyboardInterrupt()) if code == INTERRUPTED else code
+
+
+def _open_standard_streams() -> None:
+    """Replace standard streams that are closed, as by `>&-`.
+
+    The next file would get the number of one of them, and what libraries print would be written into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""Damaged inputs other than videos, and odd surroundings: each is read, or refused in one line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from motion_vq import MotionTokenizer
+from tests.test_tokens import random_tokens
+from videotok import TokensError
+from videotok.bundle import Bundle
+from videotok.corpus.ray_pipeline import Cluster, _start_ray
+from videotok.errors import CorpusError, ModelError
+from videotok.io_utils import read_json
+from videotok.lm.data import read_samples
+
+CLOSED = {"stdout": ">&-", "stdin": "<&-", "stderr": "2>&-", "all three": "<&- >&- 2>&-"}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_standard_streams(closed, tmp_path):
+    """A file that is opened later must not get the number of one of them."""
+    random_tokens().save(tmp_path / "a.vtok")
+    program = "import sys, os; from videotok.cli.main import main; code = main(['info', 'a.vtok']); "
+    program += "os.write(3, str([os.fstat(n).st_rdev for n in range(3)]).encode()); sys.exit(code)"
+    command = f'"{sys.executable}" -c "{program}" {CLOSED[closed]} 3>numbers'
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (done.stdout == "") == ("stdout" in closed or "all" in closed)
+    null = Path("/dev/null").stat().st_rdev
+    numbers = json.loads((tmp_path / "numbers").read_text())
+    wanted = {"stdin": [0], "stdout": [1], "stderr": [2], "all three": [0, 1, 2]}[closed]
+    assert [numbers[number] for number in wanted] == [null] * len(wanted)
+
+
+def test_jsonl_that_is_not_utf8_or_nests_too_deeply(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"question": "was für eine", "answer": "b"}\n'.encode("latin-1"))
+    with pytest.raises(TokensError, match=r"a\.jsonl is no text in UTF-8 \(.*at byte 19\)"):
+        list(read_samples([path]))
+    path.write_text("[" * 100_000)
+    with pytest.raises(TokensError, match=r"a\.jsonl:1 is not"):
+        list(read_samples([path]))
+
+
+def test_jsonl_lines_end_at_line_feeds_alone(tmp_path):
+    path, question = tmp_path / "a.jsonl", "one\u2028line\u0085 only"
+    line = json.dumps({"question": question, "answer": "yes"}, ensure_ascii=False)
+    path.write_text(f"{line}\r\n\n{line}", encoding="utf-8-sig", newline="")
+    samples = list(read_samples([path]))
+    assert [sample.turns[0].text for sample in samples] == [question, question]
+
+
+def test_json_that_nests_too_deeply_is_no_json(tmp_path):
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json nests too deeply"):
+        read_json(tmp_path / "config.json")
+
+
+def test_ray_that_does_not_start_is_no_fault_of_ours():
+    """On a busy machine Ray raises a plain exception."""
+
+    class Ray:
+        @staticmethod
+        def init(**options: object) -> None:
+            raise Exception("The current node timed out during startup.")
+
+    message = "cannot start or reach Ray at this machine: The current node timed out"
+    with pytest.raises(CorpusError, match=message), _start_ray(Ray, Cluster()):
+        pass
+
+
+def changed_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def without_a_tensor(folder: Path) -> None:
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    del tensors[sorted(tensors)[len(tensors) // 2]]
+    save_file(tensors, path)
+
+
+DAMAGES = {
+    "a tensor is missing": ("keyframes", without_a_tensor, "its weights lack "),
+    "more layers than weights": ("keyframes", lambda folder: changed_config(folder, decoder_depth=3), "lack "),
+    "fewer layers than weights": ("detokenizer", lambda folder: changed_config(folder, motion_layers=0), "have "),
+    "another type": ("motion", lambda folder: changed_config(folder, grid="x"), "cannot load motion"),
+    "an empty list": ("motion", lambda folder: changed_config(folder, patch=[]), "cannot load motion"),
+    "a huge number": ("keyframes", lambda folder: changed_config(folder, image_size=10**20), "cannot load keyframes"),
+    "no object": ("detokenizer", lambda folder: (folder / "config.json").write_text("[]"), "cannot load detokenizer"),
+    "no JSON": ("detokenizer", lambda folder: (folder / "config.json").write_text("{"), "cannot load detokenizer"),
+    "no weights": ("detokenizer", lambda folder: next(folder.glob("*.safetensors")).unlink(), "detokenizer"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_model_folders_are_refused_in_one_line(damage, tiny_model, tmp_path, capfd):
+    """Weights other than config.json says would be left as they come, or left out, and give other ids."""
+    part, make, message = DAMAGES[damage]
+    shutil.copytree(tiny_model, tmp_path / "model")
+    make(tmp_path / "model" / part)
+    with pytest.raises(ModelError, match=re.escape(message)) as raised:
+        load_all(Bundle.find(str(tmp_path / "model")))
+    assert str(raised.value).isprintable()
+    assert capfd.readouterr().err == ""
+
+
+def load_all(bundle: Bundle) -> None:
+    bundle.load_keyframes(torch.float32)
+    bundle.load("motion", MotionTokenizer, torch.float32)
+    bundle.load_detokenizer(torch.float32)
