@@ -141,9 +141,6 @@ def run_in_process(reader: str, path: Path, cores: int) -> None:
     if reader != "limit":
         cv2.setNumThreads(1)
     start_cpu = _cpu_seconds()
-    if reader in ("mvextractor", "reference"):
-        # the extra [peers] brings its own FFmpeg, which takes 0.1 s to load
-        import mvextractor.videocap  # noqa: F401
     if reader in ("ours", "fields", "motion"):
         CHOOSER.choose("1")
         CHOOSER.for_next_frame(fine_grid(SPEC))
