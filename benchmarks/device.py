@@ -7,9 +7,9 @@ With the shipped weights, in float32 and (decoding and training) bfloat16, on th
     motion       clips encoded and decoded a second, one at a time and in batches
     frames       clips of 24 frames rebuilt a second, one at a time and in batches
     training     pictures a second of the keyframe tokenizer
-    rounding     what float32 gets wrong beside float64 (docs/adr/0005-float32-certificate.md): the largest error of a
-                 decoded pixel and of a patch's root mean squared error, over `--codes` codes, and how many times that
-                 the bound is; the error of the encoder's unit vectors
+    rounding     errors of float32 beside float64 over `--codes` codes (docs/adr/0005-float32-certificate.md): of what a
+                 patch saves, of the encoder's vectors, of decoded pictures; how many times that their bounds are; how
+                 many pictures were encoded again in float64; and whether ids are those of float64
     decisions    keyframes whose patches were compared again in float64, since float32 left it open
 
 Rows of the JSON: {"what", …figures}; the first one says which device. A GPU takes less than five minutes; `--quick`
@@ -269,8 +269,10 @@ def _complaints(row: Row) -> list[str]:
     """Return what a row says against the promise that ids are the same everywhere."""
     if row["what"] == "ids" and row["different"]:
         return [f"ids differ from those of the CPU in float64: {', '.join(row['different'])}"]
+    if row["what"] == "rounding" and row["different"]:
+        return [f"{row['different']} of {row['pictures']} pictures have other patches or codes than in float64"]
     if row["what"] == "rounding" and not row["within"]:
-        return [f"a patch is off by {row['patch_error']:.2g}, more than the bound of {row['bound']:.2g}"]
+        return [f"rounding is {min(row['safety_factors'].values()):.2g} times below its bound: {row['safety_factors']}"]
     return []
 
 

@@ -1,6 +1,6 @@
 """Errors of float32 beside float64, and how often keyframes are decided again (docs/adr/0005-float32-certificate.md).
 
-    rounding     error of decoded pixels, of patches' root mean squared errors and of the encoder's vectors
+    rounding     errors of what decides ids (what a patch saves, unit vectors, decoded pictures); ids against float64's
     decisions    keyframes encoded one after another: how many decisions float32 leaves open
 
 `python -m benchmarks.device` runs both.
@@ -15,7 +15,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from codec import iter_clips
 from motion_vq.model_base import as_double, double_precision, no_tf32
@@ -23,16 +24,15 @@ from videotok.config import EncodeConfig
 from videotok.image_utils import to_square_tensor
 from videotok.inputs import PHOTO_SUFFIXES
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder
-from videotok.keyframes import KeyframeTokenizer
+from videotok.keyframes import KeyframeTokenizer, KeyframeTokens
+from videotok.keyframes.selector import GreedyState, PredictedErrors, Selector, keep_above
 from videotok.keyframes.vit import patchify
 from videotok.pipeline import VideoTokenizer
 
-SAFETY = 4
-"""A bound is so many times the largest error that was measured."""
-PARTIAL_EVERY = 4
-"""Of so many batches one has codes for the patches that the selector keeps, and the others for all patches."""
-CODES_PER_PICTURE = 224
-"""On average over these."""
+CODES_PER_PICTURE = 192
+"""On average over pictures with a code for half of the patches and pictures with a code for all of them."""
+DECODED_EVERY = 4
+"""See `rounding`."""
 KEYFRAMES_PER_VIDEO = 8
 """Keyframes of each video whose decisions are counted: most of them have one before."""
 
@@ -73,71 +73,122 @@ def _keyframes(path: Path, count: int, size: int) -> Iterator[Tensor]:
 
 @dataclass
 class Rounding:
-    """The largest errors of float32 over some pictures."""
+    """The largest errors of float32 over some pictures, and how often pictures were encoded again in float64."""
 
     codes: int = 0
     pictures: int = 0
-    pixel_error: float = 0.0
-    """Of a decoded pixel in [-1, 1]."""
-    patch_error: float = 0.0
-    """Of the root of a patch's mean squared error against its picture, which the bound is for."""
+    encoded_again: int = 0
+    """Pictures that `encode` did again in float64, since rounding could have decided."""
+    different: int = 0
+    """Pictures of which patches or codes are others than those of float64: none should be."""
+    gain_error: float = 0.0
+    """Of the log of what a patch saves in a turn of the selection."""
     vector_error: float = 0.0
     """Of the encoder's unit vectors: Euclidean distance."""
-    codes_changed: int = 0
-    """Codes that float32 alone would change. None are: codes are decided in float64."""
+    decoded: int = 0
+    pixel_error: float = 0.0
+    """Of a decoded pixel in [-1, 1], over `decoded` pictures."""
+    patch_error: float = 0.0
+    """Of the root of a patch's mean squared error against its picture, over the same."""
 
-    def add(self, model: KeyframeTokenizer, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Measure images [B, 3, S, S] with the patches of `mask` bool [B, N], None: those that the model keeps.
+    @torch.no_grad()
+    def add(self, model: KeyframeTokenizer, images: Tensor, keep_ratio: float) -> KeyframeTokens:
+        """Encode images [B, 3, S, S] in both precisions; returns the tokens of float32."""
+        with counted_encodings(model) as counts:
+            tokens = model.encode(images, keep_ratio=keep_ratio)
+        with no_tf32():
+            features, predicted = self._features(model, images)
+            merged, present = model.merger(features, tokens.keep_mask)
+            vectors = F.normalize(as_double(model.to_code(merged)), dim=-1)
+        with double_precision(model):
+            exact_features, exact_predicted = self._features(model, images)
+            threshold = model.thresholds(keep_ratio).to(exact_features)
+            scores = model.selector.scores_of(exact_predicted, threshold=threshold)
+            mask = keep_above(scores, threshold)
+            exact = model.encode_features(exact_features, images, mask)
+            exact_vectors = model.code_vectors(exact_features, tokens.keep_mask.to(mask.device))[0]
+        off = (vectors - exact_vectors)[present.to(vectors.device)].norm(dim=-1)
+        is_other = (exact.keep_mask.to(tokens.keep_mask.device) != tokens.keep_mask).any(dim=1).tolist()
+        pairs = zip(exact.ids, tokens.ids, strict=True)
+        self.different += sum(other or not torch.equal(*ids) for other, ids in zip(is_other, pairs, strict=True))
+        self.codes += sum(map(len, tokens.ids))
+        self.pictures += len(images)
+        self.encoded_again += counts.pictures
+        self.vector_error = max(self.vector_error, float(off.max()))
+        if keep_ratio < 1:
+            turns = int(mask.sum(dim=1).max())
+            self.gain_error = max(self.gain_error, gain_error(model.selector, predicted, exact_predicted, turns))
+        return tokens
 
-        Returns:
-            [B]: how far a vector may be off before one of the image's codes is another one, at least.
-        """
-        tokens = model.encode(images, keep_mask=mask)
-        mask = tokens.keep_mask
-        rounded = as_double(model.decode(tokens.ids, mask))
-        with torch.no_grad(), no_tf32():
-            vectors, present = model.code_vectors(model.features(images), mask)
-            changed = model.codebook.nearest(vectors)[present] != torch.cat(tokens.ids)
-        with double_precision(model), torch.no_grad():
-            exact = model.decode(tokens.ids, mask).to(rounded)
-            exact_vectors = model.code_vectors(model.features(images), mask)[0]
-            present = present.to(exact_vectors.device)
-            room = [self._room(model, row[there]) for row, there in zip(exact_vectors, present, strict=True)]
-        off = (as_double(vectors) - exact_vectors)[present].norm(dim=-1)
+    @torch.no_grad()
+    def add_decoded(self, model: KeyframeTokenizer, images: Tensor, tokens: KeyframeTokens) -> None:
+        """Decode the tokens of images in both precisions."""
+        rounded = as_double(model.decode(tokens.ids, tokens.keep_mask))
+        with double_precision(model):
+            exact = model.decode(tokens.ids, tokens.keep_mask).to(rounded)
         source, patch = as_double(images), model.config["patch_size"]
         roots = [patchify((picture - source).square(), patch).mean(-1).sqrt() for picture in (rounded, exact)]
-        self.codes += changed.numel()
-        self.pictures += len(images)
-        self.codes_changed += int(changed.sum())
-        self.vector_error = max(self.vector_error, float(off.max()))
+        self.decoded += len(images)
         self.pixel_error = max(self.pixel_error, float((rounded - exact).abs().max()))
         self.patch_error = max(self.patch_error, float((roots[0] - roots[1]).abs().max()))
-        return torch.stack(room)
 
     @staticmethod
-    def _room(model: KeyframeTokenizer, vectors: Tensor) -> Tensor:
-        """Return how far float64 vectors [n, dim] may be off before one of them has another nearest code, [].
+    def _features(model: KeyframeTokenizer, images: Tensor) -> tuple[Tensor, PredictedErrors]:
+        features = model.features(images)
+        return features, model.selector(features)
 
-        A vector that moves by d changes the difference of its products with two codes by at most d times the distance
-        of these codes (Cauchy-Schwarz). The codes beyond the second one may be nearer to the first, so that they are
-        reached sooner: the eight best are looked at.
-        """
-        codes = model.codebook.codes.to(vectors)
-        best = (vectors @ codes.T).topk(8, dim=-1)
-        distances = (codes[best.indices[:, 1:]] - codes[best.indices[:, :1]]).norm(dim=-1)
-        return ((best.values[:, :1] - best.values[:, 1:]) / distances.clamp(min=1e-300)).min()
+
+def gain_error(selector: Selector, rounded: PredictedErrors, exact: PredictedErrors, turns: int) -> float:
+    """Return the largest error of a gain over the first turns of the exact selection."""
+    distances = as_double(selector.distances)
+    states = [
+        GreedyState(as_double(errors.log_saving), as_double(errors.redundancy), distances)
+        for errors in (rounded, exact)
+    ]
+    largest = 0.0
+    for _ in range(turns):
+        gains = [state.gains() for state in states]
+        off = (gains[0] - gains[1]).abs()
+        largest = max(largest, float(off[gains[1].isfinite()].max()))
+        best = gains[1].argmax(dim=1, keepdim=True)
+        for state in states:
+            state.take(best)
+    return largest
+
+
+@dataclass
+class Encodings:
+    """Pictures that were encoded in float64."""
+
+    pictures: int = 0
+
+
+@contextmanager
+def counted_encodings(model: KeyframeTokenizer) -> Iterator[Encodings]:
+    """Inside, pictures that the model encodes in float64 are counted."""
+    counts = Encodings()
+
+    def count(module: nn.Module, inputs: Any, features: Tensor) -> None:
+        counts.pictures += len(features) if features.dtype == torch.float64 else 0
+
+    handle = model.vit.register_forward_hook(count)
+    try:
+        yield counts
+    finally:
+        handle.remove()
 
 
 def rounding(tokenizer: VideoTokenizer, images: Iterable[Tensor], num_codes: int, batch: int) -> Row:
-    """Measure what float32 on the device gets wrong beside float64.
+    """Compare float32 on the device with float64.
 
-    Most batches have a code for every patch; every `PARTIAL_EVERY`-th has codes for those that the selector keeps.
+    Batches have codes for the patches that the selector keeps and for all patches in turn; every `DECODED_EVERY`-th
+    batch of each kind is decoded too, which takes most of the time.
 
     Args:
         images: pictures [1, 3, S, S]; no more of them are taken than `num_codes` codes need.
         batch: pictures at once.
     """
-    found, rooms = Rounding(), []
+    found = Rounding()
     with tokenizer.encoding():
         model = tokenizer.keyframes
         assert isinstance(model, KeyframeTokenizer)
@@ -145,17 +196,19 @@ def rounding(tokenizer: VideoTokenizer, images: Iterable[Tensor], num_codes: int
             if found.codes >= num_codes:
                 break
             part = part.to(model.device)
-            mask = torch.ones(len(part), model.num_patches, dtype=torch.bool, device=part.device)
-            rooms.append(found.add(model, part, mask if (number + 1) % PARTIAL_EVERY else None))
-        bound = model.decode_error
-    near = torch.cat(rooms) <= SAFETY * found.vector_error
+            tokens = found.add(model, part, 1.0 if number % 2 else model.config["default_keep_ratio"])
+            if number // 2 % DECODED_EVERY == 0:
+                found.add_decoded(model, part, tokens)
+        bounds = {"gain": model.gain_error, "vector": model.vector_error, "patch": model.decode_error}
+    errors = {"gain": found.gain_error, "vector": found.vector_error, "patch": found.patch_error}
+    factors = {name: bounds[name] / max(errors[name], 1e-300) for name in bounds}
     return {
         "what": "rounding",
         **asdict(found),
-        "bound": bound,
-        "safety_factor": bound / found.patch_error if found.patch_error else float("inf"),
-        "within": found.patch_error <= bound,
-        "pictures_with_near_codes": float(near.double().mean()),
+        "share_encoded_again": found.encoded_again / max(found.pictures, 1),
+        "bounds": bounds,
+        "safety_factors": factors,
+        "within": min(factors.values()) >= 1,
     }
 
 

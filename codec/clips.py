@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from codec.container import NATIVE_CODECS, Source, local_file, open_video, source_name
@@ -34,8 +34,9 @@ MotionChoice = Literal["auto", "native", "reencode", "mpeg4"]
 Backend = Literal["av", "mvextractor"]
 """Which library reads the stream's own vectors: PyAV or motion-vector-extractor."""
 
-EXACT_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""Without the two flags swscale's pictures are one to two levels too dark, and 2 to 4 dB further from the source."""
+EXACT_AREA = 0x20 | 0x40000 | 0x2000
+"""SWS_AREA, SWS_ACCURATE_RND and SWS_FULL_CHR_H_INT of FFmpeg's swscale.h; PyAV names the last two from 18 on. Without
+them swscale's pictures are one to two levels too dark, and 2 to 4 dB further from the source."""
 
 
 def iter_clips(
