@@ -170,7 +170,7 @@ class VectorQuantizer(nn.Module):
         find = nearest_by_angle if self.normalized else nearest
         # mixed precision would multiply in bfloat16, in which most neighbouring codes are equal
         with torch.autocast(vectors.device.type, enabled=False):
-            ids = find(vectors.flatten(0, -2), self.codes.to(vectors.dtype))
+            ids = find(vectors.flatten(0, -2), self.codes.to(vectors))
         return ids.view(vectors.shape[:-1])
 
     @torch.no_grad()

@@ -1,18 +1,24 @@
 """Ids do not depend on rounding: float32 and float64, batches, threads, and pictures that are off within the bound."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from codec import Clip, MotionField
 from motion_vq.attention import Linear
 from motion_vq.model_base import double_precision
 from motion_vq.vector_quantizer import nearest_by_angle, nearest_of_inexact
+from tests.conftest import make_bundle
 from tests.keyframe_sizes import SIZES
 from tests.test_keyframes_tokenizer import randomized
+from videotok import VideoTokenizer
+from videotok.clip_encoder import FixedLayoutEncoder
+from videotok.config import EncodeConfig
 from videotok.keyframe_prediction import PredictiveKeyframeEncoder, _is_at_most, _UncertainError
 from videotok.keyframes import KeyframeTokenizer, KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes import tokenizer as tokenizer_module
-from videotok.keyframes.selector import ERROR_EXPONENT, Selector, _GreedyState, certain_selection
+from videotok.keyframes.selector import ERROR_EXPONENT, GreedyState, Selector, certain_selection
 from videotok.virtual_camera import photograph
 
 ERROR = 1e-3
@@ -211,7 +217,7 @@ def test_codes_of_exact_vectors_are_those_of_float64():
 
 def selections(log_saving, redundancy, error, **rule):
     distances = Selector(8, 8).distances.double()
-    return certain_selection(_GreedyState(log_saving, redundancy, distances), error, **rule)
+    return certain_selection(GreedyState(log_saving, redundancy, distances), error, **rule)
 
 
 @pytest.mark.parametrize("rule", [{"count": 20}, {"threshold": torch.tensor(-1.2, dtype=torch.float64)}], ids=str)
@@ -253,3 +259,37 @@ def test_linear_layers_agree_with_those_of_torch(rows):
         assert layer(x).shape == (2, rows, 10)
     layer(x.requires_grad_()).sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("is_near", [False, True], ids=["float32", "all decided in float64"])
+def test_two_threads_give_the_ids_of_one(tmp_path, monkeypatch, is_near):
+    """Both cast weights where all is decided in float64: then neither may find those of the other."""
+    tokenizer = VideoTokenizer.from_pretrained(make_bundle(tmp_path, seed=3))
+    rng, spec = np.random.default_rng(0), tokenizer.spec()
+    steps = rng.normal(0, 0.01, (6, spec.frames, *spec.grid, 2)).astype(np.float32)
+    keyframes = (pictures(6).permute(0, 2, 3, 1) * 127 + 127).to(torch.uint8).numpy()
+    clips = [
+        Clip(keyframe, MotionField(vectors, np.ones(vectors.shape[:3], bool)), 0.0, spec.frames, "native")
+        for keyframe, vectors in zip(keyframes, steps, strict=True)
+    ]
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            if is_near and count == 2:
+                monkeypatch.setattr(tokenizer_module, "GAIN_ERROR", 10.0)
+                monkeypatch.setattr(KeyframeTokenizer, "decode_error", 10.0)
+            torch.set_num_threads(count)
+            encoder, done = FixedLayoutEncoder(tokenizer, EncodeConfig()), []
+            with tokenizer.encoding():
+                for clip in clips:
+                    done += encoder.push([clip])
+                waiting = len(clips) - len(done)
+                done += encoder.finish()
+            assert torch.get_num_threads() == count
+            assert waiting == count - 1
+            found.append([(one.keyframe.ids.tolist(), one.keyframe.skip_mask.tolist()) for one in done])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+    assert len(found[0]) == len(clips)
+    assert tokenizer.keyframes.dtype == torch.float32

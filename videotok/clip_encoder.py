@@ -1,6 +1,7 @@
 """Clips to ids: in a fixed layout, or at a rate. Both take clips as they come and return them as they are done."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from codec import Clip, ClipSpec
 from motion_vq import MotionTokens
-from motion_vq.model_base import as_double
+from motion_vq.model_base import as_double, no_tf32
 from videotok.config import EncodeConfig
 from videotok.image_utils import to_square_tensor
-from videotok.keyframe_prediction import EncodedKeyframe, PredictiveKeyframeEncoder
+from videotok.keyframe_prediction import BegunKeyframes, EncodedKeyframe, PredictiveKeyframeEncoder
 from videotok.rate_control import (
     FIRST_PREDICTED_SHARE,
     SHARE_STEP,
@@ -88,21 +89,44 @@ class FixedLayoutEncoder:
         self._keyframes = _keyframe_encoder(models, config)
         self._motion: list[tuple[np.ndarray, np.ndarray]] = []
         """Motion ids and global-motion ids of the clips whose keyframes are not done."""
+        self._begun: BegunKeyframes | None = None
+        """Keyframes that are completed beside the next ones."""
 
     def push(self, clips: Sequence[Clip]) -> list[EncodedClip]:
+        """See `ClipEncoder`. On several cores, the keyframes of the call before are completed beside these clips.
+
+        Two threads with half of torch's threads each wait less for each other than all of them at every operation.
+        """
+        keyframes, total = self._keyframes, torch.get_num_threads()
+        if not keyframes.overlaps or total == 1:
+            return self._joined(keyframes.push(*self._inputs(clips)))
+        try:
+            # settings of float32 hold for all threads, and each thread restores what it has found
+            with no_tf32(), ThreadPoolExecutor(1, "encode", torch.set_num_threads, (total // 2,)) as pool:
+                completed = pool.submit(keyframes.complete, self._begun) if self._begun else None
+                torch.set_num_threads(total - total // 2)
+                begun = keyframes.begin(*self._inputs(clips))
+                done = completed.result() if completed else []
+        finally:
+            torch.set_num_threads(total)
+        self._begun = begun
+        return self._joined(done)
+
+    def finish(self) -> list[EncodedClip]:
         """See `ClipEncoder`."""
+        begun, self._begun = self._begun, None
+        done = self._keyframes.complete(begun) if begun else []
+        return self._joined(done + self._keyframes.finish())
+
+    def _inputs(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor | None, list[bool]]:
+        """Encode the motion of clips; return the arguments of `PredictiveKeyframeEncoder.push`."""
         models = self._models
         motion = models.encode_motion([clip.motion for clip in clips], self._quantizers)
         self._motion += zip(motion.ids.cpu().numpy(), motion.global_motion_ids.cpu().numpy(), strict=True)
         images = torch.cat([to_square_tensor(clip.keyframe, models.keyframes.image_size) for clip in clips])
         # decoded in the precision of encoding: which patches are skipped must not depend on rounding either
         vectors = models.motion.decode(motion) if self._keyframes.predicts else None
-        images = images.to(models.keyframes.device)
-        return self._joined(self._keyframes.push(images, vectors, [clip.damaged for clip in clips]))
-
-    def finish(self) -> list[EncodedClip]:
-        """See `ClipEncoder`."""
-        return self._joined(self._keyframes.finish())
+        return images.to(models.keyframes.device), vectors, [clip.damaged for clip in clips]
 
     def _joined(self, keyframes: list[EncodedKeyframe]) -> list[EncodedClip]:
         done, self._motion = self._motion[: len(keyframes)], self._motion[len(keyframes) :]

@@ -16,14 +16,13 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from motion_vq.model_base import as_double, double_precision
+from motion_vq.model_base import as_double
 from unet3d.warping import compose, upsample_vectors, warp
 from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes.selector import keep_best
@@ -202,11 +201,23 @@ class _Attempt:
 
 
 @dataclass(frozen=True)
+class BegunKeyframes:
+    """Keyframes with their own tokens, of which none is skipped yet."""
+
+    keyframes: list[_Keyframe]
+    tokens: KeyframeTokens
+    error: float
+    """Bound on the rounding error of pictures that are decoded from the tokens."""
+
+
+@dataclass(frozen=True)
 class _OwnTokens(KeyframeTokens):
     """Tokens of keyframes by themselves, of which none is skipped yet."""
 
     pictures: Tensor | None
     """float64 [B, 3, S, S]: decoded from them; None where nothing is predicted."""
+    error: float
+    """Bound on the rounding error of `pictures`."""
 
 
 class PredictiveKeyframeEncoder:
@@ -253,6 +264,7 @@ class PredictiveKeyframeEncoder:
         if tokens_per_keyframe is not None and tokenizer.drops_patches:
             self._rate = RateController(tokens_per_keyframe)
         self._waiting: list[_Keyframe] = []
+        """Keyframes whose window of rate control is not full."""
         self._chain: list[_ChainLink] = []
         """The keyframes since the last independent one; empty where the next one must be independent."""
 
@@ -269,17 +281,43 @@ class PredictiveKeyframeEncoder:
         Raises:
             ValueError: no vectors although they are needed, or `keep_ratio` out of range.
         """
+        if self._rate is None:
+            return self.complete(self.begin(images, vectors, damaged))
+        self._waiting += self._keyframes(images, vectors, damaged)
+        done: list[EncodedKeyframe] = []
+        while len(self._waiting) >= RATE_WINDOW:
+            done += self._encode_waiting(self._rate, RATE_WINDOW)
+        return done
+
+    def begin(self, images: Tensor, vectors: Tensor | None = None, damaged: Sequence[bool] = ()) -> "BegunKeyframes":
+        """Do the first half of `push`: find the keyframes' own tokens. Not for keyframes that share their tokens.
+
+        Another thread may be in `complete` with those before, where `overlaps` is True.
+        """
+        keyframes = self._keyframes(images, vectors, damaged)
+        tokens = self.tokenizer.encode(images, keep_ratio=self._keep_ratio, **self._options)
+        return BegunKeyframes(keyframes, tokens, self._rounding_error())
+
+    def complete(self, begun: "BegunKeyframes") -> list[EncodedKeyframe]:
+        """Do the second half of `push`, in the order of the keyframes: decode them, and leave out what is predicted."""
+        return self._skip_predicted(begun.keyframes, self._decoded(begun.tokens, begun.error))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether one thread may `begin` with keyframes while another one does the work of `complete`."""
+        refines = self._options["refinement_steps"]
+        return self.predicts and self._rate is None and not refines and self.tokenizer.decodes_beside_encoding
+
+    def _keyframes(self, images: Tensor, vectors: Tensor | None, damaged: Sequence[bool]) -> list["_Keyframe"]:
         if self.predicts and vectors is None:
             raise ValueError("`vectors` are needed to predict keyframes; give them, or `predict=False`")
-        for index, image in enumerate(images):
-            steps = None if vectors is None else vectors[index : index + 1]
-            self._waiting.append(_Keyframe(image[None], steps, bool(damaged[index]) if len(damaged) else False))
-        done: list[EncodedKeyframe] = []
-        if self._rate is None:
-            done += self._encode_waiting(len(self._waiting))
-        while self._rate is not None and len(self._waiting) >= RATE_WINDOW:
-            done += self._encode_waiting(RATE_WINDOW)
-        return done
+        steps = [None] * len(images) if vectors is None else list(vectors.split(1))
+        flags = [bool(flag) for flag in damaged] or [False] * len(images)
+        return [_Keyframe(*facts) for facts in zip(images.split(1), steps, flags, strict=True)]
+
+    def _rounding_error(self) -> float:
+        """Return the bound on the rounding error of pictures that the tokenizer decodes."""
+        return self.tokenizer.decode_error if self.tokenizer.dtype == torch.float32 else 0.0
 
     def push_ranked(
         self,
@@ -306,15 +344,15 @@ class PredictiveKeyframeEncoder:
                 as there are patches, never to more than these.
             slack: tokens that may be missing.
         """
-        keyframe, chain = _Keyframe(image, vectors, damaged), list(self._chain)
+        keyframe, chain, error = _Keyframe(image, vectors, damaged), list(self._chain), self._rounding_error()
 
         @functools.cache
         def own_tokens(count: int) -> _OwnTokens:
             mask = keep_best(scores, torch.tensor([count], device=scores.device)).to(image.device)
             if features is None:
-                return self._decoded(self.tokenizer.encode(image, keep_mask=mask, **self._options))
+                return self._decoded(self.tokenizer.encode(image, keep_mask=mask, **self._options), error)
             steps = self._options["refinement_steps"]
-            return self._decoded(self.tokenizer.encode_features(features, image, mask, steps))
+            return self._decoded(self.tokenizer.encode_features(features, image, mask, steps), error)
 
         def attempt(count: int, skip_factor: float = SKIP_FACTOR) -> _Attempt:
             self._chain = list(chain)
@@ -353,36 +391,28 @@ class PredictiveKeyframeEncoder:
 
     def finish(self) -> list[EncodedKeyframe]:
         """Return the keyframes that were still waiting for their window to fill."""
-        return self._encode_waiting(len(self._waiting))
+        return self._encode_waiting(self._rate, len(self._waiting)) if self._rate and self._waiting else []
 
-    def _encode_waiting(self, count: int) -> list[EncodedKeyframe]:
+    def _encode_waiting(self, rate: RateController, count: int) -> list[EncodedKeyframe]:
         group, self._waiting = self._waiting[:count], self._waiting[count:]
-        if not group:
-            return []
-        if self._rate is not None:
-            scores = torch.cat([self.tokenizer.scores(keyframe.image) for keyframe in group])
-            return [
-                self._encode_at_rate(self._rate, keyframe, scores[index : index + 1], allocated)
-                for index, (keyframe, allocated) in enumerate(zip(group, self._rate.allocate(scores), strict=True))
-            ]
-        tokens = self._encode(torch.cat([keyframe.image for keyframe in group]))
-        return self._skip_predicted(group, self._decoded(tokens))
-
-    def _encode(self, images: Tensor) -> KeyframeTokens:
-        return self.tokenizer.encode(images, keep_ratio=self._keep_ratio, **self._options)
+        scores = torch.cat([self.tokenizer.scores(keyframe.image) for keyframe in group])
+        return [
+            self._encode_at_rate(rate, keyframe, scores[index : index + 1], allocated)
+            for index, (keyframe, allocated) in enumerate(zip(group, rate.allocate(scores), strict=True))
+        ]
 
     def _encode_at_rate(
         self, rate: RateController, keyframe: _Keyframe, scores: Tensor, allocated: int
     ) -> EncodedKeyframe:
         limit = torch.tensor([rate.limit(allocated, self.tokenizer.num_patches)], device=scores.device)
         own = self.tokenizer.encode(keyframe.image, keep_mask=keep_best(scores, limit), **self._options)
-        (encoded,) = self._skip_predicted([keyframe], self._decoded(own))
+        (encoded,) = self._skip_predicted([keyframe], self._decoded(own, self._rounding_error()))
         rate.spend(allocated, len(encoded.ids))
         return encoded
 
-    def _decoded(self, tokens: KeyframeTokens) -> _OwnTokens:
+    def _decoded(self, tokens: KeyframeTokens, error: float) -> _OwnTokens:
         pictures = as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask)) if self.predicts else None
-        return _OwnTokens(tokens.ids, tokens.keep_mask, pictures)
+        return _OwnTokens(tokens.ids, tokens.keep_mask, pictures, error)
 
     def _skip_predicted(
         self, keyframes: list[_Keyframe], own: _OwnTokens, skip_factor: float = SKIP_FACTOR
@@ -392,12 +422,11 @@ class PredictiveKeyframeEncoder:
             return [
                 _encoded(ids, mask, torch.zeros_like(mask)) for ids, mask in zip(own.ids, own.keep_mask, strict=True)
             ]
-        error = self.tokenizer.decode_error if self.tokenizer.dtype == torch.float32 else 0.0
         encoded = []
         for number, keyframe in enumerate(keyframes):
             assert keyframe.vectors is not None  # `push` checks it
             ids, mask = own.ids[number], own.keep_mask[number]
-            link = _ChainLink(ids, mask, as_double(keyframe.vectors), own.pictures[number : number + 1], error)
+            link = _ChainLink(ids, mask, as_double(keyframe.vectors), own.pictures[number : number + 1], own.error)
             self._append(keyframe, link, skip_factor)
             skipped = torch.zeros_like(mask) if link.skip_mask is None else link.skip_mask
             kept = mask & ~skipped
@@ -455,11 +484,10 @@ class PredictiveKeyframeEncoder:
 
     def _decode_exactly(self, links: list[_ChainLink]) -> None:
         """Decode keyframes again in float64, and compose the references of the chain anew."""
-        with double_precision(cast(nn.Module, self.tokenizer)):
-            for link in links:
-                if link.error > 0:
-                    decoded = self.tokenizer.decode([link.ids], link.keep_mask[None])
-                    link.decoded, link.error = decoded.to(link.decoded), 0.0
+        for link in links:
+            if link.error > 0:
+                decoded = self.tokenizer.decode_exactly([link.ids], link.keep_mask[None])
+                link.decoded, link.error = decoded.to(link.decoded), 0.0
         self._chain[0].reference = self._chain[0].decoded
         for previous, link in itertools.pairwise(self._chain):
             link.reference = self._blended(link, self._predicted(previous, link))

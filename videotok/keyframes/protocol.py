@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from motion_vq.model_base import double_precision
 from videotok.errors import ModelError
 
 
@@ -118,6 +119,11 @@ class KeyframeTokenizerProtocol(Protocol):
         return False
 
     @property
+    def decodes_beside_encoding(self) -> bool:
+        """Whether one thread may `decode`, exactly too, while another one is in `encode`."""
+        return False
+
+    @property
     def encoding_dtype(self) -> torch.dtype:
         """Precision of the weights while `encode` runs. Where it is float32, `encode` and `scores` make sure themselves
         that rounding decides nothing."""
@@ -223,6 +229,11 @@ class KeyframeTokenizerProtocol(Protocol):
             ValueError: an id outside the codebook, or another number of ids than of kept patches.
         """
         ...
+
+    def decode_exactly(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
+        """Return what `decode` gives with float64 weights. Only called where `decode_error` is above 0."""
+        with double_precision(cast(nn.Module, self)):
+            return self.decode(ids, keep_mask)
 
 
 def check_images(images: Tensor, image_size: int) -> None:

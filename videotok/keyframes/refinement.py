@@ -42,7 +42,7 @@ def refine_codes(
     best, least = ids, torch.full((len(images),), torch.inf, device=images.device, dtype=vectors.dtype)
     for step in range(steps + 1):
         with torch.set_grad_enabled(step < steps):
-            codes = codebook.lookup(ids).requires_grad_(step < steps)
+            codes = codebook.lookup(ids).to(vectors).requires_grad_(step < steps)
             decoded = detokenizer(codes, keep_mask)
             errors = (decoded - images).square().mean(dim=(1, 2, 3))
         nearer = errors.detach() < least

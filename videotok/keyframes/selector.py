@@ -128,11 +128,11 @@ class Selector(nn.Module):
         """
         predicted = self(features)
         log_saving, redundancy = as_double(predicted.log_saving), as_double(predicted.redundancy)
-        state = _GreedyState(log_saving, redundancy, self.distances.to(redundancy))
+        state = GreedyState(log_saving, redundancy, self.distances.to(redundancy))
         return certain_selection(state, error, count, threshold)
 
 
-class _GreedyState:
+class GreedyState:
     """What is left to save while patches are taken one after another."""
 
     def __init__(self, log_saving: Tensor, redundancy: Tensor, distances: Tensor) -> None:
@@ -190,7 +190,7 @@ def greedy_selection(
         [B, N]: log of the errors (to the power ERROR_EXPONENT) that each patch saved in its turn, falling from turn to
         turn; -inf for patches that were not taken.
     """
-    state = _GreedyState(log_saving, redundancy, distances)
+    state = GreedyState(log_saving, redundancy, distances)
     taken, values = [], []
     for turn in range(count or log_saving.shape[1]):
         gains = state.gains()
@@ -206,7 +206,7 @@ def greedy_selection(
 
 @torch.no_grad()
 def certain_selection(
-    state: _GreedyState, error: float, count: int | None = None, threshold: Tensor | None = None
+    state: GreedyState, error: float, count: int | None = None, threshold: Tensor | None = None
 ) -> Selection:
     """Keep patches as by the scores of `greedy_selection`, and say where rounding may have decided.
 
@@ -255,7 +255,7 @@ class _Turns:
     """float64 [B, turns, 3], of these."""
 
 
-def _has_no_effect(state: _GreedyState, turns: _Turns, image: int, turn: int, threshold: float, margin: float) -> bool:
+def _has_no_effect(state: GreedyState, turns: _Turns, image: int, turn: int, threshold: float, margin: float) -> bool:
     """Return whether a turn may take the second best patch instead, as both are taken next to each other in any case.
 
     It may if the next turn takes the other one, whichever comes first. Gains never rise when a patch is taken, so

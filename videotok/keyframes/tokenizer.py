@@ -204,7 +204,21 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     @property
     def decode_error(self) -> float:
         """See `DECODE_ERROR` and `OTHER_DEVICES`."""
-        return DECODE_ERROR if self.device.type == "cpu" else OTHER_DEVICES * DECODE_ERROR
+        return DECODE_ERROR * self._device_factor
+
+    @property
+    def gain_error(self) -> float:
+        """See `GAIN_ERROR` and `OTHER_DEVICES`."""
+        return GAIN_ERROR * self._device_factor
+
+    @property
+    def vector_error(self) -> float:
+        """See `VECTOR_ERROR` and `OTHER_DEVICES`."""
+        return VECTOR_ERROR * self._device_factor
+
+    @property
+    def _device_factor(self) -> int:
+        return 1 if self.device.type == "cpu" else OTHER_DEVICES
 
     @property
     def drops_patches(self) -> bool:
@@ -215,6 +229,11 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     def expects_errors(self) -> bool:
         """True: the selector predicts them."""
         return True
+
+    @property
+    def decodes_beside_encoding(self) -> bool:
+        """True on a CPU, where `encode` casts no weights that `decode` uses; a GPU does one thing at a time."""
+        return self.device.type == "cpu" and not self.config["refinement_steps"]
 
     @property
     def refines_codes(self) -> bool:
@@ -308,9 +327,15 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
                 f"expected {(len(ids), self.num_patches)} and one id for each kept patch"
             )
         check_ids(torch.cat(ids), self.codebook_size)
-        packed = pad_sequence(ids, batch_first=True).to(self.device)
+        packed = pad_sequence(ids, batch_first=True).to(self.codebook_vectors.device)
+        start = self.detokenizer.mask_token  # its device and dtype may not be those of the codebook
         with no_tf32():  # `decode_error` is a bound for float32
-            return self.detokenizer(self.codebook.lookup(packed), keep_mask.to(self.device)).clamp(-1, 1)
+            return self.detokenizer(self.codebook.lookup(packed).to(start), keep_mask.to(start.device)).clamp(-1, 1)
+
+    def decode_exactly(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
+        """Return what `decode` gives with float64 weights, which only the detokenizer needs."""
+        with double_precision(self.detokenizer):
+            return self.decode(ids, keep_mask)
 
     def forward(self, images: Tensor, keep_ratio: float | None = None) -> Tensor:
         """Encode images [B, 3, S, S] and decode them again."""
@@ -338,7 +363,8 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
 
     @property
     def _encoder_after_selection(self) -> list[nn.Module]:
-        return [self.merger, self.to_code, self.codebook]
+        # not the codebook, which `decode` uses too, perhaps in another thread: its codes are cast where they are used
+        return [self.merger, self.to_code]
 
     @property
     def _knows_rounding(self) -> bool:
@@ -399,15 +425,14 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
 
     def _encode_in_float32(self, images: Tensor, rule: "_SelectionRule") -> KeyframeTokens:
         """Encode in float32, and again in float64 the images where rounding may have chosen a patch or a code."""
-        factor = 1 if self.device.type == "cpu" else OTHER_DEVICES
         with no_tf32():
             features = self.features(images)
-            selection = self._certain_selection(features, rule, factor * GAIN_ERROR)
+            selection = self._certain_selection(features, rule, self.gain_error)
             keep_mask = selection.keep_mask.to(features.device)
             merged, present = self.merger(features, keep_mask)
             vectors = F.normalize(as_double(self.to_code(merged)), dim=-1)
         present = present.to(vectors.device)
-        found = self.codebook.nearest_of_inexact(vectors, factor * VECTOR_ERROR)
+        found = self.codebook.nearest_of_inexact(vectors, self.vector_error)
         is_certain = selection.is_certain.to(vectors.device) & (found.is_certain | ~present).all(dim=1)
         rows = _unpacked(found.ids.to(self.device), present)
         again = (~is_certain).nonzero()[:, 0]
