@@ -58,7 +58,11 @@ class OperationsChooser:
         if self._threshold and self._num_frames <= FRAMES_BEFORE_COMPILING and not compilation.is_compiled():
             self._threshold = float(FRAMES_BEFORE_COMPILING)
             return
-        compilation.compile_kernels()
+        try:
+            compilation.compile_kernels()
+        except Exception:  # such as a full disk; no reason not to read a video
+            self._threshold = float("inf")
+            return
         self._compiled = compiled_fields.CompiledOperations()
 
     @lru_cache(maxsize=32)  # noqa: B019, there is one chooser

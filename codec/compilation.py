@@ -42,21 +42,34 @@ def inner(function: Callable[..., Any]) -> Any:
 
 def is_compiled() -> bool:
     """Return whether all kernels lie in numba's cache."""
-    return all(_is_cached(dispatcher) for dispatcher, _ in KERNELS)
+    return all(_cache_files(dispatcher, "nbi") for dispatcher, _ in KERNELS)
 
 
-def _is_cached(dispatcher: Any) -> bool:
-    folder, function = Path(dispatcher.stats.cache_path or ""), dispatcher.py_func
+def _cache_files(dispatcher: Any, suffix: str) -> list[Path]:
+    """Return the files of a kernel in numba's cache; none where it has no cache."""
+    if dispatcher.stats.cache_path is None:
+        return []
+    function = dispatcher.py_func
     stem = Path(function.__code__.co_filename).stem
-    return folder.is_dir() and any(folder.glob(f"{stem}.{function.__qualname__}-*.nbi"))
+    return list(Path(dispatcher.stats.cache_path).glob(f"{stem}.{function.__qualname__}-*.{suffix}"))
 
 
 def compile_kernels() -> None:
-    """Compile all kernels, or load them from numba's cache. Compiling takes some ten seconds."""
+    """Compile all kernels, or load them from numba's cache. Compiling takes some ten seconds.
+
+    Raises:
+        Exception: numba cannot compile or store them.
+    """
     for dispatcher, signature in KERNELS:
-        if not dispatcher.signatures:
+        if dispatcher.signatures:
+            continue
+        try:
             dispatcher.compile(signature)
-            dispatcher.disable_compile()
+        except Exception:  # of any type: the cache is pickled, and a full disk or a power failure cuts its files short
+            for file in _cache_files(dispatcher, "nb[ic]"):
+                file.unlink(missing_ok=True)
+            dispatcher.compile(signature)
+        dispatcher.disable_compile()
 
 
 def array_type(dtype: Any, dimensions: int, readonly: bool = False) -> types.Array:

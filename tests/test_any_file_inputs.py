@@ -1,16 +1,22 @@
 """Damaged inputs other than videos, and odd surroundings: each is read, or refused in one line."""
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from codec import compilation, iter_clips
+from codec.acceleration import OperationsChooser
+from codec.field_operations import FieldOperations
 from motion_vq import MotionTokenizer
 from tests.test_tokens import random_tokens
 from videotok import TokensError
@@ -118,3 +124,59 @@ def load_all(bundle: Bundle) -> None:
     bundle.load_keyframes(torch.float32)
     bundle.load("motion", MotionTokenizer, torch.float32)
     bundle.load_detokenizer(torch.float32)
+
+
+KERNEL = """
+from numba import types
+
+from codec.compilation import kernel
+
+
+@kernel(types.int64(types.int64))
+def twice(number):
+    return 2 * number
+"""
+
+
+def imported_anew(path: Path) -> ModuleType:
+    """Import a module as a new process would."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("length", [0, 40])
+def test_a_damaged_numba_cache_is_written_anew(ending, length, tmp_path, monkeypatch):
+    """A full disk or a power failure cuts its files short."""
+    monkeypatch.setattr(compilation, "KERNELS", [])
+    path = tmp_path / "kernels.py"
+    path.write_text(KERNEL)
+    imported_anew(path)
+    compilation.compile_kernels()
+    (file,) = (tmp_path / "__pycache__").glob(f"*.{ending}")
+    content = file.read_bytes()
+    file.write_bytes(content[:length])
+    for hits in (0, 1):
+        compilation.KERNELS.clear()
+        module = imported_anew(path)
+        compilation.compile_kernels()
+        assert module.twice(21) == 42
+        assert sum(module.twice.stats.cache_hits.values()) == hits
+
+
+def test_kernels_that_cannot_be_compiled_are_not_needed(monkeypatch, clip_mp4):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    expected = [clip.motion.vectors for clip in iter_clips(clip_mp4)]
+    monkeypatch.setattr(compilation, "compile_kernels", full)
+    chooser = OperationsChooser("1")
+    monkeypatch.setattr("codec.motion_composition.CHOOSER", chooser)
+    monkeypatch.setattr("codec.resample.CHOOSER", chooser)
+    found = [clip.motion.vectors for clip in iter_clips(clip_mp4)]
+    np.testing.assert_array_equal(found, expected)
+    assert type(chooser.current((20, 36))) is FieldOperations
