@@ -70,7 +70,8 @@ def decode_chain(
     batches = _batches(clips, bidirectional, 1 if is_chained else batch_size)
     if num_workers > 1 and not is_chained:
         with _worker_threads(num_workers) as pool:
-            yield from chain.from_iterable(_map_ahead(pool, rebuild, batches, num_workers))
+            read = _with_fewer_threads(batches, num_workers)
+            yield from chain.from_iterable(_map_ahead(pool, rebuild, read, num_workers))
         return
     previous_frame = None
     for batch in batches:
@@ -168,3 +169,17 @@ def _map_ahead(
     finally:
         for _, frames in pending:
             frames.cancel()
+
+
+def _with_fewer_threads(batches: "Iterator[list[_Clip]]", count: int) -> "Iterator[list[_Clip]]":
+    """Yield batches, each made with 1 / count of torch's threads: the other cores are busy, and waiting spins."""
+    total = torch.get_num_threads()
+    while True:
+        torch.set_num_threads(max(1, total // count))
+        try:
+            batch = next(batches, None)
+        finally:
+            torch.set_num_threads(total)
+        if batch is None:
+            return
+        yield batch
