@@ -114,8 +114,15 @@ class FixedLayoutEncoder:
 
     def finish(self) -> list[EncodedClip]:
         """See `ClipEncoder`."""
-        begun, self._begun = self._begun, None
-        done = self._keyframes.complete(begun) if begun else []
+        begun, self._begun, done = self._begun, None, []
+        if begun is not None:
+            total = torch.get_num_threads()
+            try:
+                # as the thread does: beside other programs, more threads mostly wait for each other
+                torch.set_num_threads(max(1, total // 2))
+                done = self._keyframes.complete(begun)
+            finally:
+                torch.set_num_threads(total)
         return self._joined(done + self._keyframes.finish())
 
     def _inputs(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor | None, list[bool]]:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec import Clip
+from motion_vq.model_base import as_double
 from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.image_utils import to_tensor
 from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR, predict_keyframe
@@ -246,8 +247,8 @@ def prediction_errors(
         vectors, last_vectors: float64 [1, T, h, w, 2].
         grid: (rows, columns) of patches.
     """
-    predicted = predict_keyframe(last_image.double(), last_vectors, vectors)
-    squared = (predicted - image.double()).square().mean(dim=1, keepdim=True)
+    predicted = predict_keyframe(as_double(last_image), last_vectors, vectors)
+    squared = (predicted - as_double(image)).square().mean(dim=1, keepdim=True)
     return F.adaptive_avg_pool2d(squared, grid).flatten()
 
 
@@ -269,7 +270,7 @@ def keyframe_costs(own: KeyframeErrors, last: KeyframeErrors | None, moved: Tens
             predicted = moved + last.errors[number]
             skipped = predicted <= SKIP_FACTOR * expected
             mixed = torch.where(skipped, predicted, expected).mean()
-            if skipped.double().mean() >= MIN_SKIPPED_SHARE and mixed <= MAX_ERROR_RATIO * error:
+            if int(skipped.sum()) >= MIN_SKIPPED_SHARE * len(skipped) and mixed <= MAX_ERROR_RATIO * error:
                 kept, error = kept & ~skipped, mixed
         tokens.append(int(kept.sum()))
         errors.append(float(error))
