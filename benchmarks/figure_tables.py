@@ -313,6 +313,50 @@ VIEWS = {
         {"fixed": "fixed layout (default)", "200/s": "`--tokens-per-second 200`"},
         "tokens chosen by",
     ),
+    "card-lm-questions": TableView(
+        ("lm-questions",),
+        (
+            Column("asked", "questions", 0),
+            Column("as in this table", "as trained", 1),
+            Column("other trained wordings", "others", 1),
+            Column("never trained on", "held out", 1),
+            Column("further from those", "further", 1),
+        ),
+        None,
+        "question",
+    ),
+    "card-lm-real": TableView(
+        ("lm-real",),
+        (
+            Column("asked", "questions", 0),
+            Column("videos", "videos", 0),
+            Column("right %", "right", 1),
+            Column("from", "low", 0),
+            Column("to", "high", 0),
+        ),
+        None,
+        "what the camera does",
+    ),
+    "card-lm-direction": TableView(
+        ("lm-direction",),
+        (
+            Column("videos", "videos", 0),
+            Column("direction right %", "right", 1),
+            Column("pixels a step", "pixels a step", 2),
+        ),
+        None,
+        "the camera moves",
+    ),
+    "card-lm-prediction": TableView(
+        ("lm-prediction",),
+        (
+            Column("ids", "tokens", 0),
+            Column("this model", "language model", 2),
+            *(Column(name, name, 2) for name in ("order 0", "order 2", "order 0, place", "order 2, place")),
+        ),
+        None,
+        "stream",
+    ),
     "readme-weights": TableView(
         ("weights",),
         (Column("parameters, M", "parameters", 1), Column("file, MB", "megabytes", 1)),

@@ -12,7 +12,7 @@ from videotok.cli.main import main
 from videotok.lm.data import EncodedVideo
 from videotok.lm.generation import answer
 from videotok.lm.loading import load_language_model, shipped_language_model
-from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
+from videotok.virtual_camera import Layer, Pose, Scene, constant_speed, photograph
 
 FPS, SIZE = 12, (256, 144)
 MOTIONS = {
@@ -57,6 +57,20 @@ def test_it_tells_which_way_the_camera_moves(loaded, pans):
         tokens = loaded.tokenizer.encode(path, loaded.model.settings.encode_config)
         for question in ("which way does the camera move?", "In which direction does the camera move"):
             assert answer(loaded.model, question, EncodedVideo(tokens)) == direction, (direction, question)
+
+
+def test_the_middle_of_a_longer_video_counts(loaded, tmp_path):
+    """Like a camera that follows something: at rest for two seconds, then four of a pan, then at rest again."""
+
+    def path(seconds):
+        return Pose(-0.1 * min(max(seconds - 2, 0), 4), 0)
+
+    scene, file = Scene([Layer(photograph("coffee"), path)], SIZE), tmp_path / "long.mp4"
+    with VideoWriter(file, Fraction(FPS), SIZE, options=REPRODUCIBLE) as writer:
+        for frame in scene.frames(index / FPS for index in range(96)):
+            writer.write(frame)
+    tokens = loaded.tokenizer.encode(file, loaded.model.settings.encode_config)
+    assert answer(loaded.model, "which way does the camera move?", EncodedVideo(tokens)) == "left"
 
 
 def test_the_command_needs_no_model(pans, capsys):

@@ -27,6 +27,7 @@ from videotok.cli.options import (
     Threads,
     VideoModel,
 )
+from videotok.errors import is_utf8, shorten
 
 if TYPE_CHECKING:
     from videotok.lm.generated_video import GeneratedClip
@@ -148,6 +149,8 @@ def _check_request(text: str, images: Sequence[Path], video: Path | None, second
         Refusal: names the option.
     """
     marks = text.count("<image>")
+    if not is_utf8(text):
+        raise Refusal(f"the text {shorten(text)} is not UTF-8; type it in a terminal that is set to UTF-8")
     if not text.strip() and not images and not video:
         raise Refusal("nothing to generate from; give a text, --image PICTURE or --video START")
     if not 0 < seconds <= MAX_SECONDS:

@@ -8,6 +8,7 @@ are compared with.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ class CameraPath:
 
     def known(self) -> np.ndarray:
         """Return the steps with the mean of all where one is not known; empty where too many are not, or at a cut."""
-        is_known = np.isfinite(self.steps).all(axis=1)
+        is_known: np.ndarray = np.isfinite(self.steps).all(axis=1)
         if not len(self.steps) or is_known.mean() < MIN_KNOWN or np.isinf(self.steps).any():
             return self.steps[:0]
         return np.where(is_known[:, None], self.steps, self.steps[is_known].mean(axis=0))
@@ -119,9 +120,8 @@ def _step(before: np.ndarray, after: np.ndarray) -> Sequence[float]:
     points = cv2.goodFeaturesToTrack(before, MAX_POINTS, 0.01, 6)
     if points is None or len(points) < MIN_POINTS:
         return unknown
-    options = {"winSize": (15, 15), "maxLevel": 3}
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **options)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, None, **options)
+    moved, found = _track(before, after, points)
+    back, found_back = _track(after, before, moved)
     is_tracked = (found & found_back)[:, 0].astype(bool) & (np.abs(back - points).max(axis=(1, 2)) < 0.5)
     if is_tracked.sum() < max(MIN_POINTS, len(points) / 4):
         return (np.inf,) * 3 if _is_cut(before, after) else unknown
@@ -139,6 +139,13 @@ def _step(before: np.ndarray, after: np.ndarray) -> Sequence[float]:
     return x / SIZE[0], y / SIZE[0], (scale - 1) / 2
 
 
+def _track(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where points, float32 [n, 1, 2], went from one picture to another, and which were found, uint8 [n, 1]."""
+    nowhere: Any = None  # OpenCV's stubs want an array
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, nowhere, winSize=(15, 15), maxLevel=3)
+    return moved, found
+
+
 def _cover(points: np.ndarray) -> float:
     """Return the share of the picture within the convex hull of points, float32 [n, 1, 2]."""
     return cv2.contourArea(cv2.convexHull(points)) / (SIZE[0] * SIZE[1])
@@ -146,5 +153,5 @@ def _cover(points: np.ndarray) -> float:
 
 def _is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     """Return whether two pictures, uint8 [H, W], show two scenes."""
-    frames = (VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray") for picture in (after, before))
-    return OpticalFlow().measure(*frames, (1, 1), is_scene_cut).is_cut
+    now, previous = (VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray") for picture in (after, before))
+    return OpticalFlow().measure(now, previous, (1, 1), is_scene_cut).is_cut
