@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,10 @@ from motion_vq import MotionTokenizer
 from tests.test_tokens import random_tokens
 from videotok import TokensError
 from videotok.bundle import Bundle
+from videotok.cli.main import main
 from videotok.corpus.ray_pipeline import Cluster, _start_ray
+from videotok.corpus.schema import CLIP_COLUMNS, METADATA_VERSION, VERSION
+from videotok.corpus.storage import read_shard
 from videotok.errors import CorpusError, ModelError
 from videotok.io_utils import read_json
 from videotok.lm.data import read_samples
@@ -180,3 +185,39 @@ def test_kernels_that_cannot_be_compiled_are_not_needed(monkeypatch, clip_mp4):
     found = [clip.motion.vectors for clip in iter_clips(clip_mp4)]
     np.testing.assert_array_equal(found, expected)
     assert type(chooser.current((20, 36))) is FieldOperations
+
+
+@pytest.mark.parametrize("command", [["ask", "clip.mp4"], ["generate", "--seconds", "1"]])
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud83d"])
+def test_texts_that_are_not_utf8_are_refused(command, text, capfd):
+    assert main(["lm", *command, text]) == 2
+    assert "is not UTF-8; type it in a terminal" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("codec", None, "`codec` is missing"),
+        ("clips", pa.array(["x"]), "`clips` is string, it must be int32"),
+        ("clips", pa.nulls(1, pa.int32()), "`clips` lacks values"),
+    ],
+)
+def test_shards_of_other_columns_are_refused(column, values, message, tmp_path):
+    columns = {field.name: pa.nulls(1, field.type) for field in CLIP_COLUMNS if field.nullable}
+    columns |= {field.name: example(field.type) for field in CLIP_COLUMNS if not field.nullable}
+    metadata = {METADATA_VERSION: str(VERSION)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / "part.parquet")
+    assert read_shard(tmp_path / "part.parquet").num_rows == 1
+    columns[column] = values
+    table = pa.table({name: value for name, value in columns.items() if value is not None})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "part.parquet")
+    with pytest.raises(CorpusError, match=message):
+        read_shard(tmp_path / "part.parquet")
+
+
+def example(kind: pa.DataType) -> pa.Array:
+    """Return one value of a type."""
+    value = (
+        [] if pa.types.is_list(kind) else "x" if pa.types.is_string(kind) else b"" if pa.types.is_binary(kind) else 0
+    )
+    return pa.array([value]).cast(kind)

@@ -33,6 +33,15 @@ def utf8_name(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether text can be written in UTF-8; arguments of a command that are not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shorten(value: Any, length: int = 60) -> str:
     """Return a value as a message shows it: on one line, without control characters, cut after `length` characters."""
     try:

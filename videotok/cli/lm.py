@@ -24,6 +24,7 @@ from videotok.cli.options import (
     training_precision,
 )
 from videotok.config import parse_rate
+from videotok.errors import is_utf8, shorten
 from videotok.threads import set_up_cpu
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ def ask(
     threads: Threads = None,
 ) -> None:
     """Answer a question about a video; the answer is printed while it is generated."""
+    if not is_utf8(question):
+        raise Refusal(f"the question {shorten(question)} is not UTF-8; type it in a terminal that is set to UTF-8")
     from videotok.inputs import check_readable
 
     check_readable(video)

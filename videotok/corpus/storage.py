@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from codec import atomic_path
 from codec.atomic_files import sync_to_disk
 from videotok.corpus.schema import (
+    CLIP_COLUMNS,
     ERRORS,
     INPUTS,
     METADATA_FINGERPRINT,
@@ -102,7 +103,31 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
             f"{path} is damaged ({' '.join(str(error).split())}); delete it and encode again: only its videos are read "
             "once more"
         ) from error
-    return with_todays_names(table, version)
+    table = with_todays_names(table, version)
+    _check_columns(path, table, columns)
+    return table
+
+
+def _check_columns(path: Path, table: pa.Table, columns: list[str] | None) -> None:
+    """Check that the columns that videotok writes, or those of `columns`, are as it writes them.
+
+    Raises:
+        CorpusError: one is missing, has another type, or has no values where it must have some.
+    """
+    for field in CLIP_COLUMNS:
+        if columns is not None and field.name not in columns:
+            continue
+        if field.name not in table.column_names:
+            fault = "is missing"
+        elif table.schema.field(field.name).type != field.type:
+            fault = f"is {table.schema.field(field.name).type}, it must be {field.type}"
+        elif not field.nullable and table[field.name].null_count:
+            fault = "lacks values"
+        else:
+            continue
+        raise CorpusError(
+            f"{path} is damaged, or no shard of videotok: its column `{field.name}` {fault}; delete it and encode again"
+        )
 
 
 def shard_fingerprint(path: Path) -> str | None:
