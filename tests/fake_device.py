@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -45,10 +44,10 @@ class _Tensor(torch.Tensor):
     """A tensor of the device; its numbers are in `inner`, on the CPU. C++ sees it on `meta`, as no GPU is there."""
 
     inner: torch.Tensor
-    place: torch.device
+    owner: "FakeDevice"
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor, place: torch.device) -> "_Tensor":
+    def __new__(cls, inner: torch.Tensor, owner: "FakeDevice") -> "_Tensor":
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
@@ -58,16 +57,21 @@ class _Tensor(torch.Tensor):
             layout=inner.layout,
             device=torch.device("meta"),
         )
-        made.inner, made.place = inner, place
+        made.inner, made.owner = inner, owner
         return made
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return self.place
+        return self.owner.place
+
+    # what an operation returns is of this class already, or belongs on the CPU
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise RuntimeError(f"{func} outside of `fake_device`")
+        """Do an operation of another thread than that of `fake_device`, whose mode other threads do not see."""
+        first = next(value for value in tree_iter((args, kwargs or {})) if isinstance(value, _Tensor))
+        return first.owner.run(func, args, kwargs or {})
 
 
 @dataclass
@@ -120,7 +124,7 @@ class FakeDevice:
             return value
         if value.dtype == torch.float64 and self.place.type == "mps":
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
-        return _Tensor(value, self.place)
+        return _Tensor(value, self)
 
     def to(self, tensor: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         """Do what `Tensor.to` does, where a device of its arguments is this one."""
@@ -172,27 +176,28 @@ class _Dispatch(TorchDispatchMode):
         return self._device.run(func, args, kwargs or {})
 
 
-class _Functions(TorchFunctionMode):
-    """Takes over what C++ does before it dispatches: `to`, `tolist` and `numpy`."""
+def _methods(device: FakeDevice) -> dict[str, Any]:
+    """Return methods of tensors that do in C++, before they dispatch, what needs the device."""
+    base = torch._C.TensorBase
 
-    def __init__(self, device: FakeDevice) -> None:
-        super().__init__()
-        self._device = device
+    def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not device.names_it(args, kwargs):
+            return base.to(tensor, *args, **kwargs)
+        other = next((value for value in args if isinstance(value, _Tensor)), None)
+        return device.to(tensor, args if other is None else (other.device, other.dtype), kwargs)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.Tensor.to and self._device.names_it(args[1:], kwargs):
-            other = next((value for value in args[1:] if isinstance(value, _Tensor)), None)
-            wanted = args[1:] if other is None else (other.place, other.dtype)
-            return self._device.to(args[0], wanted, kwargs)
-        if func is torch.Tensor.new_tensor and isinstance(args[0], _Tensor):
-            return self._device.to(
-                torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)), (args[0].place,), {}
-            )
-        if func is torch.Tensor.tolist and isinstance(args[0], _Tensor):
-            self._device.waits["tolist"] += 1
-            return args[0].inner.tolist()
-        return func(*args, **kwargs)
+    def tolist(tensor: torch.Tensor) -> Any:
+        if not isinstance(tensor, _Tensor):
+            return base.tolist(tensor)
+        device.waits["tolist"] += 1
+        return tensor.inner.tolist()
+
+    def new_tensor(tensor: torch.Tensor, data: Any, **kwargs: Any) -> torch.Tensor:
+        if not isinstance(tensor, _Tensor):
+            return base.new_tensor(tensor, data, **kwargs)
+        return device.to(torch.tensor(data, dtype=kwargs.get("dtype", tensor.dtype)), (tensor.device,), {})
+
+    return {"to": to, "tolist": tolist, "new_tensor": new_tensor}
 
 
 @contextmanager
@@ -208,7 +213,7 @@ def fake_device(kind: str) -> Iterator[FakeDevice]:
         mock.patch.object(torch.cuda, "_lazy_init"),
         mock.patch.object(torch.backends.mps, "is_available", return_value=kind == "mps"),
         mock.patch.object(torch, "autocast", lambda device_type, **options: autocast("cpu", **options)),
-        _Functions(device),
+        mock.patch.multiple(torch.Tensor, **_methods(device)),
         _Dispatch(device),
     ):
         yield device
