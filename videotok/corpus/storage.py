@@ -88,11 +88,16 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / "clips" / f"part-{number:05d}.parquet"
 
 
-def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_shard(path: Path, columns: list[str] | None = None, *, check: bool = True) -> pa.Table:
     """Return a shard, or some of its columns, under today's names.
 
+    Args:
+        path: the shard.
+        columns: names of columns; all if None.
+        check: refuse columns that are not as videotok writes them.
+
     Raises:
-        CorpusError: it cannot be read.
+        CorpusError: it cannot be read, or is refused.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -104,7 +109,8 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
             "once more"
         ) from error
     table = with_todays_names(table, version)
-    _check_columns(path, table, columns)
+    if check:
+        _check_columns(path, table, columns)
     return table
 
 
