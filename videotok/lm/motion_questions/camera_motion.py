@@ -58,7 +58,7 @@ class CameraPath:
 
     def known(self) -> np.ndarray:
         """Return the steps with the mean of all where one is not known; empty where too many are not, or at a cut."""
-        is_known: np.ndarray = np.isfinite(self.steps).all(axis=1)
+        is_known = np.asarray(np.isfinite(self.steps).all(axis=1))
         if not len(self.steps) or is_known.mean() < MIN_KNOWN or np.isinf(self.steps).any():
             return self.steps[:0]
         return np.where(is_known[:, None], self.steps, self.steps[is_known].mean(axis=0))
