@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from corpora import all_rows, copied, make_corpus, make_videos, reorder
 
 from videotok.cli.main import main
 from videotok.corpus.export import PackingOptions, to_huggingface, to_packed_ids, to_webdataset, video_tokens
 from videotok.corpus.search import ClipFeatures, CodeRarity, CorpusSearch, encode_query
-from videotok.corpus.storage import CorpusFolder, read_shard
+from videotok.corpus.storage import CorpusFolder
 from videotok.errors import CorpusError
 from videotok.vocabulary import Vocabulary
 
@@ -195,7 +196,7 @@ def test_exported_ids_are_read_as_documented(corpus, tmp_path, monkeypatch):
 def test_captions_follow_their_videos(corpus, tmp_path):
     (path,) = to_packed_ids(CorpusFolder(corpus), tmp_path / "ids", PackingOptions(row_length=1500), LetterTokenizer())
     text = []
-    for row in read_shard(path).to_pylist():
+    for row in pq.read_table(path).to_pylist():
         ids, document, learned = (np.array(row[name]) for name in ("input_ids", "document", "loss_mask"))
         for number in range(document.max() + 1):
             mine = ids[document == number]
