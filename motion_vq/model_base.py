@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from safetensors.torch import load_file
@@ -61,14 +61,16 @@ class VideotokModel(ModelMixin, ConfigMixin):
             if cls._needs_upgrade(weight_map):
                 return cls._from_old_shards(folder, sorted(set(weight_map.values())), kwargs.get("torch_dtype"))
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        kwargs["output_loading_info"] = True
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        model, info = cast(tuple[Self, dict[str, Any]], loaded)
         for names, fault in ((info["missing_keys"], "lack"), (info["unexpected_keys"], "have")):
             if names:
                 raise ValueError(
                     f"its weights {fault} {min(names)} and {len(names) - 1} more, other than its config.json says; get "
                     "both from one place"
                 )
-        return (model, info) if wants_info else model
+        return cast(Self, loaded) if wants_info else model
 
     @property
     def device(self) -> torch.device:

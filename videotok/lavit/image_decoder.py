@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from motion_vq.attention import Attention, TransformerBlock, tanh_head
+from motion_vq.attention import Attention, Linear, TransformerBlock, tanh_head
 from motion_vq.model_base import VideotokModel
 from unet3d.diffusion import device_of
 
@@ -72,7 +72,7 @@ class ImageConditionEncoder(VideotokModel):
         self.to_tokens = nn.ModuleList(nn.Linear(width, size) for size in token_widths)
         self.pool_positions = nn.Parameter(torch.zeros(patches + 1, width))
         self.pool = Attention(width, heads, fused_kernel=False)
-        self.pool.out = nn.Linear(width, pooled_width)
+        self.pool.out = Linear(width, pooled_width)
 
     @torch.no_grad()
     def forward(self, codes: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,14 @@ from motion_vq.model_base import VideotokModel
 from motion_vq.vector_quantizer import nearest
 from unet3d.diffusion import device_of
 from videotok.errors import ModelError
-from videotok.keyframes.protocol import ExpectedErrors, KeyframeTokens, check_ids, check_images, check_keep_mask
+from videotok.keyframes.protocol import (
+    ExpectedErrors,
+    KeyframeTokenizerProtocol,
+    KeyframeTokens,
+    check_ids,
+    check_images,
+    check_keep_mask,
+)
 from videotok.keyframes.selector import Selector, keep_above
 from videotok.keyframes.vit import VisionTransformer, patchify
 
@@ -153,6 +160,9 @@ class LavitKeyframeTokenizer(VideotokModel):
     expects_errors = False
     decode_error = 0.0
     """Not known. Its codes have no positions, so no keyframe is predicted from another."""
+    decodes_beside_encoding = False
+    encode_features = KeyframeTokenizerProtocol.encode_features
+    decode_exactly = KeyframeTokenizerProtocol.decode_exactly
 
     @register_to_config
     def __init__(
