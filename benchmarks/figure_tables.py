@@ -357,6 +357,9 @@ VIEWS = {
         None,
         "stream",
     ),
+    "card-lm-continuation": TableView(
+        ("lm-continuation",), (Column("PSNR dB", "psnr", 2), Column("LPIPS", "lpips", 3)), None, "second clip"
+    ),
     "readme-weights": TableView(
         ("weights",),
         (Column("parameters, M", "parameters", 1), Column("file, MB", "megabytes", 1)),

@@ -43,9 +43,9 @@ def bundle(tmp_path: Path) -> Path:
 def test_text_and_pictures_to_video(bundle: Path, tmp_path: Path, monkeypatch, capsys):
     prompts = []
 
-    def recorded(model, conditional, state, sampling, generators, unconditional):
+    def recorded(model, conditional, state, sampling, generators, unconditional, **options):
         prompts.append((conditional[0], unconditional[0]))
-        return sample_ids(model, conditional, state, sampling, generators, unconditional)
+        return sample_ids(model, conditional, state, sampling, generators, unconditional, **options)
 
     monkeypatch.setattr(video_generation, "sample_ids", recorded)
     lm, out = bundle / "language_model", tmp_path / "out.mp4"

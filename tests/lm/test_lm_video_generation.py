@@ -201,9 +201,9 @@ def test_pictures_and_texts_in_any_order(model, tokenizer, picture):
 def test_context_and_memory_do_not_grow_with_the_video(model, tokenizer, monkeypatch):
     lengths = []
 
-    def recorded(model, prompts, *args):
+    def recorded(model, prompts, *args, **options):
         lengths.append(len(prompts[0]))
-        return sample_ids(model, prompts, *args)
+        return sample_ids(model, prompts, *args, **options)
 
     monkeypatch.setattr(video_generation, "sample_ids", recorded)
     generator = VideoGenerator(model, tokenizer)
