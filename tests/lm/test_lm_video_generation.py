@@ -326,7 +326,7 @@ def test_the_command(folder, tiny_model, picture_file, clip_mp4, tmp_path, capsy
         (["a", "--image", "{text}"], "broken.png"),
         (["a", "--image", "{clip}"], "clip.mp4 is a video"),
         (["a", "--video", "{picture}"], "cat.png has"),
-        (["a", "--top-p", "0"], "`top_p` (=0.0) must be above 0"),
+        (["a", "--top-p", "0"], "--top-p (=0.0) must be above 0"),
         (["a", "--lm", "{tmp}"], "no language model in"),
         (["a", "--video-model", "{other}"], "name the video weights that it was trained with"),
         (["{long}"], "the prompt takes 5001 tokens"),

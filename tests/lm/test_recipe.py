@@ -149,15 +149,15 @@ def test_a_run_and_its_resumption(footage, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(second_stage, "REAL_FILES", {material.MOVING: 1})
     tokenizer = VideoTokenizer.from_pretrained(str(tiny_model))
     tiny = recipe_run.Recipe(scenes=6, photographs=3, footage=4, width=64, layers=1).limited(
-        seed=0, save_every=2, steps=6
+        seed=0, save_every=2, steps=8
     )
     tiny = replace(tiny, plan=replace(tiny.plan, precision="no"), second_plan=replace(tiny.second_plan, precision="no"))
-    assert (tiny.plan.steps, tiny.second_plan.steps) == (4, 2)
+    assert (tiny.plan.steps, tiny.second_plan.steps) == (6, 2)
     steps = []
     record = recipe_run.run(
         footage, tmp_path / "whole", tokenizer, tiny, report=lambda step, figures: steps.append(step)
     )
-    assert steps == [1, 2, 3, 4, 5, 6]
+    assert steps == list(range(1, 9))
     first, second = record["first stage"], record["second stage"]
     assert first["data"]["scenes"] == 6 * len(material.VARIANTS)
     assert first["data"]["videos"] == 4
@@ -175,9 +175,9 @@ def test_a_run_and_its_resumption(footage, tmp_path, tiny_model, monkeypatch):
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     (stopped / "material").symlink_to(tmp_path / "whole" / "material")
-    for stop in (3, 6):
+    for stop in (3, 8):
         with pytest.raises(Killed):
-            recipe_run.run(footage, stopped, tokenizer, tiny, resume=stop == 6, report=kill)
+            recipe_run.run(footage, stopped, tokenizer, tiny, resume=stop == 8, report=kill)
     with pytest.raises(FileExistsError):
         recipe_run.run(footage, stopped, tokenizer, tiny)
     recipe_run.run(footage, stopped, tokenizer, tiny, resume=True)
