@@ -282,7 +282,7 @@ def test_keyframes_are_trained_and_exported_by_command(cache, tmp_path, capsys):
     assert main(command) == 2
     assert "continue it with --resume" in capsys.readouterr().err
     assert main([*command[:3], "--out", str(tmp_path / "other"), "--adversarial"]) == 2
-    assert "needs `lpips`" in capsys.readouterr().err
+    assert "needs --lpips" in capsys.readouterr().err
     weights = tmp_path / "weights"
     assert main(["train", "export", "keyframes", str(tmp_path / "run"), str(weights)]) == 0
     assert KeyframeTokenizer.from_pretrained(weights).num_patches == KeyframeTokenizer(**SIZES).num_patches
