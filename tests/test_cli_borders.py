@@ -105,6 +105,33 @@ def test_signals_leave_nothing_half_written(folder, name, code):
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_library_may_make_another_error_of_a_signal(folder, capfd, monkeypatch):
+    """Such as one that wraps whatever reading weights raises."""
+
+    def wrapped(*arguments: object, **options: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            signal.raise_signal(signal.SIGTERM)  # ignored while the first one is at work
+            raise OSError("unable to load weights") from error
+
+    monkeypatch.setattr("videotok.pipeline.VideoTokenizer.encode", wrapped)
+    assert "SIGTERM" in refusal(["encode", "clip.mp4", *ONE_CLIP], capfd, code=143)
+
+
+def test_a_signal_is_not_lost_in_a_destructor(folder, capfd, monkeypatch):
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def encode(*arguments: object, **options: object) -> None:
+        Dying()
+        time.sleep(60)
+
+    monkeypatch.setattr("videotok.pipeline.VideoTokenizer.encode", encode)
+    assert "SIGTERM" in refusal(["encode", "clip.mp4", *ONE_CLIP], capfd, code=143)
+
+
 def test_a_signal_that_ray_takes(folder, capfd, monkeypatch):
     """Its handler exits with the number of the signal."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from videotok.cli.sample import sample
 from videotok.errors import printable, shorten
 
 OWN_FAULT, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+CLEANING_SECONDS = 10.0
+"""How long further signals are ignored after one that asks the process to end."""
 DEBUG = "--debug"
 
 app = typer.Typer(
@@ -129,23 +132,47 @@ def _open_standard_streams() -> None:
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise `Terminated` when a signal asks the process to end; not for one that is ignored, as under `nohup`."""
+    """Raise `Terminated` when a signal asks the process to end; not for one that is ignored, as under `nohup`.
+
+    Where a library makes another error of it, `Terminated` is raised from that one; where it is lost in a destructor,
+    it is raised again.
+    """
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
+    received, until = 0, 0.0
 
     def raise_terminated(number: int, frame: object) -> None:
+        nonlocal received, until
         del frame
-        signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice, and cleaning up takes a moment
+        if time.monotonic() < until:
+            return  # `timeout` sends it twice, and cleaning up takes a moment
+        received, until = number, time.monotonic() + CLEANING_SECONDS
         raise Terminated(number)
 
+    def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        nonlocal until
+        if isinstance(unraisable.exc_value, Terminated):
+            until = 0.0
+            # not here: this is still a part of the destructor
+            main_thread = threading.main_thread().ident
+            threading.Timer(0.05, signal.pthread_kill, (main_thread, unraisable.exc_value.number)).start()
+        else:
+            report_unraisable(unraisable)
+
+    report_unraisable, sys.unraisablehook = sys.unraisablehook, raise_again
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler == signal.SIG_DFL:
             signal.signal(number, raise_terminated)
     try:
         yield
+    except Exception as error:
+        if received:
+            raise Terminated(received) from error
+        raise
     finally:
+        sys.unraisablehook = report_unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
 
