@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from codec import ClipSpec
 from videotok import TokensError, VideoTokens
 from videotok.config import EncodeConfig
-from videotok.tokens import ARRAYS, FORMAT, ModelIdentity, SourceFacts, digest, vtok_format
+from videotok.tokens import ModelIdentity, SourceFacts
+from videotok.vtok import ARRAYS, FORMAT, digest, vtok_format
 
 DATA = Path(__file__).parent / "data"
 

@@ -16,8 +16,7 @@ from safetensors.numpy import save_file
 from tests.test_tokens import random_tokens, refusal, rewritten, uneven_tokens
 from videotok import TokensError, VideoTokens
 from videotok.image_utils import decode_jpeg, encode_jpeg, jpeg_size
-from videotok.tokens import ARRAYS
-from videotok.vtok import is_vtok
+from videotok.vtok import ARRAYS, is_vtok
 
 MAX_BYTES = 4_000_000
 """Python memory that refusing a file of some kilobytes may take."""

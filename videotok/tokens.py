@@ -1,7 +1,5 @@
-"""VideoTokens, a video as integers, and the .vtok format: VideoTokens in one safetensors file (docs/format.md)."""
+"""VideoTokens: a video as integers, with all that decoding needs; and how it is stored as a .vtok file."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as to_bytes
 
-from codec import ClipSpec, MediaInfo, MotionSource, atomic_path
+from codec import ClipSpec, MediaInfo, MotionSource
 from videotok.config import EncodeConfig
-from videotok.errors import printable, shorten, utf8_name
-from videotok.vtok import FORMAT, HEADER, MAX_SECONDS, check_arrays, check_header, open_vtok
+from videotok.errors import printable, utf8_name
+from videotok.vtok import FORMAT, MAX_SECONDS, current_codebooks, open_contents, write_contents
 
 
 @dataclass(frozen=True)
@@ -279,13 +276,37 @@ class VideoTokens:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a .vtok file; see `write_vtok`."""
-        write_vtok(self, path)
+        """Write a .vtok file, whole or not at all. Equal tokens give equal bytes.
+
+        It has format 4 where clips have different numbers of motion quantizers. Else format 3 can hold them, which
+        earlier versions of videotok read too.
+
+        Raises:
+            MediaError: the place cannot be written to.
+        """
+        version = FORMAT if (self.motion_quantizers < self.num_motion_quantizers).any() else 3
+        header = {
+            "format": version,
+            "spec": spec_facts(self.spec),
+            "source": source_facts(self.source),
+            "motion_source": self.motion_source,
+            "start_seconds": self.start_seconds,
+            "patches": self.keep_mask.shape[1],
+            "models": {name: vars(model) for name, model in self.models.items()},
+            "codebooks": dict(self.codebooks),
+            "config": None if self.config is None else self.config.to_dict(),
+        }
+        write_contents(path, header, _pack(self, version))
 
     @classmethod
     def load(cls, path: str | Path) -> "VideoTokens":
-        """Read a .vtok file; see `read_vtok`."""
-        return read_vtok(path)
+        """Read a .vtok file of any format so far, and check all of it: first its header, then its contents.
+
+        Raises:
+            TokensError: not a .vtok file, a newer format, or a damaged one.
+        """
+        with open_contents(Path(path), CODEBOOKS, TOKENIZERS) as contents:
+            return _unpack(contents.header, contents.arrays)
 
     def __repr__(self) -> str:
         return (
@@ -352,107 +373,9 @@ def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int | N
         raise ValueError(f"`{name}` must be {np.dtype(dtype)} [{wanted}], got {array.dtype} {list(array.shape)}")
 
 
-ARRAYS = (
-    "damaged",
-    "global_motion_ids",
-    "keep_mask",
-    "motion_ids",
-    "motion_quantizers",
-    "num_frames",
-    "picture_offsets",
-    "pictures",
-    "pts_seconds",
-    "skip_mask",
-    "visual_ids",
-    "visual_offsets",
-)
-SINCE_2 = ("skip_mask", "picture_offsets", "pictures")
-"""Arrays that format 1 did not have."""
-NAMES_BEFORE_3 = {"global_motion_ids": "camera_ids", "skip_mask": "carry_mask", "global_motion": "camera"}
-"""Name of an array or codebook today -> its name in formats 1 and 2."""
-SINCE_4 = ("motion_quantizers",)
-"""Arrays that only format 4 has; in it `motion_ids` is [sum of them, ids per quantizer]."""
-
-
 MAX_PADDED_IDS, MAX_PADDING = 1 << 24, 64
 """Limits of the memory that a file of clips with different numbers of quantizers may take, since a forged one could ask
 for all there is: so many motion ids after padding, or so many times those that are stored, whichever is more."""
-
-
-def write_vtok(tokens: VideoTokens, path: str | Path) -> None:
-    """Write a .vtok file, whole or not at all. Equal tokens give equal bytes.
-
-    It has format 4 where clips have different numbers of motion quantizers. Else format 3 can hold them, which earlier
-    versions of videotok read too.
-
-    Raises:
-        MediaError: the place cannot be written to.
-    """
-    version = FORMAT if (tokens.motion_quantizers < tokens.num_motion_quantizers).any() else 3
-    arrays = _pack(tokens, version)
-    header = {
-        "format": version,
-        "spec": spec_facts(tokens.spec),
-        "source": source_facts(tokens.source),
-        "motion_source": tokens.motion_source,
-        "start_seconds": tokens.start_seconds,
-        "patches": tokens.keep_mask.shape[1],
-        "models": {name: vars(model) for name, model in tokens.models.items()},
-        "codebooks": dict(tokens.codebooks),
-        "config": None if tokens.config is None else tokens.config.to_dict(),
-    }
-    header["sha256"] = digest(header, arrays)
-    data = to_bytes(arrays, {HEADER: json.dumps(header, sort_keys=True, ensure_ascii=False)})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def read_vtok(path: str | Path) -> VideoTokens:
-    """Read a .vtok file of any format so far, and check all of it: first its header, then its contents.
-
-    Raises:
-        TokensError: not a .vtok file, a newer format, or a damaged one.
-    """
-    path = Path(path)
-    with open_vtok(path) as file:
-        header, stored = file.header, _names(file.version)
-        if sorted(file.arrays) != sorted(stored.values()):
-            raise ValueError(
-                f"it holds {shorten(sorted(file.arrays), 200)}, "
-                f"a .vtok file of format {file.version} {sorted(stored.values())}"
-            )
-        check_header(
-            header, [NAMES_BEFORE_3.get(name, name) if file.version < 3 else name for name in CODEBOOKS], TOKENIZERS
-        )
-        check_arrays({name: file.arrays[there] for name, there in stored.items()}, header["patches"], file.version)
-        arrays = {name: file.load(name) for name in file.arrays}
-        found, promised = digest(header, arrays), header["sha256"]
-        if found != promised:
-            raise ValueError(f"its contents hash to {found[:12]}, its header says {shorten(promised[:12])}")
-        return _unpack(header, {name: arrays[there] for name, there in stored.items()})
-
-
-def vtok_format(path: str | Path) -> int:
-    """Return the format number of a .vtok file.
-
-    Raises:
-        TokensError: not a .vtok file, or a newer format.
-    """
-    with open_vtok(Path(path)) as file:
-        return file.version
-
-
-def current_codebooks(codebooks: Mapping[str, int]) -> dict[str, int]:
-    """Return codebook sizes under today's names, for records written before format 3."""
-    renamed = {old: new for new, old in NAMES_BEFORE_3.items()}
-    return {renamed.get(name, name): size for name, size in codebooks.items()}
-
-
-def _names(version: int) -> dict[str, str]:
-    """Return the arrays of a format: name today -> name in the file."""
-    later = [*(SINCE_2 if version < 2 else ()), *(SINCE_4 if version < 4 else ())]
-    names = [name for name in ARRAYS if name not in later]
-    return {name: NAMES_BEFORE_3.get(name, name) if version < 3 else name for name in names}
 
 
 def _pack(tokens: VideoTokens, version: int) -> dict[str, np.ndarray]:
@@ -544,14 +467,3 @@ def _unpack_since_2(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> di
         "skip_mask": np.unpackbits(arrays["skip_mask"], axis=1, count=header["patches"]).astype(bool),
         "pictures": tuple(data[start:end] for start, end in pairwise(ends)),
     }
-
-
-def digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """Return the sha256 of the header (without its entry `sha256`) and of the arrays in order of their stored names."""
-    text = json.dumps({name: value for name, value in header.items() if name != "sha256"}, sort_keys=True)
-    total = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()

@@ -5,6 +5,7 @@ forged file costs neither memory nor time. Contradictions between arrays, and va
 `VideoTokens`.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -17,13 +18,35 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
 
-from codec import MediaError, probe
+from codec import MediaError, atomic_path, probe
 from videotok.errors import TokensError, one_line, shorten
 
-Check = Callable[[str, Any], None]
-"""Takes the name and the value of a header field; raises ValueError."""
-
+FORMAT = 4
+"""The newest format. Raised whenever an older reader would misread a file."""
+HEADER = "videotok"
+"""Key of the JSON in the safetensors metadata. One key only: the order of several is not fixed."""
+ARRAYS = (
+    "damaged",
+    "global_motion_ids",
+    "keep_mask",
+    "motion_ids",
+    "motion_quantizers",
+    "num_frames",
+    "picture_offsets",
+    "pictures",
+    "pts_seconds",
+    "skip_mask",
+    "visual_ids",
+    "visual_offsets",
+)
+SINCE_2 = ("skip_mask", "picture_offsets", "pictures")
+"""Arrays that format 1 did not have."""
+NAMES_BEFORE_3 = {"global_motion_ids": "camera_ids", "skip_mask": "carry_mask", "global_motion": "camera"}
+"""Name of an array or codebook today -> its name in formats 1 and 2."""
+SINCE_4 = ("motion_quantizers",)
+"""Arrays that only format 4 has; in it `motion_ids` is [sum of them, ids per quantizer]."""
 MAX_CODEBOOK = 2**31 - 1
 """Ids are int32."""
 MAX_SECONDS = 1e12
@@ -38,6 +61,111 @@ RATE_TEXT = re.compile(r"[0-9]{1,20}(/(?P<denominator>[0-9]{1,20}))?")
 """An exact fraction, as `str(Fraction)` writes it."""
 
 
+def is_vtok(path: str | Path) -> bool:
+    """Return whether a file begins as a .vtok file does, whatever its name: with the header of a safetensors file."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
+    return brace == b"{" and 2 <= length <= path.stat().st_size - 8
+
+
+def vtok_format(path: str | Path) -> int:
+    """Return the format number of a .vtok file.
+
+    Raises:
+        TokensError: not a .vtok file, or a newer format.
+    """
+    with _open_vtok(Path(path)) as file:
+        return file.version
+
+
+@dataclass(frozen=True)
+class VtokContents:
+    """Header and arrays of a .vtok file."""
+
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    """By today's names, in the types in which they are stored."""
+
+
+def write_contents(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a .vtok file, whole or not at all. Equal contents give equal bytes.
+
+    Args:
+        path: the file; replaced where it exists.
+        header: all fields but `sha256`.
+        arrays: those of the format that `header` names, in the types in which they are stored.
+
+    Raises:
+        MediaError: the place cannot be written to.
+    """
+    complete = {**header, "sha256": digest(header, arrays)}
+    data = to_bytes(dict(arrays), {HEADER: json.dumps(complete, sort_keys=True, ensure_ascii=False)})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def open_contents(path: Path, codebooks: Sequence[str], models: Sequence[str]) -> Iterator[VtokContents]:
+    """Read a .vtok file of any format so far: its header is checked first, then its hash.
+
+    A ValueError in the block becomes a TokensError that calls the file damaged.
+
+    Args:
+        path: the file.
+        codebooks: names of the codebooks.
+        models: names of the models.
+
+    Raises:
+        TokensError: not a .vtok file, a newer format, or a damaged one.
+    """
+    with _open_vtok(path) as file:
+        header, stored = file.header, _names(file.version)
+        if sorted(file.arrays) != sorted(stored.values()):
+            raise ValueError(
+                f"it holds {shorten(sorted(file.arrays), 200)}, "
+                f"a .vtok file of format {file.version} {sorted(stored.values())}"
+            )
+        check_header(header, [_name_in_file(name, file.version) for name in codebooks], models)
+        check_arrays({name: file.arrays[there] for name, there in stored.items()}, header["patches"], file.version)
+        arrays = {name: file.load(name) for name in file.arrays}
+        found, promised = digest(header, arrays), header["sha256"]
+        if found != promised:
+            raise ValueError(f"its contents hash to {found[:12]}, its header says {shorten(promised[:12])}")
+        yield VtokContents(header, {name: arrays[there] for name, there in stored.items()})
+
+
+def current_codebooks(codebooks: Mapping[str, int]) -> dict[str, int]:
+    """Return codebook sizes under today's names, for records written before format 3."""
+    renamed = {old: new for new, old in NAMES_BEFORE_3.items()}
+    return {renamed.get(name, name): size for name, size in codebooks.items()}
+
+
+def digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 of the header (without its entry `sha256`) and of the arrays in order of their stored names."""
+    text = json.dumps({name: value for name, value in header.items() if name != "sha256"}, sort_keys=True)
+    total = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {list(array.shape)}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _names(version: int) -> dict[str, str]:
+    """Return the arrays of a format: name today -> name in the file."""
+    later = [*(SINCE_2 if version < 2 else ()), *(SINCE_4 if version < 4 else ())]
+    names = [name for name in ARRAYS if name not in later]
+    return {name: _name_in_file(name, version) for name in names}
+
+
+def _name_in_file(name: str, version: int) -> str:
+    """Return what a format calls an array or codebook."""
+    return NAMES_BEFORE_3.get(name, name) if version < 3 else name
+
+
 @dataclass(frozen=True)
 class StoredArray:
     """Type and shape of an array, as a safetensors file states them."""
@@ -45,6 +173,66 @@ class StoredArray:
     dtype: str
     """As safetensors names it, such as `U16`."""
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _VtokFile:
+    """A .vtok file whose header has been read."""
+
+    version: int
+    header: dict[str, Any]
+    arrays: dict[str, StoredArray]
+    """By the names in the file."""
+    load: Callable[[str], np.ndarray]
+    """Reads an array."""
+
+
+@contextmanager
+def _open_vtok(path: Path) -> Iterator[_VtokFile]:
+    """Open a .vtok file; a ValueError in the block becomes a TokensError that calls the file damaged.
+
+    Raises:
+        TokensError: not a .vtok file, a newer format, or a header that is not JSON.
+    """
+    if not path.is_file():
+        problem = "it is a folder" if path.is_dir() else "it is not a regular file" if path.exists() else "no such file"
+        raise TokensError(f"cannot read {path}: {problem}; `videotok encode` makes a .vtok file")
+    try:
+        opened = safe_open(path, framework="numpy")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TokensError(_not_vtok_message(path, error)) from error
+    with opened as file:
+        text = (file.metadata() or {}).get(HEADER)
+        if text is None:
+            raise TokensError(f"{path} is a safetensors file, but not a .vtok: its header has no entry {HEADER!r}")
+        try:
+            header = parse_header(text)
+            version = header.get("format")
+            if type(version) is not int or not 1 <= version <= FORMAT:
+                raise TokensError(
+                    f"{path} has format {shorten(version)}, this videotok reads formats 1 to {FORMAT}; "
+                    "update videotok, or encode the video again"
+                )
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            arrays = {name: StoredArray(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            yield _VtokFile(version, header, arrays, file.get_tensor)
+        except (ValueError, SafetensorError) as error:
+            raise TokensError(
+                f"{path} is damaged: {one_line(error)}; copy it again, or encode the video again"
+            ) from error
+
+
+def _not_vtok_message(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that is not in safetensors form: it may be a video."""
+    try:
+        info = probe(path)
+    except MediaError:
+        return f"{path} is not a .vtok file, or it is cut short or damaged ({one_line(error)}); encode the video again"
+    return f"{path} is a video ({info.codec}, {info.width}x{info.height}), not a .vtok file; encode it first"
+
+
+Check = Callable[[str, Any], None]
+"""Takes the name and the value of a header field; raises ValueError."""
 
 
 def parse_header(text: str) -> dict[str, Any]:
@@ -234,75 +422,3 @@ SOURCE_FIELDS: Mapping[str, Check] = {
     "duration_seconds": _optional(_number(0, MAX_SECONDS)),
     "average_fps": _optional(_rate(1e-20, 1e20)),
 }
-
-
-FORMAT = 4
-"""The newest format. Raised whenever an older reader would misread a file."""
-HEADER = "videotok"
-"""Key of the JSON in the safetensors metadata. One key only: the order of several is not fixed."""
-
-
-def is_vtok(path: str | Path) -> bool:
-    """Return whether a file begins as a .vtok file does, whatever its name: with the header of a safetensors file."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
-    return brace == b"{" and 2 <= length <= path.stat().st_size - 8
-
-
-@dataclass(frozen=True)
-class VtokFile:
-    """A .vtok file whose header has been read."""
-
-    version: int
-    header: dict[str, Any]
-    arrays: dict[str, StoredArray]
-    """By the names in the file."""
-    load: Callable[[str], np.ndarray]
-    """Reads an array."""
-
-
-@contextmanager
-def open_vtok(path: Path) -> Iterator[VtokFile]:
-    """Open a .vtok file; a ValueError in the block becomes a TokensError that calls the file damaged.
-
-    Raises:
-        TokensError: not a .vtok file, a newer format, or a header that is not JSON.
-    """
-    if not path.is_file():
-        problem = "it is a folder" if path.is_dir() else "it is not a regular file" if path.exists() else "no such file"
-        raise TokensError(f"cannot read {path}: {problem}; `videotok encode` makes a .vtok file")
-    try:
-        opened = safe_open(path, framework="numpy")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise TokensError(_not_vtok_message(path, error)) from error
-    with opened as file:
-        text = (file.metadata() or {}).get(HEADER)
-        if text is None:
-            raise TokensError(f"{path} is a safetensors file, but not a .vtok: its header has no entry {HEADER!r}")
-        try:
-            header = parse_header(text)
-            version = header.get("format")
-            if type(version) is not int or not 1 <= version <= FORMAT:
-                raise TokensError(
-                    f"{path} has format {shorten(version)}, this videotok reads formats 1 to {FORMAT}; "
-                    "update videotok, or encode the video again"
-                )
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            arrays = {name: StoredArray(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-            yield VtokFile(version, header, arrays, file.get_tensor)
-        except (ValueError, SafetensorError) as error:
-            raise TokensError(
-                f"{path} is damaged: {one_line(error)}; copy it again, or encode the video again"
-            ) from error
-
-
-def _not_vtok_message(path: Path, error: Exception) -> str:
-    """Return what is wrong with a file that is not in safetensors form: it may be a video."""
-    try:
-        info = probe(path)
-    except MediaError:
-        return f"{path} is not a .vtok file, or it is cut short or damaged ({one_line(error)}); encode the video again"
-    return f"{path} is a video ({info.codec}, {info.width}x{info.height}), not a .vtok file; encode it first"

@@ -23,8 +23,8 @@ def info(
 ) -> None:
     """Show what a file of tokens holds, or how reliable a video's motion vectors are and where its cuts are."""
     from videotok.inputs import local_input
-    from videotok.tokens import VideoTokens, vtok_format
-    from videotok.vtok import is_vtok
+    from videotok.tokens import VideoTokens
+    from videotok.vtok import is_vtok, vtok_format
 
     with local_input(source) as file:
         # what a file is called does not say what it is

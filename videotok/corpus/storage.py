@@ -49,7 +49,7 @@ from videotok.corpus.schema import (
 from videotok.corpus.settings import Fingerprint
 from videotok.errors import CorpusError
 from videotok.io_utils import read_json, write_json
-from videotok.tokens import current_codebooks
+from videotok.vtok import current_codebooks
 
 NUM_CACHED_SHARDS = 16
 """Shards kept in memory while clips are read in order. Clips next to each other lie in nearby shards."""
