@@ -6,9 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
@@ -208,6 +209,11 @@ def _without_motion(source: Iterable[SourceFrame], spec: ClipSpec) -> Iterator[F
         yield FrameWithMotion(frame, nothing)
 
 
+PLANAR_SOURCES = {"yuv420p", "yuvj420p"}
+"""Pixel formats whose conversion to planar RGB gives the same values as to packed RGB, if an even number of rows is not
+scaled. swscale has vector instructions for planar RGB only: 2 ms for 1280 x 720 pixels instead of 4."""
+
+
 class RgbConverter:
     """Converts decoded pictures to upright RGB with square pixels. It keeps the scaler, which is slow to set up.
 
@@ -224,8 +230,20 @@ class RgbConverter:
     ) -> np.ndarray:
         """Return uint8 [H, W, 3] RGB of `size` (width, height); of the displayed size if None."""
         width, height = orientation.upright_size(*(size or displayed_size(picture, orientation, self._stream)))
-        scaled = self._scaler.reformat(picture, width, height, "rgb24", interpolation=EXACT_AREA)
-        return orientation.apply(scaled.to_ndarray())
+        is_planar = picture.format.name in PLANAR_SOURCES and height == picture.height and height % 2 == 0
+        pixel_format = "gbrp" if is_planar else "rgb24"
+        scaled = self._scaler.reformat(picture, width, height, pixel_format, interpolation=EXACT_AREA)
+        return orientation.apply(_interleaved(scaled) if is_planar else scaled.to_ndarray())
+
+
+def _interleaved(picture: av.VideoFrame) -> np.ndarray:
+    """Return a picture whose planes are green, blue and red as uint8 [H, W, 3] RGB."""
+    green, blue, red = (
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(picture.height, plane.line_size)[:, : picture.width]
+        for plane in picture.planes
+    )
+    # PyAV's own conversion of planes to an array takes longer than the scaling
+    return np.asarray(cv2.merge([red, green, blue])).reshape(picture.height, picture.width, 3)
 
 
 @dataclass(frozen=True)

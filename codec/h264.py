@@ -16,6 +16,9 @@ CHROMA_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 MAX_HEADER_BYTES = 512
 """A slice header is shorter than this, even with prediction weights of 32 references."""
 
+USUAL_HEADER_BYTES = 64
+"""Most slice headers are shorter than this. Reading bits of a short unit takes half the time."""
+
 MAX_REFERENCES = 32
 """References in one list, at most."""
 
@@ -280,6 +283,22 @@ def _skip_slice_groups(bits: BitReader, num_groups: int) -> None:
             bits.read((num_groups - 1).bit_length())
 
 
+@dataclass(frozen=True)
+class _SliceBeginning:
+    """Fields of a slice header up to the number of references, by which slices of one picture may differ."""
+
+    bits: BitReader
+    """The rest of the header."""
+    picture: PictureParameterSet
+    sequence: SequenceParameterSet
+    slice_type: str
+    frame_num: int
+    is_field: bool
+    poc_lsb: int
+    poc_deltas: tuple[int, int]
+    num_active: tuple[int, int]
+
+
 def parse_slice_header(
     unit: bytes, pictures: dict[int, PictureParameterSet], sequences: dict[int, SequenceParameterSet]
 ) -> SliceHeader:
@@ -292,8 +311,31 @@ def parse_slice_header(
     Raises:
         ValueError: the header is damaged, or its parameter sets are missing.
     """
-    bits = BitReader(unit[1:MAX_HEADER_BYTES])
-    is_idr, is_reference = nal_unit_type(unit) == IDR_SLICE, unit[0] & 0x60 != 0
+    try:
+        return _parse_slice_header(unit, USUAL_HEADER_BYTES, pictures, sequences)
+    except ValueError:
+        return _parse_slice_header(unit, MAX_HEADER_BYTES, pictures, sequences)
+
+
+def parse_num_active(
+    unit: bytes, pictures: dict[int, PictureParameterSet], sequences: dict[int, SequenceParameterSet]
+) -> tuple[int, int]:
+    """Return the number of references in list 0 and list 1 of a slice; arguments as for `parse_slice_header`.
+
+    Raises:
+        ValueError: the header is damaged before that number, or its parameter sets are missing.
+    """
+    return _parse_beginning(unit, USUAL_HEADER_BYTES, pictures, sequences).num_active
+
+
+def _parse_beginning(
+    unit: bytes,
+    max_bytes: int,
+    pictures: dict[int, PictureParameterSet],
+    sequences: dict[int, SequenceParameterSet],
+) -> _SliceBeginning:
+    """Parse the beginning of a slice header of at most `max_bytes`."""
+    bits = BitReader(unit[1:max_bytes])
     bits.ue()
     slice_type = "PBIPI"[bits.ue() % 5]
     try:
@@ -307,18 +349,31 @@ def parse_slice_header(
     is_field = not sequence.frames_only and bits.flag()
     if is_field:
         bits.read(1)
-    if is_idr:
+    if nal_unit_type(unit) == IDR_SLICE:
         bits.ue()
     poc_lsb, poc_deltas = _parse_picture_order(bits, sequence, picture.has_bottom_field_order and not is_field)
     if picture.has_redundant_count:
         bits.ue()
     num_active = _parse_num_active(bits, slice_type, picture)
+    return _SliceBeginning(bits, picture, sequence, slice_type, frame_num, is_field, poc_lsb, poc_deltas, num_active)
+
+
+def _parse_slice_header(
+    unit: bytes,
+    max_bytes: int,
+    pictures: dict[int, PictureParameterSet],
+    sequences: dict[int, SequenceParameterSet],
+) -> SliceHeader:
+    """Parse a slice header of at most `max_bytes`."""
+    beginning = _parse_beginning(unit, max_bytes, pictures, sequences)
+    bits, picture, slice_type = beginning.bits, beginning.picture, beginning.slice_type
+    is_idr, is_reference = nal_unit_type(unit) == IDR_SLICE, unit[0] & 0x60 != 0
     list_modifications = (
         _parse_modifications(bits) if slice_type != "I" else (),
         _parse_modifications(bits) if slice_type == "B" else (),
     )
     if (picture.is_weighted_p and slice_type == "P") or (picture.is_weighted_b and slice_type == "B"):
-        _skip_weights(bits, sum(num_active), sequence.has_chroma)
+        _skip_weights(bits, sum(beginning.num_active), beginning.sequence.has_chroma)
     marking, is_long_term_idr = None, False
     if is_reference and is_idr:
         bits.read(1)
@@ -326,15 +381,15 @@ def parse_slice_header(
     elif is_reference:
         marking = _parse_marking(bits)
     return SliceHeader(
-        sequence=sequence,
+        sequence=beginning.sequence,
         slice_type=slice_type,
-        frame_num=frame_num,
+        frame_num=beginning.frame_num,
         is_idr=is_idr,
         is_reference=is_reference,
-        is_field=is_field,
-        poc_lsb=poc_lsb,
-        poc_deltas=poc_deltas,
-        num_active=num_active,
+        is_field=beginning.is_field,
+        poc_lsb=beginning.poc_lsb,
+        poc_deltas=beginning.poc_deltas,
+        num_active=beginning.num_active,
         modifications=list_modifications,
         marking=marking,
         is_long_term_idr=is_long_term_idr,

@@ -19,6 +19,7 @@ from codec.h264 import (
     nal_unit_type,
     nal_units,
     parameter_set_units,
+    parse_num_active,
     parse_picture_parameter_set,
     parse_sequence_parameter_set,
     parse_slice_header,
@@ -92,44 +93,52 @@ class ReferenceListBuilder:
         Returns:
             What the headers say; None if the packet has no picture or its headers cannot be read.
         """
-        headers = self._parse_headers(packet)
-        if not headers:
-            return None
-        first = headers[0]
-        order = self._picture_order_count(first)
-        if first.is_idr:
-            self._buffer.clear()
-        follows_loss = not first.is_idr and self._fill_frame_num_gap(first)
-        # slices of a picture may have lists of different lengths, hardly ever in another order
-        lists = (
-            max((self._build_list(header, order, 0) for header in headers), key=len),
-            max((self._build_list(header, order, 1) for header in headers), key=len),
-        )
-        if first.is_reference:
-            self._mark_references(first, index, order)
-        return PictureHeaders(
-            is_reference=first.is_reference,
-            lists=lists,
-            is_interlaced=first.is_field or first.sequence.is_mbaff,
-            follows_loss=follows_loss,
-            num_references=first.sequence.num_reference_frames,
-        )
-
-    def _parse_headers(self, packet: bytes) -> list[SliceHeader]:
-        """Return the slice headers in a packet, and store the parameter sets in it."""
-        headers: list[SliceHeader] = []
+        first, order, follows_loss, num_slices = None, 0, False, 0
+        lists: list[tuple[int, ...]] = [(), ()]
         for unit in nal_units(packet, self._prefix_size):
             if not unit:
                 continue
             unit_type = nal_unit_type(unit)
             if unit_type in (SPS, PPS):
                 self._add_parameter_set(unit)
-            elif unit_type in (SLICE, IDR_SLICE) and len(headers) < MAX_SLICES:
-                try:
-                    headers.append(parse_slice_header(unit, self._pictures, self._sequences))
-                except ValueError:
+            elif unit_type in (SLICE, IDR_SLICE) and num_slices < MAX_SLICES:
+                num_slices += 1
+                header = self._slice_header(unit, lists if first else None)
+                if header is None:
                     continue
-        return headers
+                if first is None:
+                    first, order = header, self._picture_order_count(header)
+                    if header.is_idr:
+                        self._buffer.clear()
+                    follows_loss = not header.is_idr and self._fill_frame_num_gap(header)
+                for which in (0, 1):
+                    lists[which] = max(lists[which], self._build_list(header, order, which), key=len)
+        if first is None:
+            return None
+        if first.is_reference:
+            self._mark_references(first, index, order)
+        return PictureHeaders(
+            is_reference=first.is_reference,
+            lists=(lists[0], lists[1]),
+            is_interlaced=first.is_field or first.sequence.is_mbaff,
+            follows_loss=follows_loss,
+            num_references=first.sequence.num_reference_frames,
+        )
+
+    def _slice_header(self, unit: bytes, lists: Sequence[tuple[int, ...]] | None) -> SliceHeader | None:
+        """Return the header of a slice; None if it is damaged, or if the slice adds nothing.
+
+        Slices of a picture may have lists of different lengths, hardly ever in another order: so a slice adds nothing
+        if the `lists` of those before it, None for the first slice, are as long as its own can be.
+        """
+        try:
+            if lists is not None:
+                num_active = parse_num_active(unit, self._pictures, self._sequences)
+                if all(size <= len(longest) for size, longest in zip(num_active, lists, strict=True)):
+                    return None
+            return parse_slice_header(unit, self._pictures, self._sequences)
+        except ValueError:
+            return None
 
     def _add_parameter_set(self, unit: bytes) -> None:
         try:

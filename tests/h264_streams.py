@@ -1,5 +1,6 @@
 """H.264 streams of headers alone, written bit by bit: what an encoder rarely writes can be tested exactly."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from codec.h264 import IDR_SLICE, PPS, SLICE, SPS
@@ -109,6 +110,7 @@ class HeaderStream:
         modifications: tuple[tuple[int, int], ...] = (),
         marking: tuple[tuple[int, ...], ...] | None = None,
         long_term_idr: bool = False,
+        further_slices: Sequence[tuple[int, int] | None] = (),
     ) -> PictureHeaders:
         """Write a frame and return what the builder reads.
 
@@ -122,7 +124,34 @@ class HeaderStream:
             modifications: (operation, value) of list 0.
             marking: memory management operations with their values; None for the sliding window.
             long_term_idr: `long_term_reference_flag` of an IDR picture.
+            further_slices: `num_active` of each slice after the first; None for one that is damaged.
         """
+        units = [
+            b"\x01" if active is None  # it ends after its first byte
+            else self._slice(kind, frame_num, poc, idr, reference, active, modifications, marking, long_term_idr)
+            for active in (num_active, *further_slices)
+        ]  # fmt: skip
+        parameter_sets = self._parameter_sets if not self.num_frames else b""
+        self.num_frames += 1
+        headers = self._builder.add_packet(
+            parameter_sets + b"".join(b"\0\0\0\1" + unit for unit in units), self.num_frames
+        )
+        assert headers is not None
+        return headers
+
+    def _slice(
+        self,
+        kind: str,
+        frame_num: int,
+        poc: int,
+        idr: bool,
+        reference: bool,
+        num_active: tuple[int, int],
+        modifications: tuple[tuple[int, int], ...],
+        marking: tuple[tuple[int, ...], ...] | None,
+        long_term_idr: bool,
+    ) -> bytes:
+        """Return the header of a slice as a NAL unit; arguments as for `frame`."""
         bits = BitWriter()
         bits.ue(0)
         bits.ue(SLICE_TYPES[kind])
@@ -158,12 +187,7 @@ class HeaderStream:
                     bits.ue(code)
             if marking is not None:
                 bits.ue(0)
-        unit = bits.nal_unit(IDR_SLICE if idr else SLICE, 3 if reference else 0)
-        parameter_sets = self._parameter_sets if not self.num_frames else b""
-        self.num_frames += 1
-        headers = self._builder.add_packet(parameter_sets + b"\0\0\0\1" + unit, self.num_frames)
-        assert headers is not None
-        return headers
+        return bits.nal_unit(IDR_SLICE if idr else SLICE, 3 if reference else 0)
 
     def idr(self, **options: bool) -> PictureHeaders:
         """Write an IDR frame."""

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, probe
+from codec.clips import EXACT_AREA, RgbConverter
+from codec.container import open_video
+from codec.side_data import UPRIGHT
 from tests.videos import even, scenes, write
 
 SPEC = ClipSpec(frames=6)
@@ -273,3 +276,17 @@ def test_times_that_jump_do_not_make_endless_video(pan_mp4, tmp_path):
 def test_clips_follow_each_other_without_gaps(pan_mp4):
     for one, other in pairwise(iter_clips(pan_mp4, SPEC)):
         assert other.pts_seconds - one.pts_seconds == pytest.approx(float(SPEC.duration_seconds))
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv444p", "rgb24"])
+@pytest.mark.parametrize("size", [(64, 48), (65, 46), (64, 47), (2, 2)])
+@pytest.mark.parametrize("scale", [(1, 1), (2, 1), (1, 2), (0.5, 0.75)])
+def test_keyframes_are_those_of_a_conversion_to_packed_rgb(pixel_format, size, scale, pan_mp4):
+    """Planar RGB, which is faster, is only used where it has the same values."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    picture = av.VideoFrame.from_ndarray(noise, "rgb24").reformat(format=pixel_format)
+    width, height = (max(1, round(length * factor)) for length, factor in zip(size, scale, strict=True))
+    with open_video(pan_mp4) as (_, stream):
+        found = RgbConverter(stream).convert(picture, UPRIGHT, (width, height))
+    packed = picture.reformat(width, height, "rgb24", interpolation=EXACT_AREA)
+    assert np.array_equal(found, packed.to_ndarray())

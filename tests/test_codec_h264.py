@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec import h264
 from codec.container import open_video
 from codec.decoder import read_frames
 from codec.h264 import BitReader, nal_units
@@ -69,6 +70,40 @@ def test_sliding_window():
     headers = stream.frame("P", 4, num_active=(1, 1))
     assert headers.lists == ((4,), ())
     assert (headers.is_reference, headers.num_references, headers.is_interlaced) == (True, 2, False)
+
+
+def test_of_several_slices_the_longest_lists_are_returned():
+    stream = HeaderStream(num_reference_frames=4)
+    stream.idr()
+    for number in (1, 2, 3):
+        stream.frame("P", number)
+    one, more, fewer, damaged = (1, 1), (3, 1), (2, 1), None
+    assert stream.frame("P", 4, num_active=one, further_slices=[damaged, fewer, more, one]).lists == ((4, 3, 2), ())
+    assert stream.frame("P", 5, num_active=more, further_slices=[one, damaged, fewer]).lists == ((5, 4, 3), ())
+
+
+def test_of_several_slices_each_list_counts_by_itself():
+    stream = HeaderStream(poc_type=0)
+    stream.idr()
+    stream.frame("P", 1, 8)
+    headers = stream.frame("B", 2, 4, reference=False, num_active=(2, 1), further_slices=[(1, 2)])
+    assert headers.lists == ((1, 2), (2, 1))
+
+
+def test_a_long_header_is_read(monkeypatch):
+    """It is longer than what is looked at first, and shorter than what is looked at then."""
+
+    def lists() -> tuple[tuple[int, ...], tuple[int, ...]]:
+        stream = HeaderStream(num_reference_frames=4)
+        stream.idr()
+        for number in (1, 2, 3):
+            stream.frame("P", number)
+        # picture numbers go up and down by 10,000, coded in 27 bits each, and at last to the oldest picture
+        return stream.frame("P", 4, modifications=(*((0, 9999), (1, 9999)) * 20, (0, 3))).lists
+
+    assert lists()[0] == (4, 3, 2, 1)
+    monkeypatch.setattr(h264, "USUAL_HEADER_BYTES", h264.MAX_HEADER_BYTES)
+    assert lists()[0] == (4, 3, 2, 1)
 
 
 def test_frames_that_are_no_references_enter_no_list():
