@@ -98,8 +98,8 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
         weight = random.random(grid, np.float32) * (random.random(grid) < known_share)
         return WeightedField(field(scale) * (weight > 0)[..., None], weight.astype(np.float32))
 
-    size = (8 * width + 4, 8 * height)
-    records = random_records(random, size)
+    size, large_size = (8 * width + 4, 8 * height), (19 * width, 17 * height)
+    records, many_records = random_records(random, size), random_records(random, large_size)
     lists = [ListCandidates(np.array([0.04, 0.08, 0.12], np.float32), False)]
     lists.append(ListCandidates(np.array([-0.04], np.float32), True))
     one, other, sparse = weighted(0.05, 0.9), weighted(0.5, 0.6), weighted(0.1, 0.05)
@@ -109,6 +109,7 @@ def _cases(grid: tuple[int, int]) -> dict[str, Callable[[FieldOperations], objec
     even = StepField(*(array[: height // 2 * 2, : width // 2 * 2] for array in (steps[0].vectors, steps[0].valid)))
     return {
         "pool_vectors": lambda run: run.pool_vectors(records, size, lists, prior, False),
+        "pool_vectors, large": lambda run: run.pool_vectors(many_records, large_size, lists, prior, True),
         "add_step": lambda run: run.add_step(total, one.vectors),
         "weigh": lambda run: run.weigh(one, MotionPrior(prior)),
         "over_earlier": lambda run: run.over_earlier(one, total, MotionPrior(prior)),

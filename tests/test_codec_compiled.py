@@ -43,7 +43,7 @@ def test_all_operations_are_equal(grid, compiled):
     assert differing_operation(FieldOperations(), compiled, grid) is None
 
 
-@pytest.mark.parametrize("size", [(64, 48), (100, 52), (20, 400)])
+@pytest.mark.parametrize("size", [(64, 48), (100, 52), (20, 400), (300, 220), (24, 40)])
 @pytest.mark.parametrize("spans", [([0.04], []), ([0.04, 0.08], [-0.04, -0.08]), ([], [-0.1])])
 def test_pooled_vectors_are_equal(size, spans, compiled):
     random = np.random.default_rng(3)
