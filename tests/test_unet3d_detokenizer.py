@@ -9,8 +9,8 @@ from detokenizer_sizes import fuse_attention, random_clip, tiny_detokenizer, tra
 from safetensors.torch import load_file, save_file
 
 from unet3d import ClipInput, VideoDetokenizer, decode_chain
-from unet3d.candidates import make_candidates
-from unet3d.detokenizer import depth_to_space, space_to_depth
+from unet3d.candidates import make_candidates, space_to_depth
+from unet3d.detokenizer import depth_to_space
 from unet3d.diffusion import TemporalConv
 
 

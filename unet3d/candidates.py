@@ -14,6 +14,7 @@ from torch import Tensor
 
 from motion_vq.fields import cell_centres
 from motion_vq.global_motion import robust_fit
+from unet3d.resampling import enlarge_bilinear, read_bicubic, resize_fields_bicubic
 from unet3d.warping import ALL_FRAMES, inside_frame, nearness, sample_frames, warp_bidirectional, warp_forward
 
 CANDIDATES = (
@@ -136,9 +137,10 @@ def make_candidates(
     """
     _check_inputs(keyframe, vectors, next_keyframe, next_vectors)
     if next_keyframe is None or next_vectors is None:
-        warped, ending = warp_forward(keyframe, vectors, window), keyframe
+        warped, ending = warp_forward(keyframe, vectors, window, resize_fields_bicubic), keyframe
     else:
-        warped, ending = warp_bidirectional(keyframe, vectors, next_keyframe, next_vectors, window), next_keyframe
+        ending = next_keyframe
+        warped = warp_bidirectional(keyframe, vectors, ending, next_vectors, window, resize_fields_bicubic)
     grids = torch.stack((warped.forward_grid, warped.backward_grid), dim=2)
     keyframes = torch.stack((keyframe, ending), dim=1)
     global_grids = global_motion_grids(keyframe, vectors, next_vectors, window)
@@ -200,9 +202,9 @@ def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0)
     def read(index: int) -> Tensor:
         keyframe, grid = keyframes[:, index], grids[:, :, index]
         if bicubic_mix == 1:  # the same as mixing, without the bilinear read
-            return sample_frames(keyframe, grid, "bicubic")
+            return read_bicubic(keyframe, grid)
         picture = sample_frames(keyframe, grid)
-        return picture.lerp(sample_frames(keyframe, grid, "bicubic"), bicubic_mix) if bicubic_mix else picture
+        return picture.lerp(read_bicubic(keyframe, grid), bicubic_mix) if bicubic_mix else picture
 
     return fill_outside((read(0), read(1)), grids, keyframes)
 
@@ -245,11 +247,20 @@ def average_pool(values: Tensor, patch: int) -> Tensor:
     return values if patch == 1 else F.avg_pool2d(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
 
 
+def space_to_depth(values: Tensor, patch: int) -> Tensor:
+    """Rearrange patches into channels: [B, T, C, H, W] -> [B, T, C * patch², H / patch, W / patch].
+
+    As one permutation: twice as fast as torch's `pixel_unshuffle` on a CPU.
+    """
+    patches = values.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
+    return patches.permute(0, 1, 2, 4, 6, 3, 5).flatten(2, 4)
+
+
 def smooth_confidence(confidence: Tensor) -> Tensor:
     """Average confidences [B, T, 1, H, W] over some ten pixels: [B, T, H, W]. Isolated low values mislead (0.1 dB)."""
     half = F.avg_pool2d(confidence.flatten(0, 1), 2, ceil_mode=True)
     even = F.avg_pool2d(half, 5, stride=1, padding=2, count_include_pad=False)
-    fine = F.interpolate(even, confidence.shape[-2:], mode="bilinear", align_corners=False)
+    fine = enlarge_bilinear(even, *confidence.shape[-2:])
     return fine.unflatten(0, confidence.shape[:2])[:, :, 0]
 
 
@@ -273,7 +284,7 @@ def dilate_motion(grids: Tensor, global_grids: Tensor, field_size: tuple[int, in
     size = 2 * DILATION_RADIUS + 1
     _, strongest = F.max_pool2d(strength, size, stride=1, padding=DILATION_RADIUS, return_indices=True)
     dilated = small.flatten(2).gather(2, strongest.flatten(2).expand(-1, 2, -1)).view_as(small)
-    fine = F.interpolate(dilated, local.shape[-2:], mode="bilinear", align_corners=False)
+    fine = enlarge_bilinear(dilated, *local.shape[-2:])
     return global_grids + fine.unflatten(0, grids.shape[:2]).movedim(2, -1)
 
 

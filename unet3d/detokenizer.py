@@ -21,11 +21,13 @@ from unet3d.candidates import (
     make_candidates,
     merge_frames,
     shift_warps,
+    space_to_depth,
     split_frames,
     weighted_sum,
 )
 from unet3d.diffusion import MotionEncoder, approach_zero, build_unet, noise_level, randn_tensor
 from unet3d.refiner import Refiner
+from unet3d.resampling import enlarge_bilinear
 from unet3d.transitions import replace_transitions
 from unet3d.warping import warp_from_previous
 
@@ -435,11 +437,6 @@ def mix_candidates(
     return Mixture(weighted_sum(pictures, weights) / weights.sum(2, keepdim=True), warps)
 
 
-def space_to_depth(frames: Tensor, patch: int) -> Tensor:
-    """Rearrange patches into channels: [B, T, C, H, W] -> [B, T, C * patch², H / patch, W / patch]."""
-    return F.pixel_unshuffle(frames.flatten(0, 1), patch).unflatten(0, frames.shape[:2])
-
-
 def depth_to_space(values: Tensor, patch: int) -> Tensor:
     """Undo `space_to_depth`: [B, T, C * patch², h, w] -> [B, T, C, h * patch, w * patch]."""
     return F.pixel_shuffle(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
@@ -448,14 +445,14 @@ def depth_to_space(values: Tensor, patch: int) -> Tensor:
 def depth_to_pixels(values: Tensor, patch: int, side: int) -> Tensor:
     """Interpolate side² values per patch: [B, T, C * side², h, w] -> [B, T, C, h * patch, w * patch], bilinearly."""
     values = depth_to_space(values, side)
-    fine = F.interpolate(values.flatten(0, 1), scale_factor=patch / side, mode="bilinear", align_corners=False)
-    return fine.unflatten(0, values.shape[:2])
+    height, width = (length * patch // side for length in values.shape[-2:])
+    return enlarge_bilinear(values, height, width)
 
 
 def local_mean(values: Tensor, patch: int, cells: int) -> Tensor:
     """Return the means of [B, T, H, W] over squares of `cells` patches around each pixel: [B, T, 1, H, W]."""
     small = F.avg_pool2d(F.avg_pool2d(values, patch), cells, stride=1, padding=cells // 2, count_include_pad=False)
-    return F.interpolate(small, values.shape[-2:], mode="bilinear", align_corners=False)[:, :, None]
+    return enlarge_bilinear(small, *values.shape[-2:])[:, :, None]
 
 
 def _shifted_differences(first: Tensor, second: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motion_vq.attention import zero_module
-from unet3d.candidates import MAPS, MotionCandidates, average_pool
+from unet3d.candidates import MAPS, MotionCandidates, average_pool, space_to_depth
 
 FOLD = 2
 """Pixels along each side that become channels at the finest level."""
@@ -73,11 +73,11 @@ class Refiner(nn.Module):
         dtype = self.read.weight.dtype
         # channels-last convolutions are a third faster on a CPU, in float64 slower
         layout = torch.contiguous_format if dtype == torch.float64 else torch.channels_last
-        pictures = torch.cat((mixture, (warps - mixture[:, :, None]).flatten(2, 3)), dim=2).flatten(0, 1)
-        maps = average_pool(candidates.maps[:, :, :NUM_MAPS], FOLD).flatten(0, 1)
+        pictures = torch.cat((mixture, (warps - mixture[:, :, None]).flatten(2, 3)), dim=2)
+        maps = average_pool(candidates.maps[:, :, :NUM_MAPS], FOLD)
         # rounded before pixels become channels, which then moves fewer bytes
-        pictures = F.pixel_unshuffle(pictures.to(dtype, memory_format=layout), FOLD)
-        x = self.read(torch.cat((pictures, maps.to(dtype, memory_format=layout)), dim=1))
+        inputs = torch.cat((space_to_depth(pictures.to(dtype), FOLD), maps.to(dtype)), dim=2).flatten(0, 1)
+        x = self.read(inputs.contiguous(memory_format=layout))
         skips = []
         for index, blocks in enumerate(self.before):
             x = blocks(x)

@@ -6,6 +6,7 @@ in the picture that is warped. Positions are (x, y) in fractions of the frame; a
 position that each pixel is read at. Every function is batched over B and differentiable.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from motion_vq.fields import cell_centres, follow, sample
 FIXED_POINT_STEPS = 8
 """Enough where neighbouring cells differ by less than a cell; where they differ by more, no inverse exists."""
 ALL_FRAMES = slice(None)
+Resize = Callable[[Tensor, int, int], Tensor]
+"""Resizes values [B, T, h, w, C] to a height and width, as `resize_fields` does."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,31 @@ class WarpedFrames:
         return (self.forward * weight + self.backward * next_weight) / (weight + next_weight)
 
 
-def warp_forward(keyframe: Tensor, vectors: Tensor, window: slice = ALL_FRAMES) -> WarpedFrames:
+def warp_forward(
+    keyframe: Tensor, vectors: Tensor, window: slice = ALL_FRAMES, resize: Resize | None = None
+) -> WarpedFrames:
     """Warp the frames of a clip from its keyframe alone.
 
     Args:
         keyframe: [B, 3, H, W], frame 0.
         vectors: [B, T, h, w, 2], the clip's field, on any grid.
         window: frames to return.
+        resize: does `resize_fields` for displacements and confidences; for frames that decide no id.
 
     Returns:
         frames in the range of the keyframe; frame 0 is the keyframe.
     """
     vectors = upsample_vectors(vectors, *keyframe.shape[-2:])
-    return _warp_forward(keyframe, vectors, _invert_steps(vectors[:, 1:]), window)
+    return _warp_forward(keyframe, vectors, _invert_steps(vectors[:, 1:]), window, resize or resize_fields)
 
 
 def warp_bidirectional(
-    keyframe: Tensor, vectors: Tensor, next_keyframe: Tensor, next_vectors: Tensor, window: slice = ALL_FRAMES
+    keyframe: Tensor,
+    vectors: Tensor,
+    next_keyframe: Tensor,
+    next_vectors: Tensor,
+    window: slice = ALL_FRAMES,
+    resize: Resize | None = None,
 ) -> WarpedFrames:
     """Warp the frames of a clip from its own and the next clip's keyframe.
 
@@ -78,19 +89,21 @@ def warp_bidirectional(
         next_keyframe: [B, 3, H, W], the frame after the clip's last.
         next_vectors: [B, 1 or more, h, w, 2], the next clip's field (slot 0 is used).
         window: frames to return.
+        resize: see `warp_forward`.
 
     Returns:
         frames in the range of the keyframes.
     """
+    resize = resize or resize_fields
     vectors = upsample_vectors(torch.cat((vectors, next_vectors[:, :1]), dim=1), *keyframe.shape[-2:])
     inverses = _invert_steps(vectors[:, 1:])
     vectors, last = vectors[:, :-1], vectors[:, -1]
-    own = _warp_forward(keyframe, vectors, inverses[:, :-1], window)
+    own = _warp_forward(keyframe, vectors, inverses[:, :-1], window, resize)
     path = _extend_path(last, list(vectors.unbind(1)[:0:-1])).flip(1)[:, window]
     displacement = _displacements_to_next(inverses)[:, window]
-    grid = sampling_grid(displacement, keyframe)
+    grid = sampling_grid(displacement, keyframe, resize)
     backward = sample_frames(next_keyframe, grid)
-    next_confidence = _at_picture_size(warp_confidence(displacement, path), keyframe)
+    next_confidence = _at_picture_size(warp_confidence(displacement, path), keyframe, resize)
     near = nearness(vectors.shape[1], keyframe)[window].view(-1, 1, 1, 1)
     return WarpedFrames(own.forward, backward, own.forward_confidence, next_confidence, own.forward_grid, grid, near)
 
@@ -162,10 +175,10 @@ def resize_fields(values: Tensor, height: int, width: int) -> Tensor:
     return resized.permute(0, 2, 3, 1).reshape(batch, steps, height, width, channels)
 
 
-def sampling_grid(displacement: Tensor, picture: Tensor) -> Tensor:
+def sampling_grid(displacement: Tensor, picture: Tensor, resize: Resize = resize_fields) -> Tensor:
     """Return the sampling grid [B, T, H, W, 2] of displacements [B, T, h, w, 2] in a picture [..., H, W]."""
     height, width = picture.shape[-2:]
-    return cell_centres(height, width, picture) + resize_fields(displacement, height, width)
+    return cell_centres(height, width, picture) + resize(displacement, height, width)
 
 
 def sample_frames(picture: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
@@ -223,15 +236,15 @@ def coverage(path: Tensor) -> Tensor:
     return reached.clamp(0, 1).view(count, h, w, 1)
 
 
-def _warp_forward(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: slice) -> WarpedFrames:
+def _warp_forward(keyframe: Tensor, vectors: Tensor, inverses: Tensor, window: slice, resize: Resize) -> WarpedFrames:
     """Do `warp_forward` with an upsampled field and the inverses [B, T - 1, h, w, 2] of its steps after the first."""
     displacement = compose(vectors)
     # the keyframe shows that part of frame t which its own content has reached by then
     path = _extend_path(displacement[:, 0], list(inverses.unbind(1)))
     displacement, path = displacement[:, window], path[:, window]
-    grid = sampling_grid(displacement, keyframe)
+    grid = sampling_grid(displacement, keyframe, resize)
     frames = sample_frames(keyframe, grid)
-    confidence = _at_picture_size(warp_confidence(displacement, path), keyframe)
+    confidence = _at_picture_size(warp_confidence(displacement, path), keyframe, resize)
     return WarpedFrames(frames, frames, confidence, torch.zeros_like(confidence), grid, grid)
 
 
@@ -256,6 +269,6 @@ def _extend_path(start: Tensor, steps: list[Tensor]) -> Tensor:
     return torch.stack(paths, dim=1)
 
 
-def _at_picture_size(confidence: Tensor, picture: Tensor) -> Tensor:
+def _at_picture_size(confidence: Tensor, picture: Tensor, resize: Resize) -> Tensor:
     """Resize confidences [B, T, h, w, 1] to a picture [..., H, W]: [B, T, 1, H, W]."""
-    return resize_fields(confidence, *picture.shape[-2:]).clamp(0, 1).movedim(-1, 2)
+    return resize(confidence, *picture.shape[-2:]).clamp(0, 1).movedim(-1, 2)
