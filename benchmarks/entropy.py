@@ -1,7 +1,9 @@
-"""How many bits tokens take under an adaptive context model: what an arithmetic coder could reach, without training.
+"""How many bits tokens take under context models: what an arithmetic coder could reach, without a network.
+
+`coded_bits` adapts to one video. `ContextModel` learns from other videos first: the baseline of a language model.
 
 The code length is the ideal one, the sum of -log2 of the probability that a model gives each id before it sees it. The
-models count what came before in the same video and know nothing else:
+models of `coded_bits` count what came before in the same video and know nothing else:
 
     ids     a mixture of experts: ids of equal probability; counts of all ids of the stream, with several strengths of
             the prior; and counts of the ids that came in the same context. Its weights follow what has been right.
@@ -14,7 +16,7 @@ global-motion id its place, and the id at this place in the clip before.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -178,3 +180,52 @@ def mask_bits(masks: np.ndarray, grid: tuple[int, int], known: np.ndarray | None
         bits -= math.log2(counts[context, bit] / counts[context].sum())
         counts[context, bit] += 1
     return bits
+
+
+class ContextModel:
+    """Predicts each id of a sequence from its context; learns from the sequences that it is shown.
+
+    A model of order k counts which id follows each k ids of its stream, and each shorter context. Its probability is
+    mixed from all of them, longest first, as in prediction by partial matching with escape method C (Witten and Bell
+    1991): a context that was seen n times with d different ids counts n against d for the shorter one.
+
+    Args:
+        order: ids of context.
+        size: ids there are.
+    """
+
+    def __init__(self, order: int, size: int) -> None:
+        self.order, self.size = order, size
+        self._counts: dict[tuple[Hashable, ...], Counter[int]] = defaultdict(Counter)
+
+    def learn(self, ids: Sequence[int], places: Sequence[Hashable] | None = None) -> None:
+        """Count a sequence; `places` as in `bits`."""
+        for number, value in enumerate(ids):
+            for context in self._contexts(ids, number, places):
+                self._counts[context][value] += 1
+
+    def bits(self, ids: Sequence[int], places: Sequence[Hashable] | None = None) -> float:
+        """Return the bits of a sequence under what was learned so far.
+
+        Args:
+            ids: the sequence.
+            places: what is known about each place and belongs to every context, such as the number of a global-motion
+                term; None: nothing.
+        """
+        total = 0.0
+        for number, value in enumerate(ids):
+            probability = 1 / self.size
+            for context in self._contexts(ids, number, places):
+                if counts := self._counts.get(context):
+                    seen, different = counts.total(), len(counts)
+                    probability = (counts[value] + different * probability) / (seen + different)
+            total -= math.log2(probability)
+        return total
+
+    def _contexts(
+        self, ids: Sequence[int], number: int, places: Sequence[Hashable] | None
+    ) -> list[tuple[Hashable, ...]]:
+        """Return the contexts of a place, the shortest first."""
+        place = () if places is None else (places[number],)
+        longest = min(self.order, number)
+        return [(*place, *ids[number - length : number]) for length in range(longest + 1)]

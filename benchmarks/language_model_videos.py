@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.context_models import ContextModel
+from benchmarks.entropy import ContextModel
 from videotok.evaluation import frames_of, source_clips
 from videotok.inputs import VIDEO_SUFFIXES
 from videotok.lm.generated_video import GeneratedClip, GeneratedVideo
 from videotok.lm.model import VideoLanguageModel
 from videotok.lm.motion_questions.footage import photographs
 from videotok.lm.packing import VideoInput, generation_document, pack
-from videotok.lm.recipe.material import PHOTOS, clip_ids, read_footage
+from videotok.lm.recipe.material import PHOTOS, MaterialReader, clip_ids
 from videotok.lm.sampling import SamplingConfig, default_sampling
 from videotok.lm.video_generation import VideoGenerator, VideoPrompt
 from videotok.metrics import measure
@@ -117,11 +117,10 @@ def prediction(options: argparse.Namespace, model: VideoLanguageModel, tokenizer
     `place`: their contexts also hold the place (the term of global motion, the cell of the grid of motion).
     """
 
+    reader = MaterialReader(options.data, options.cache, model, tokenizer)
+
     def read(count: int, held_back: bool) -> list[list[torch.Tensor]]:
-        footage = read_footage(
-            options.data, options.cache, model, tokenizer, count, lambda what, number, count: None, held_back=held_back
-        )
-        return [video.clips for video in footage]
+        return [video.clips for video in reader.footage(count, held_back=held_back)]
 
     trained = read(options.trained_footage, held_back=False)
     tests = [clips[:2] for clips in read(options.footage, held_back=True) if len(clips) > 1]

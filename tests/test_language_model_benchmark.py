@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.context_models import ContextModel
+from benchmarks.entropy import ContextModel
 from benchmarks.language_model_videos import optical_flow
 from videotok.virtual_camera import Layer, Scene, constant_speed, photograph
 

@@ -6,7 +6,6 @@ Video-LaVIT weights, read as they are. `load_keyframes` knows which class reads 
 
 import logging
 import math
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from videotok import hub
 from videotok.errors import ModelError, TokensError, first_line
 from videotok.io_utils import read_json, weights_sha256
 from videotok.model_card import PartFacts, write_card, write_config
@@ -108,9 +108,6 @@ PUBLISHED = (
     "language_model_sft",
 )
 """Files and folders of the published Video-LaVIT weights; a folder with one of them has that layout."""
-HUB_SECONDS = 10.0
-"""How long the hub may take to answer whether there is a model."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Model = TypeVar("Model", bound="ModelMixin")
 
@@ -158,10 +155,10 @@ class Bundle:
             if any((folder / entry).exists() for entry in PUBLISHED):
                 return PublishedBundle(name, folder)
             raise ModelError(f"{folder} is not a bundle: it has no subfolder {', '.join(PARTS)}")
-        hub_id = _check_hub_id(model)
-        if any(file.split("/")[0] in PUBLISHED for file in hub_files(hub_id, revision)):
+        hub_id = hub.check_hub_id(model)
+        if any(file.split("/")[0] in PUBLISHED for file in hub.file_names(hub_id, revision)):
             return PublishedBundle(hub_id, Path(hub_id), hub_id=hub_id, revision=revision)
-        return cls(hub_id, download(hub_id, ["config.json", "*/*.json", "*/*.safetensors"], revision))
+        return cls(hub_id, hub.download(hub_id, ["config.json", "*/*.json", "*/*.safetensors"], revision))
 
     def load(self, part: str, model_class: type[Model], dtype: "torch.dtype") -> Model:
         """Load one model of the bundle, ready to run, its weights cast to `dtype`.
@@ -281,13 +278,10 @@ class Bundle:
         Raises:
             ModelError: the upload was refused, or there is no network.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        with tempfile.TemporaryDirectory() as folder, _hub_errors(f"upload to {_check_hub_id(repo_id)}"):
-            self.save(Path(folder), repo_id)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
+        hub_id = hub.check_hub_id(repo_id)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder), hub_id)
+            return hub.upload(Path(folder), hub_id, private=private, commit_message=commit_message)
 
     def check(self, tokens: VideoTokens) -> None:
         """Raise TokensError unless these tokens were made with the weights of this bundle."""
@@ -333,77 +327,6 @@ def _stored_tensors(folder: Path) -> Iterator[_StoredTensor]:
                     yield _StoredTensor(tensor.get_dtype(), math.prod(tensor.get_shape()))
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def find_folder(model: str) -> Path:
-    """Return a folder, or the folder that all files of a hub id are downloaded to.
-
-    Raises:
-        ModelError: neither.
-    """
-    return Path(model) if Path(model).is_dir() else download(_check_hub_id(model), None)
-
-
-def hub_files(hub_id: str, revision: str | None = None) -> list[str]:
-    """Return the names of the files of a hub id; without a network those that were downloaded before.
-
-    Raises:
-        ModelError: no such id, or no network and nothing downloaded before.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    with _hub_errors(f"download {hub_id}"):
-        try:
-            # one request with a limit; to list the files would be tried again for half a minute without a network
-            info = HfApi().model_info(hub_id, revision=revision, timeout=HUB_SECONDS)
-            return [file.rfilename for file in info.siblings or ()]
-        except Exception as error:
-            if not _is_network_error(error):
-                raise
-            try:
-                folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-            except LocalEntryNotFoundError:
-                folder = None
-            if folder is None:
-                raise
-            return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-
-
-def download(hub_id: str, patterns: list[str] | None, revision: str | None = None) -> Path:
-    """Download the files of a hub id that match one of the patterns, all where None, and return their folder.
-
-    Raises:
-        ModelError: no such id, or no network and not downloaded before.
-    """
-    from huggingface_hub import snapshot_download
-
-    with _hub_errors(f"download {hub_id}"):
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, revision=revision))
-
-
-def _check_hub_id(model: str | Path) -> str:
-    if not HUB_ID.fullmatch(str(model)):
-        raise ModelError(f"no model {model}: neither a folder nor a hub id such as owner/name")
-    return str(model)
-
-
-@contextmanager
-def _hub_errors(action: str) -> Iterator[None]:
-    """Turn errors of the hub and of the network into a ModelError."""
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, HFValidationError | LocalEntryNotFoundError) and not _is_network_error(error):
-            raise
-        raise ModelError(f"cannot {action}: {first_line(error)}; check the name and the network") from error
-
-
-def _is_network_error(error: Exception) -> bool:
-    """Return whether an error comes from the network or the hub: the errors of HTTP libraries need not be OSError."""
-    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
 IMAGE_DECODER_PARTS = ("keyframes/condition", "keyframes/unet", "keyframes/vae", "keyframes/scheduler")
@@ -496,7 +419,7 @@ class PublishedBundle(Bundle):
         from videotok.lavit.conversion import convert
 
         del name  # their authors have a card of their own
-        convert(self.folder if self.hub_id is None else download(self.hub_id, None, self.revision), folder)
+        convert(self.folder if self.hub_id is None else hub.download(self.hub_id, None, self.revision), folder)
 
     def _checkpoint(self, *parts: str) -> "LavitCheckpoint":
         """Return the published folder, with the files of these parts downloaded."""
@@ -505,7 +428,7 @@ class PublishedBundle(Bundle):
         if self.hub_id is None:
             return LavitCheckpoint(self.folder)
         patterns = [pattern for part in parts for pattern in _patterns(part)]
-        return LavitCheckpoint(download(self.hub_id, patterns, self.revision))
+        return LavitCheckpoint(hub.download(self.hub_id, patterns, self.revision))
 
 
 def _patterns(part: str) -> list[str]:

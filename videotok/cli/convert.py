@@ -25,7 +25,7 @@ def convert(
     if target.is_dir() and any(target.iterdir()) and not force:
         raise Refusal(f"{target} is not empty; give --force to write into it, or another name")
 
-    from videotok.bundle import find_folder
+    from videotok.hub import find_folder
     from videotok.lavit import conversion
 
     def show(part: str) -> None:

@@ -92,62 +92,79 @@ def instructions(folder: Path) -> dict[str, str]:
     return found
 
 
-def read_scenes(
-    folder: Path,
-    cache: Path,
-    model: VideoLanguageModel,
-    tokenizer: "VideoTokenizer",
-    count: int,
-    on_progress: Callable[[str, int, int], None],
-) -> list[Scene]:
-    """Return `count` scenes of the training split in all variants; rendered and encoded once, then from `cache`."""
-    sources = SourceFolders(folder / PHOTOS, folder / STILL, folder / MOVING)
-    videos = encode_videos(
-        labeled_videos(sources, cache, "train", count),
-        tokenizer,
-        cache,
-        "train",
-        variants=VARIANTS,
-        tokens_per_keyframe=0,
-        with_raw_field=False,
-        on_progress=lambda number: on_progress("scenes", number, count),
-    )
-    scenes = []
-    for video in videos:
-        tokens = video.tokens.first_quantizers(model.settings.motion_quantizers)
-        ids = torch.from_numpy(model.vocabulary.ids(tokens, [0]))
-        scenes.append(Scene(ids[ids.tolist().index(model.vocabulary.motion_begin) :], dict(video.answers)))
-    return scenes
+@dataclass(frozen=True)
+class MaterialReader:
+    """Reads the material of a folder of footage as the ids of a model. What is encoded once is kept in `cache`."""
 
+    folder: Path
+    cache: Path
+    model: VideoLanguageModel
+    """Whose vocabulary and settings are used."""
+    tokenizer: "VideoTokenizer"
+    on_progress: Callable[[str, int, int], None] = lambda what, number, count: None
+    """Called with the name of a kind of material, a number, and how many there are."""
 
-def read_keyframes(
-    folder: Path,
-    cache: Path,
-    model: VideoLanguageModel,
-    tokenizer: "VideoTokenizer",
-    count: int,
-    on_progress: Callable[[str, int, int], None],
-) -> list[Tensor]:
-    """Return the keyframes of about `count` photographs of the training split as ids; from `cache` if it is there."""
-    files = photographs(folder / PHOTOS, "train").files
-    files = files[:: max(len(files) // count, 1)][:count]
-    path, number = cache / f"photographs-{len(files)}.safetensors", model.settings.tokens_per_keyframe or 0
-    if not path.exists():
-        encoders, rows = Encoders.from_tokenizer(tokenizer), []
-        for done, file in enumerate(files, 1):
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise MediaError(f"{file} is not a picture that OpenCV reads; take it out of the folder")
-            rows.append(encoders.keyframe_ids([np.ascontiguousarray(_widescreen(image)[..., ::-1])], number))
-            on_progress("photographs", done, len(files))
-        tensors = {"ids": torch.cat([ids for ids, _ in rows]), "masks": torch.cat([masks for _, masks in rows])}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary)
-    arrays = load_file(path)
-    tokens = picture_tokens(arrays["ids"], arrays["masks"], tokenizer)
-    return [
-        torch.from_numpy(model.vocabulary.ids(tokens, [clip], keyframes_only=True)) for clip in range(tokens.num_clips)
-    ]
+    def scenes(self, count: int) -> list[Scene]:
+        """Return `count` scenes of the training split in all variants; rendered and encoded once, then from `cache`."""
+        sources = SourceFolders(self.folder / PHOTOS, self.folder / STILL, self.folder / MOVING)
+        videos = encode_videos(
+            labeled_videos(sources, self.cache, "train", count),
+            self.tokenizer,
+            self.cache,
+            "train",
+            variants=VARIANTS,
+            tokens_per_keyframe=0,
+            with_raw_field=False,
+            on_progress=lambda number: self.on_progress("scenes", number, count),
+        )
+        scenes = []
+        for video in videos:
+            tokens = video.tokens.first_quantizers(self.model.settings.motion_quantizers)
+            ids = torch.from_numpy(self.model.vocabulary.ids(tokens, [0]))
+            scenes.append(Scene(ids[ids.tolist().index(self.model.vocabulary.motion_begin) :], dict(video.answers)))
+        return scenes
+
+    def keyframes(self, count: int) -> list[Tensor]:
+        """Return the keyframes of about `count` photographs of the training split as ids; from `cache` if there."""
+        files = photographs(self.folder / PHOTOS, "train").files
+        files = files[:: max(len(files) // count, 1)][:count]
+        path = self.cache / f"photographs-{len(files)}.safetensors"
+        if not path.exists():
+            encoders, rows = Encoders.from_tokenizer(self.tokenizer), []
+            number = self.model.settings.tokens_per_keyframe or 0
+            for done, file in enumerate(files, 1):
+                image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+                if image is None:
+                    raise MediaError(f"{file} is not a picture that OpenCV reads; take it out of the folder")
+                rows.append(encoders.keyframe_ids([np.ascontiguousarray(_widescreen(image)[..., ::-1])], number))
+                self.on_progress("photographs", done, len(files))
+            tensors = {"ids": torch.cat([ids for ids, _ in rows]), "masks": torch.cat([masks for _, masks in rows])}
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary)
+        arrays = load_file(path)
+        tokens = picture_tokens(arrays["ids"], arrays["masks"], self.tokenizer)
+        return [
+            torch.from_numpy(self.model.vocabulary.ids(tokens, [clip], keyframes_only=True))
+            for clip in range(tokens.num_clips)
+        ]
+
+    def footage(self, count: int, *, held_back: bool = False) -> list[Footage]:
+        """Return `count` videos of the training split (or of what it holds back) as ids; encoded once."""
+        files = [file for file in footage_files(self.folder) if is_validation(file) == held_back][:count]
+        texts, found = instructions(self.folder), []
+        caches = {
+            name: TokenCache(self.cache / "videos", self.tokenizer, self.model.settings, max_clips=clips)
+            for name, clips in FOOTAGE_CLIPS.items()
+        }
+        for number, file in enumerate(files, 1):
+            kind = file.relative_to(self.folder).parts[0]
+            try:
+                tokens = caches[kind].get(file).tokens
+            except MediaError:  # a file that cannot be read has nothing to teach
+                continue
+            found.append(Footage(clip_ids(self.model, tokens), texts.get(file.name, ""), is_still=kind == STILL))
+            self.on_progress("footage", number, len(files))
+        return [video for video in found if video.clips]
 
 
 def _widescreen(image: np.ndarray) -> np.ndarray:
@@ -158,35 +175,6 @@ def _widescreen(image: np.ndarray) -> np.ndarray:
         return image[:, start : start + height * 16 // 9]
     start = (height - width * 9 // 16) // 2
     return image[start : start + width * 9 // 16]
-
-
-def read_footage(
-    folder: Path,
-    cache: Path,
-    model: VideoLanguageModel,
-    tokenizer: "VideoTokenizer",
-    count: int,
-    on_progress: Callable[[str, int, int], None],
-    *,
-    held_back: bool = False,
-) -> list[Footage]:
-    """Return `count` videos of the training split (or of what it holds back) as ids; encoded once."""
-    files = [file for file in footage_files(folder) if is_validation(file) == held_back][:count]
-    texts, found = instructions(folder), []
-    caches = {
-        name: TokenCache(cache / "videos", tokenizer, model.settings, max_clips=clips)
-        for name, clips in FOOTAGE_CLIPS.items()
-    }
-    for number, file in enumerate(files, 1):
-        try:
-            tokens = caches[file.relative_to(folder).parts[0]].get(file).tokens
-        except MediaError:  # a file that cannot be read has nothing to teach
-            continue
-        found.append(
-            Footage(clip_ids(model, tokens), texts.get(file.name, ""), STILL in file.relative_to(folder).parts)
-        )
-        on_progress("footage", number, len(files))
-    return [video for video in found if video.clips]
 
 
 def footage_files(folder: Path) -> list[Path]:

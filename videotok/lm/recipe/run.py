@@ -18,16 +18,7 @@ from videotok.io_utils import write_json
 from videotok.lm.model import VideoLanguageModel, VideoSettings
 from videotok.lm.motion_questions.wordings import training_texts
 from videotok.lm.recipe.documents import ROWS, Documents, RecipeBatches, Step
-from videotok.lm.recipe.material import (
-    MOVING,
-    PHOTOS,
-    STILL,
-    Material,
-    instructions,
-    read_footage,
-    read_keyframes,
-    read_scenes,
-)
+from videotok.lm.recipe.material import MOVING, PHOTOS, STILL, Material, MaterialReader, instructions
 from videotok.lm.recipe.second_stage import (
     GLOBAL_MOTION_CLIPS,
     SecondBatches,
@@ -198,18 +189,19 @@ def run(
     _check_folder(folder)
     model, cache = new_model(folder, tokenizer, recipe), out / "material"
     cache.mkdir(parents=True, exist_ok=True)
-    material, held_back = _read_material(folder, cache, model, tokenizer, recipe, on_progress)
+    reader = MaterialReader(folder, cache, model, tokenizer, on_progress)
+    material, held_back = _read_material(reader, recipe)
     batches = RecipeBatches(Documents(model, material), recipe.plan.seed)
     validation = RecipeBatches(Documents(model, held_back), seed=1) if held_back.footage else None
-    first = _train(model, batches, validation, recipe.plan, out, material, resume, device, report)
+    first = _train(model, batches, validation, recipe.plan, out, resume, device, report)
 
     model = _trainable(VideoLanguageModel.from_pretrained(out / "best", torch.float32))
     model.settings = replace(model.settings, global_motion_clips=GLOBAL_MOTION_CLIPS)
-    videos = read_real_videos(folder, cache, model, tokenizer, on_progress)
+    videos = read_real_videos(replace(reader, model=model))
     second_batches = SecondBatches(SecondDocuments(model, material, videos), recipe.second_plan.seed)
     validation = SecondBatches(SecondDocuments(model, held_back, videos), seed=1) if held_back.footage else None
     second = _train(
-        model, second_batches, validation, recipe.second_plan, out / "second", material, resume, device,
+        model, second_batches, validation, recipe.second_plan, out / "second", resume, device,
         lambda step, figures: report(recipe.plan.steps + step, figures),
     )  # fmt: skip
     trained = VideoLanguageModel.from_pretrained(out / "second" / "best", torch.float16)
@@ -228,23 +220,11 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _read_material(
-    folder: Path,
-    cache: Path,
-    model: VideoLanguageModel,
-    tokenizer: "VideoTokenizer",
-    recipe: Recipe,
-    on_progress: Callable[[str, int, int], None],
-) -> tuple[Material, Material]:
+def _read_material(reader: MaterialReader, recipe: Recipe) -> tuple[Material, Material]:
     """Return the material for training, and the same with the footage that is held back, for validation."""
-    material = Material(
-        read_scenes(folder, cache, model, tokenizer, recipe.scenes, on_progress),
-        read_keyframes(folder, cache, model, tokenizer, recipe.photographs, on_progress),
-        read_footage(folder, cache, model, tokenizer, recipe.footage, on_progress),
-    )
-    count = max(recipe.footage // 20, 4)
-    held_back = read_footage(folder, cache, model, tokenizer, count, on_progress, held_back=True)
-    return material, replace(material, footage=held_back)
+    scenes, keyframes = reader.scenes(recipe.scenes), reader.keyframes(recipe.photographs)
+    material = Material(scenes, keyframes, reader.footage(recipe.footage))
+    return material, replace(material, footage=reader.footage(max(recipe.footage // 20, 4), held_back=True))
 
 
 def _train(
@@ -253,13 +233,13 @@ def _train(
     validation: RecipeBatches | SecondBatches | None,
     plan: Plan,
     out: Path,
-    material: Material,
     resume: bool,
     device: str,
     report: Callable[[int, dict[str, float]], None],
 ) -> dict[str, Any]:
     """Train one stage and return its record."""
     steps = [] if validation is None else [validation.batch(np.random.default_rng([1, n])) for n in range(4)]
+    material = batches.documents.material
     facts = {
         "scenes": len(material.scenes),
         "photographs": len(material.keyframes),

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +29,9 @@ from videotok.lm.motion_questions.scenes import CAMERA, SPEED, TIME, ZOOM
 from videotok.lm.motion_questions.wordings import free_turns, still_camera_turns
 from videotok.lm.packing import Document, global_motion_ids, pack
 from videotok.lm.recipe.documents import Documents, Step, draw
-from videotok.lm.recipe.material import MOVING, OTHER, STILL, Footage, Material, Scene
+from videotok.lm.recipe.material import MOVING, OTHER, STILL, Footage, Material, MaterialReader, Scene
 from videotok.lm.train import Plan
 from videotok.training.dataset import is_validation
-
-if TYPE_CHECKING:
-    from videotok.pipeline import VideoTokenizer
 
 REAL_FILES = {MOVING: 40, OTHER: 30, STILL: 20}
 """Videos of each folder whose motion is read."""
@@ -85,35 +82,29 @@ def real_files(folder: Path, split: footage.Split, counts: Mapping[str, int]) ->
     return [file for files in itertools.zip_longest(*groups) for file in files if file is not None]
 
 
-def read_real_videos(
-    folder: Path,
-    cache: Path,
-    model: VideoLanguageModel,
-    tokenizer: "VideoTokenizer",
-    on_progress: Callable[[str, int, int], None],
-) -> list[RealVideo]:
+def read_real_videos(reader: MaterialReader) -> list[RealVideo]:
     """Return the training videos of `REAL_FILES` and their variants as ids; read and encoded once."""
-    counts = {name: count for name, count in REAL_FILES.items() if (folder / name).is_dir()}
-    files = real_files(folder, "train", counts)
-    weights = tokenizer.bundle.identity("motion").sha256
-    encoded = cache / f"real-{zlib.crc32(f'{weights} {REAL_CLIPS} {REAL_VARIANTS} 1'.encode()):08x}"
+    counts = {name: count for name, count in REAL_FILES.items() if (reader.folder / name).is_dir()}
+    files = real_files(reader.folder, "train", counts)
+    weights = reader.tokenizer.bundle.identity("motion").sha256
+    encoded = reader.cache / f"real-{zlib.crc32(f'{weights} {REAL_CLIPS} {REAL_VARIANTS} 1'.encode()):08x}"
     encoded.mkdir(parents=True, exist_ok=True)
     encoders, found = None, []
     for number, file in enumerate(files, 1):
-        on_progress("real footage", number, len(files))
-        motion = read_real_motion(file, cache / "real", REAL_CLIPS)
+        reader.on_progress("real footage", number, len(files))
+        motion = read_real_motion(file, reader.cache / "real", REAL_CLIPS)
         if motion is None:
             continue
         path = encoded / f"{file.stem}.safetensors"
         if not path.exists():
-            encoders = encoders or Encoders.from_tokenizer(tokenizer)
+            encoders = encoders or Encoders.from_tokenizer(reader.tokenizer)
             rng = np.random.default_rng([7, zlib.crc32(file.stem.encode())])
             variants = [motion, *(random_variant(motion, rng) for _ in range(REAL_VARIANTS))]
             with atomic_path(path) as temporary:
-                save_file(_encode(variants, encoders, model.settings.motion_quantizers), temporary)
+                save_file(_encode(variants, encoders, reader.model.settings.motion_quantizers), temporary)
         arrays = load_file(path)
         found += [
-            RealVideo([_motion_ids(model, *ids) for ids in zip(*clips, strict=True)], steps.numpy())
+            RealVideo([_motion_ids(reader.model, *ids) for ids in zip(*clips, strict=True)], steps.numpy())
             for *clips, steps in zip(arrays["global_motion_ids"], arrays["motion_ids"], arrays["steps"], strict=True)
         ]
     return found
