@@ -132,8 +132,8 @@ class MotionTokenizer(VideotokModel):
         Args:
             num_steps, grid: size of the fields, in steps and (rows, columns).
             patch: steps, rows and columns that the first layer takes together; (1, 1, 1), as published: single cells.
-            encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `networks.Encoder`.
-            decoder_widths, decoder_depths, decoder_strides: stages of the decoder, see `networks.Decoder`.
+            encoder_widths, encoder_depths, encoder_strides: stages of the encoder, see `motion_vq.attention.Encoder`.
+            decoder_widths, decoder_depths, decoder_strides: stages of the decoder, see `motion_vq.attention.Decoder`.
             num_heads: attention heads; must divide the width of every stage that has blocks.
             code_dim, codebook_size: of each codebook.
             num_quantizers: quantizers trained.
