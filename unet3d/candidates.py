@@ -14,8 +14,8 @@ from torch import Tensor
 
 from motion_vq.fields import cell_centres
 from motion_vq.global_motion import robust_fit
-from unet3d.resampling import enlarge_bilinear, read_bicubic, resize_fields_bicubic
-from unet3d.warping import ALL_FRAMES, inside_frame, nearness, sample_frames, warp_bidirectional, warp_forward
+from unet3d.resampling import enlarge_bilinear, enlarge_vectors_bilinear, read_bicubic, resize_fields_bicubic
+from unet3d.warping import ALL_FRAMES, nearness, sample_frames, warp_bidirectional, warp_forward
 
 CANDIDATES = (
     "forward",
@@ -79,6 +79,10 @@ class MotionCandidates:
         return self._map(
             lambda values: F.pad(values.flatten(0, -4), padding, mode="replicate").unflatten(0, values.shape[:-3])
         )
+
+    def from_frame(self, first: int) -> "MotionCandidates":
+        """Return those of the frames from the `first` one on."""
+        return replace(self, **{part.name: getattr(self, part.name)[:, first:] for part in fields(self)[:5]})
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "MotionCandidates":
         """Change every tensor but the keyframes, as [..., C, H, W]."""
@@ -155,8 +159,9 @@ def make_candidates(
     has_next = float(next_keyframe is not None)
     confidence = smooth_confidence(warped.forward_confidence)
     next_confidence = smooth_confidence(warped.backward_confidence)
-    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1).expand_as(confidence)
+    near = nearness(vectors.shape[1], keyframe)[window].view(1, -1, 1, 1)
     weights = _prior_weights(confidence, next_confidence, near, has_next)
+    near = near.expand_as(confidence)
     height, width = keyframe.shape[-2:]
     units = grids.new_tensor((width / 16, height / 16))
     motion = ((grids - cell_centres(height, width, keyframe)) * units).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
@@ -224,10 +229,13 @@ def fill_outside(pictures: tuple[Tensor, Tensor], grids: Tensor, keyframes: Tens
     if least >= 0 and most <= 1:
         return pictures
     height, width = keyframes.shape[-2:]
-    inside = inside_frame(grids, grids.new_tensor((1 / width, 1 / height)))[..., 0]
-    from_other = (1 - inside) * inside.flip(2)
+    # 1 - `inside_frame`, in fewer passes over the positions
+    x, y = (grids - 0.5).abs().unbind(-1)
+    outside = torch.maximum((x - 0.5) * width, (y - 0.5) * height).clamp(0, 1)
+    first_outside, second_outside = outside.split(1, dim=2)
     first, second = pictures
-    return first.lerp(second, from_other[:, :, :1]), second.lerp(first, from_other[:, :, 1:])
+    filled = first.lerp(second, first_outside * (1 - second_outside))
+    return filled, second.lerp(first, second_outside * (1 - first_outside))
 
 
 def luma(pictures: Tensor) -> Tensor:
@@ -278,14 +286,15 @@ def dilate_motion(grids: Tensor, global_grids: Tensor, field_size: tuple[int, in
     Returns:
         sampling grids [B, T, H, W, 2].
     """
-    local = (grids - global_grids).movedim(-1, 2).flatten(0, 1)
+    # contiguous: pooled in half of the time then
+    local = (grids - global_grids).movedim(-1, 2).flatten(0, 1).contiguous()
     small = F.adaptive_avg_pool2d(local, (DILATION_CELLS * field_size[0], DILATION_CELLS * field_size[1]))
     strength = small.square().sum(1, keepdim=True)
     size = 2 * DILATION_RADIUS + 1
     _, strongest = F.max_pool2d(strength, size, stride=1, padding=DILATION_RADIUS, return_indices=True)
     dilated = small.flatten(2).gather(2, strongest.flatten(2).expand(-1, 2, -1)).view_as(small)
-    fine = enlarge_bilinear(dilated, *local.shape[-2:])
-    return global_grids + fine.unflatten(0, grids.shape[:2]).movedim(2, -1)
+    vectors = dilated.movedim(1, -1).unflatten(0, grids.shape[:2])
+    return global_grids + enlarge_vectors_bilinear(vectors, *local.shape[-2:])
 
 
 def global_motion_grids(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor | None, window: slice) -> Tensor:
@@ -364,26 +373,23 @@ def affine_grid(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def _prior_weights(confidence: Tensor, next_confidence: Tensor, near: Tensor, has_next: float) -> Tensor:
-    """Return the weights [B, T, len(CANDIDATES), H, W] of the prior; confidences and nearness are [B, T, H, W]."""
+    """Return the weights [B, T, len(CANDIDATES), H, W] of the prior.
+
+    Args:
+        confidence, next_confidence: [B, T, H, W].
+        near: [1, T, 1, 1], see `nearness`.
+        has_next: 1 where there is a next keyframe, else 0.
+    """
     # where neither warp can be trusted, nearness in time decides alone; 1.5 was measured to be best
     early, late = (1 - near) ** 1.5, has_next * near**1.5
     if has_next:
         still, moved = STILL_WEIGHT, GLOBAL_MOTION_WEIGHT
     else:
         still, moved = STILL_WEIGHT_FORWARD, GLOBAL_MOTION_WEIGHT_FORWARD
-    weights = torch.stack(
-        (
-            early * (confidence + 1e-3),
-            late * (next_confidence + 1e-3),
-            early * still,
-            late * still,
-            early * moved,
-            late * moved,
-            early * DILATED_WEIGHT * (confidence + 1e-3),
-            late * DILATED_WEIGHT * (next_confidence + 1e-3),
-        ),
-        dim=2,
-    )
+    own, following = early * (confidence + 1e-3), late * (next_confidence + 1e-3)
+    moments = (early * still, late * still, early * moved, late * moved)
+    held = (moment.expand_as(confidence) for moment in moments)
+    weights = torch.stack((own, following, *held, DILATED_WEIGHT * own, DILATED_WEIGHT * following), dim=2)
     return weights / weights.sum(2, keepdim=True)
 
 

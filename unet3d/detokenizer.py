@@ -27,7 +27,7 @@ from unet3d.candidates import (
 )
 from unet3d.diffusion import MotionEncoder, approach_zero, build_unet, noise_level, randn_tensor
 from unet3d.refiner import Refiner
-from unet3d.resampling import enlarge_bilinear
+from unet3d.resampling import enlarge_bilinear, enlarge_vectors_bilinear
 from unet3d.transitions import replace_transitions
 from unet3d.warping import warp_from_previous
 
@@ -228,7 +228,9 @@ class VideoDetokenizer(VideotokModel):
             warped = replace(candidates, prior=warped_frames[:, :num_frames])
             start = warped.pad_to_multiple(self.size_multiple).prior
         padded = candidates.pad_to_multiple(self.size_multiple)
-        frames = self.denoise(padded, generator, num_inference_steps, start, noise_rate, refine=refine, stride=stride)
+        frames = self.denoise(
+            padded, generator, num_inference_steps, start, noise_rate, refine=refine, stride=stride, num_known=1
+        )
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]]
         if next_keyframe is not None:
             frames = replace_transitions(frames, candidates)
@@ -247,6 +249,7 @@ class VideoDetokenizer(VideotokModel):
         *,
         refine: bool = True,
         stride: int = 1,
+        num_known: int = 0,
     ) -> Tensor:
         """Return the denoised frames [B, T, 3, H, W] of candidates whose sides are multiples of `size_multiple`.
 
@@ -258,6 +261,7 @@ class VideoDetokenizer(VideotokModel):
             noise_rate: see `reconstruct`.
             refine: use the refiner, where there is one.
             stride: the network takes each clip as `stride` clips of every `stride`-th frame; see `split_frames`.
+            num_known: so many frames, the first ones, are not needed: they stay those of the prior, and save time.
         """
         batch, steps, _, height, width = candidates.prior.shape
         patch, sigma_min = self.config["patch_size"], self.config["sigma_min"]
@@ -278,7 +282,9 @@ class VideoDetokenizer(VideotokModel):
             sigma_max,
         )
         # the last step ends at what the network expects
-        frames = self.expected_frames(noisy, sigma.expand(batch * stride), candidates, refine=refine, stride=stride)
+        sigmas, first = sigma.expand(batch * stride), min(num_known, steps - 1)
+        frames = self.expected_frames(noisy, sigmas, candidates, refine=refine, stride=stride, first=first)
+        frames = torch.cat((candidates.prior[:, :first], frames), dim=1) if first else frames
         forward_scale, scale = self.config["forward_residual_scale"], self.config["residual_scale"]
         if forward_scale == scale == 1:
             return frames
@@ -293,16 +299,25 @@ class VideoDetokenizer(VideotokModel):
         return self.to_residual(frames, candidates, stride)
 
     def expected_frames(
-        self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, *, refine: bool = True, stride: int = 1
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        candidates: MotionCandidates,
+        *,
+        refine: bool = True,
+        stride: int = 1,
+        first: int = 0,
     ) -> Tensor:
-        """Return the frames [B, T, 3, H, W] that the network expects; arguments as of `mix`."""
-        mixture = self.mix(noisy, sigma, candidates, stride)
+        """Return the frames [B, T - first, 3, H, W] that the network expects; arguments as of `mix`."""
+        mixture = self.mix(noisy, sigma, candidates, stride, first)
         if not refine or self.refiner is None:
             return mixture.frames
-        detail = self.refiner(mixture.frames, mixture.warps, candidates)
+        detail = self.refiner(mixture.frames, mixture.warps, candidates.from_frame(first))
         return mixture.frames + self.config["refiner_scale"] * detail
 
-    def mix(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1) -> "Mixture":
+    def mix(
+        self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1, first: int = 0
+    ) -> "Mixture":
         """Return the candidates mixed as the network says, before the refiner.
 
         Args:
@@ -310,6 +325,7 @@ class VideoDetokenizer(VideotokModel):
             sigma: [B * stride].
             candidates: of frames [B, T, 3, h * patch_size, w * patch_size].
             stride: see `denoise`.
+            first: the first frame that is mixed; the network sees those before it as well.
         """
         patch, steps = self.config["patch_size"], candidates.prior.shape[1]
         maps = average_pool(candidates.maps, patch)
@@ -321,7 +337,8 @@ class VideoDetokenizer(VideotokModel):
         features = self.motion_encoder(motion.to(self.dtype)).flatten(1, 2)
         outputs = self.unet(sample, sigma.log() / 4, features, self._added_ids(motion)).sample.float()
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
-        log_weights, shifts = merge_frames(outputs, stride, steps).split(self.num_outputs, dim=2)
+        log_weights, shifts = merge_frames(outputs, stride, steps)[:, first:].split(self.num_outputs, dim=2)
+        candidates = candidates.from_frame(first)
         if self.training:
             return mix_candidates(candidates, log_weights, shifts, patch)
         log_weights = log_weights * self.config["inverse_temperature"]
@@ -426,27 +443,22 @@ def mix_candidates(
         patch: pixels along each side of a position of these.
         bicubic_mix: see `candidates.sample_keyframes`.
     """
-    common, first, second = depth_to_pixels(shifts, patch, patch // SHIFTED_PIXELS).chunk(3, dim=2)
-    near = candidates.maps[:, :, NEARNESS, None]
+    size = candidates.prior.shape[-2:]
+    common, first, second = depth_to_space(shifts, patch // SHIFTED_PIXELS).chunk(3, dim=2)
+    near = candidates.maps[:, :, NEARNESS, None, :1, :1]  # one value a frame
     both = torch.stack((first - near * common, second + (1 - near) * common), dim=2).movedim(3, -1)
     pixel = both.new_tensor([1 / side for side in candidates.keyframes.shape[:-3:-1]])
-    warps = shift_warps(candidates, both * pixel, bicubic_mix)
+    warps = shift_warps(candidates, enlarge_vectors_bilinear(both * pixel, *size), bicubic_mix)
     pictures = (*warps.unbind(2), *candidates.pictures.unbind(2)[2:])
     log_weights = log_weights.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
-    weights = candidates.weights * depth_to_pixels(log_weights, patch, patch // COMPARED_PIXELS).exp()
+    factors = enlarge_bilinear(depth_to_space(log_weights, patch // COMPARED_PIXELS), *size).exp()
+    weights = candidates.weights * factors
     return Mixture(weighted_sum(pictures, weights) / weights.sum(2, keepdim=True), warps)
 
 
 def depth_to_space(values: Tensor, patch: int) -> Tensor:
     """Undo `space_to_depth`: [B, T, C * patch², h, w] -> [B, T, C, h * patch, w * patch]."""
     return F.pixel_shuffle(values.flatten(0, 1), patch).unflatten(0, values.shape[:2])
-
-
-def depth_to_pixels(values: Tensor, patch: int, side: int) -> Tensor:
-    """Interpolate side² values per patch: [B, T, C * side², h, w] -> [B, T, C, h * patch, w * patch], bilinearly."""
-    values = depth_to_space(values, side)
-    height, width = (length * patch // side for length in values.shape[-2:])
-    return enlarge_bilinear(values, height, width)
 
 
 def local_mean(values: Tensor, patch: int, cells: int) -> Tensor:

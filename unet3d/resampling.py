@@ -19,7 +19,7 @@ def read_bicubic(picture: Tensor, grid: Tensor) -> Tensor:
     import cv2  # training and encoding do without it
 
     height, width = picture.shape[-2:]
-    pixels = (grid * grid.new_tensor((width, height)) - 0.5).numpy()
+    pixels = (grid * grid.new_tensor((width, height))).sub_(0.5).numpy()
     images = picture.movedim(1, -1).contiguous().numpy()
     found = np.empty((*grid.shape[:-1], 3), np.float32)
     for image, positions, frames in zip(images, pixels, found, strict=True):
@@ -46,6 +46,15 @@ def enlarge_bilinear(values: Tensor, height: int, width: int) -> Tensor:
     import cv2
 
     return _resized(values.flatten(0, -3), height, width, cv2.INTER_LINEAR).unflatten(0, values.shape[:-2])
+
+
+def enlarge_vectors_bilinear(vectors: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge vectors [..., h, w, 2] bilinearly to [..., height, width, 2]."""
+    if not _suits_opencv(vectors):
+        return enlarge_bilinear(vectors.movedim(-1, -3), height, width).movedim(-3, -1)
+    import cv2
+
+    return _resized(vectors.flatten(0, -4), height, width, cv2.INTER_LINEAR).unflatten(0, vectors.shape[:-3])
 
 
 def _resized(values: Tensor, height: int, width: int, interpolation: int) -> Tensor:

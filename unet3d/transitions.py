@@ -86,8 +86,9 @@ def replace_transitions(frames: Tensor, candidates: MotionCandidates) -> Tensor:
     """
     agreement = compare_keyframes(candidates)
     near = candidates.maps[:, :, NEARNESS, None]
-    faded = candidates.pictures[:, :, FORWARD].lerp(candidates.pictures[:, :, BACKWARD], near)
-    frames = frames.lerp(faded, agreement.light_share.view(-1, 1, 1, 1, 1))
+    if bool((agreement.light_share > 0).any()):
+        faded = candidates.pictures[:, :, FORWARD].lerp(candidates.pictures[:, :, BACKWARD], near)
+        frames = frames.lerp(faded, agreement.light_share.view(-1, 1, 1, 1, 1))
     if bool((agreement.scene_share == 1).all()):
         return frames
     before, after = (candidates.pictures[:, :, index] for index in GLOBAL_MOTION)
