@@ -2,9 +2,10 @@
 
 import json
 import re
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -160,15 +161,73 @@ def double_precision(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def no_tf32() -> Iterator[None]:
-    """Inside, NVIDIA's GPUs multiply float32 in float32; by default convolutions round to TF32's 10 bits."""
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
+    """Inside, float32 is multiplied in float32, whatever the caller has set.
+
+    By default NVIDIA's GPUs round to TF32's 10 bits in convolutions; torch can be told to do so, or to take bfloat16,
+    in matrix products too, on CPUs as well; and autocast computes in 16 bits.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_full_precision)
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
+
+
+class _FullPrecision:
+    """Settings of torch under which float32 is multiplied in float32, as a context.
+
+    They hold for all threads: the first thread that comes sets them, and the last one that goes restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restore: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._restore = _set_full_precision()
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore()
+
+
+_full_precision = _FullPrecision()
+
+
+def _set_full_precision() -> Callable[[], None]:
+    """Tell torch to multiply float32 in float32; return what restores the settings before."""
+    backends = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+        convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+
+        def restore_old() -> None:
+            backends.cudnn.allow_tf32 = convolutions
+            torch.set_float32_matmul_precision(products)
+
+        return restore_old
+    # these and not the older settings, which raise RuntimeError once a caller has used these
+    cuda, cudnn, mkldnn = backends.cuda.matmul, backends.cudnn, backends.mkldnn
+    parts: list[Any] = [cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv]  # pyright: ignore
+    before = [part.fp32_precision for part in parts]
+    for part in parts:
+        part.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for part, value in zip(parts, before, strict=True):
+            part.fp32_precision = "none"  # takes the setting above it, which is where most values come from
+            if part.fp32_precision != value:
+                part.fp32_precision = value
+
+    return restore
 
 
 def as_double(values: Tensor) -> Tensor:
