@@ -41,6 +41,7 @@ LEAST_WEIGHT = F(1e-6)
 KNOWN, VALID = F(MIN_KNOWN_WEIGHT), F(MIN_VALID_SHARE)
 NEAREST, STEPS = F(32), F(1 / 32)
 """OpenCV's `remap` rounds positions to this part of a cell where values have two channels."""
+UNIT, TWO = np.uintp(1), np.uintp(2)
 FARTHEST = F(1e6)
 """Positions beyond this many cells are at the border anyway."""
 
@@ -66,6 +67,24 @@ def _clamp(value, limit):
 
 
 @inner
+def _flat(array):
+    """Return an array in one dimension: LLVM makes vector instructions of loops over it, ten times as fast."""
+    return array.reshape(-1)
+
+
+@inner
+def _channels(cell):
+    """Return where both channels of a cell stand in a flat array [h, w, 2]."""
+    return np.uintp(2 * cell), np.uintp(2 * cell + 1)
+
+
+@inner
+def _index(value, limit):
+    """Return the nearest index of an array; without a sign, or numba asks for each whether it counts from the end."""
+    return np.uintp(min(max(value, 0), limit - 1))
+
+
+@inner
 def _sample_two(values, x, y, column, row):
     """Return both channels of `values`, float32 [h, w, 2], at a displacement (x, y) from a cell."""
     height, width = values.shape[:2]
@@ -74,8 +93,8 @@ def _sample_two(values, x, y, column, row):
     whole_x, whole_y = np.int32(position_x), np.int32(position_y)
     part_x, part_y = F(whole_x & 31) * STEPS, F(whole_y & 31) * STEPS
     left, top = whole_x >> 5, whole_y >> 5
-    right, bottom = _clamp(left + 1, width), _clamp(top + 1, height)
-    left, top = _clamp(left, width), _clamp(top, height)
+    right, bottom = _index(left + 1, width), _index(top + 1, height)
+    left, top = _index(left, width), _index(top, height)
     one, two = (ONE - part_y) * (ONE - part_x), (ONE - part_y) * part_x
     three, four = part_y * (ONE - part_x), part_y * part_x
     first = values[top, left, 0] * one + values[top, right, 0] * two
@@ -101,8 +120,8 @@ def _sample_three(values, weight, x, y, column, row):
     whole_x, whole_y = np.floor(position_x), np.floor(position_y)
     part_x, part_y = position_x - whole_x, position_y - whole_y
     left, top = np.int32(whole_x), np.int32(whole_y)
-    right, bottom = _clamp(left + 1, width), _clamp(top + 1, height)
-    left, top = _clamp(left, width), _clamp(top, height)
+    right, bottom = _index(left + 1, width), _index(top + 1, height)
+    left, top = _index(left, width), _index(top, height)
     first = _mix(
         values[top, left, 0], values[top, right, 0], values[bottom, left, 0], values[bottom, right, 0], part_x, part_y
     )
@@ -145,15 +164,17 @@ def _halve(values, weight, new_values, new_weight):
     new_rows, new_columns = new_weight.shape
     if rows == 2 * new_rows and columns == 2 * new_columns:
         quarter = F(0.25)
+        flat, flat_weight, out, out_weight = _flat(values), _flat(weight), _flat(new_values), _flat(new_weight)
         for row in range(new_rows):
+            upper, lower, here = 2 * row * columns, (2 * row + 1) * columns, row * new_columns
             for column in range(new_columns):
-                y, x = 2 * row, 2 * column
-                for channel in range(2):
-                    top = values[y, x, channel] + values[y, x + 1, channel]
-                    total = top + values[y + 1, x, channel] + values[y + 1, x + 1, channel]
-                    new_values[row, column, channel] = total * quarter
-                total = weight[y, x] + weight[y, x + 1] + weight[y + 1, x] + weight[y + 1, x + 1]
-                new_weight[row, column] = total * quarter
+                i, j = np.uintp(upper + 2 * column), np.uintp(lower + 2 * column)
+                total = flat_weight[i] + flat_weight[i + UNIT] + flat_weight[j] + flat_weight[j + UNIT]
+                out_weight[np.uintp(here + column)] = total * quarter
+                i, j, n = TWO * i, TWO * j, np.uintp(2 * (here + column))
+                out[n] = (flat[i] + flat[i + TWO] + flat[j] + flat[j + TWO]) * quarter
+                i, j, n = i + UNIT, j + UNIT, n + UNIT
+                out[n] = (flat[i] + flat[i + TWO] + flat[j] + flat[j + TWO]) * quarter
         return
     x_sources, x_shares = np.empty(2 * columns + 2, np.int64), np.empty(2 * columns + 2, np.float32)
     y_sources, y_shares = np.empty(2 * rows + 2, np.int64), np.empty(2 * rows + 2, np.float32)
@@ -183,7 +204,8 @@ def _double(values, out):
     """Write values, float32 [h, w, 2], on about twice as many rows and columns, as `resize` with INTER_LINEAR does."""
     rows, columns = values.shape[:2]
     new_rows, new_columns = out.shape[:2]
-    wide = np.empty((rows, new_columns, 2), np.float32)
+    wide = np.empty(2 * rows * new_columns, np.float32)
+    flat, flat_out = _flat(values), _flat(out)
     scale = columns / new_columns
     for column in range(new_columns):
         position = F((column + 0.5) * scale - 0.5)
@@ -195,89 +217,89 @@ def _double(values, out):
             left, part = columns - 1, F(0)
         right = min(left + 1, columns - 1)
         for row in range(rows):
-            for channel in range(2):
-                one, two = values[row, left, channel], values[row, right, channel]
-                wide[row, column, channel] = one * (ONE - part) + two * part
-    scale = rows / new_rows
+            i, j = np.uintp(2 * (row * columns + left)), np.uintp(2 * (row * columns + right))
+            n = np.uintp(2 * (row * new_columns + column))
+            wide[n] = flat[i] * (ONE - part) + flat[j] * part
+            wide[n + UNIT] = flat[i + UNIT] * (ONE - part) + flat[j + UNIT] * part
+    scale, length = rows / new_rows, 2 * new_columns
     for row in range(new_rows):
         position = F((row + 0.5) * scale - 0.5)
         whole = int(np.floor(position))
         part = position - F(whole)
-        top, bottom = _clamp(whole, rows), _clamp(whole + 1, rows)
-        for column in range(new_columns):
-            for channel in range(2):
-                one, two = wide[top, column, channel], wide[bottom, column, channel]
-                out[row, column, channel] = one * (ONE - part) + two * part
+        top, bottom = _clamp(whole, rows) * length, _clamp(whole + 1, rows) * length
+        for n in range(length):
+            one, two = wide[np.uintp(top + n)], wide[np.uintp(bottom + n)]
+            flat_out[np.uintp(row * length + n)] = one * (ONE - part) + two * part
 
 
 # --- operations on fields -----------------------------------------------------------------------------------------
+
+
+@inner
+def _level(all_values, all_weights, start, height, width):
+    """Return the values [h, w, 2] and weights [h, w] that begin at a cell of a buffer."""
+    end = start + height * width
+    return all_values[2 * start : 2 * end].reshape(height, width, 2), all_weights[start:end].reshape(height, width)
 
 
 @kernel(F3(F3, B2))
 def _fill(vectors, known):
     """Return vectors with holes filled, level by level; see `motion_fields.fill_holes`."""
     rows, columns = known.shape
-    num_known = 0
-    for row in range(rows):
-        for column in range(columns):
-            num_known += known[row, column]
+    flat_known, flat_vectors, num_known = _flat(known), _flat(vectors), 0
+    for cell in range(known.size):
+        num_known += flat_known[cell]
     if num_known == rows * columns:
         return vectors
+    # values and weights of all levels, one after another
     size = 2 * (rows + 2) * (columns + 2)
     all_values, all_weights = np.empty(2 * size, np.float32), np.empty(size, np.float32)
     offsets, heights, widths = np.empty(20, np.int64), np.empty(20, np.int64), np.empty(20, np.int64)
     offsets[0], heights[0], widths[0] = 0, rows, columns
-    values = all_values[: 2 * rows * columns].reshape(rows, columns, 2)
-    weight = all_weights[: rows * columns].reshape(rows, columns)
-    for row in range(rows):
-        for column in range(columns):
-            share = ONE if known[row, column] else F(0)
-            weight[row, column] = share
-            for channel in range(2):
-                values[row, column, channel] = vectors[row, column, channel] * share
+    for cell in range(known.size):
+        i, j = _channels(cell)
+        share = ONE if flat_known[cell] else F(0)
+        all_weights[cell] = share
+        all_values[i], all_values[j] = flat_vectors[i] * share, flat_vectors[j] * share
     level = 0
     while True:
-        height, width = heights[level], widths[level]
-        least, most = F(np.inf), F(-np.inf)
-        for row in range(height):
-            for column in range(width):
-                least, most = min(least, weight[row, column]), max(most, weight[row, column])
-        if most == 0 or least >= 1 or height == width == 1:
+        start, num_cells = offsets[level], heights[level] * widths[level]
+        num_some, num_full = 0, 0
+        for n in range(start, start + num_cells):
+            num_some += all_weights[n] > F(0)
+            num_full += all_weights[n] >= ONE
+        if num_some == 0 or num_full == num_cells or num_cells == 1:
             break
-        start = offsets[level] + height * width
-        half_height, half_width = max(1, -(-height // 2)), max(1, -(-width // 2))
-        half_values = all_values[2 * start : 2 * (start + half_height * half_width)].reshape(half_height, half_width, 2)
-        half_weight = all_weights[start : start + half_height * half_width].reshape(half_height, half_width)
-        _halve(values, weight, half_values, half_weight)
-        for row in range(half_height):
-            for column in range(half_width):
-                share = half_weight[row, column]
-                gain = min(ONE, share * F(4)) / max(share, LEAST_WEIGHT)
-                half_values[row, column, 0] *= gain
-                half_values[row, column, 1] *= gain
-                half_weight[row, column] = share * gain
         level += 1
-        offsets[level], heights[level], widths[level] = start, half_height, half_width
-        values, weight = half_values, half_weight
-    for row in range(heights[level]):
-        for column in range(widths[level]):
-            share = max(weight[row, column], LEAST_WEIGHT)
-            values[row, column, 0] = F(0) if most == 0 else values[row, column, 0] / share
-            values[row, column, 1] = F(0) if most == 0 else values[row, column, 1] / share
-    coarse = values
+        begin = start + num_cells
+        offsets[level], heights[level], widths[level] = begin, -(-heights[level - 1] // 2), -(-widths[level - 1] // 2)
+        values, weight = _level(all_values, all_weights, start, heights[level - 1], widths[level - 1])
+        _halve(values, weight, *_level(all_values, all_weights, begin, heights[level], widths[level]))
+        for n in range(begin, begin + heights[level] * widths[level]):
+            i, j = _channels(n)
+            share = all_weights[n]
+            gain = min(ONE, share * F(4)) / max(share, LEAST_WEIGHT)
+            all_values[i] *= gain
+            all_values[j] *= gain
+            all_weights[n] = share * gain
+    for n in range(start, start + num_cells):
+        i, j = _channels(n)
+        share = max(all_weights[n], LEAST_WEIGHT)
+        all_values[i] = F(0) if num_some == 0 else all_values[i] / share
+        all_values[j] = F(0) if num_some == 0 else all_values[j] / share
+    coarse, _ = _level(all_values, all_weights, start, heights[level], widths[level])
     while level:
         level -= 1
-        height, width, start = heights[level], widths[level], offsets[level]
-        values = all_values[2 * start : 2 * (start + height * width)].reshape(height, width, 2)
-        weight = all_weights[start : start + height * width].reshape(height, width)
-        smooth = np.empty((height, width, 2), np.float32)
+        start = offsets[level]
+        values, weight = _level(all_values, all_weights, start, heights[level], widths[level])
+        smooth = np.empty((heights[level], widths[level], 2), np.float32)
         _double(coarse, smooth)
-        for row in range(height):
-            for column in range(width):
-                divisor, share = max(weight[row, column], LEAST_WEIGHT), min(weight[row, column], ONE)
-                for channel in range(2):
-                    mean = values[row, column, channel] / divisor
-                    values[row, column, channel] = mean * share + smooth[row, column, channel] * (ONE - share)
+        flat_smooth, flat_values, flat_weight = _flat(smooth), _flat(values), _flat(weight)
+        for cell in range(weight.size):
+            i, j = _channels(cell)
+            divisor, share = max(flat_weight[cell], LEAST_WEIGHT), min(flat_weight[cell], ONE)
+            flat_values[i] = flat_values[i] / divisor * share + flat_smooth[i] * (ONE - share)
+            flat_values[j] = flat_values[j] / divisor * share + flat_smooth[j] * (ONE - share)
         coarse = values
     return coarse
 
@@ -291,12 +313,13 @@ def _length(x, y):
 @inner
 def _weigh(vectors, weight, expected, out):
     """Write weights multiplied by the likelihood of vectors; see `MotionPrior`."""
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            x, y = expected[row, column, 0], expected[row, column, 1]
-            error = _length(vectors[row, column, 0] - x, vectors[row, column, 1] - y)
-            error /= F(PRIOR_TOLERANCE[0]) + F(PRIOR_TOLERANCE[1]) * _length(x, y)
-            out[row, column] = weight[row, column] * (ONE / (error * error + ONE))
+    flat_vectors, flat_weight, flat_expected, flat_out = _flat(vectors), _flat(weight), _flat(expected), _flat(out)
+    for cell in range(weight.size):
+        i, j = _channels(cell)
+        x, y = flat_expected[i], flat_expected[j]
+        error = _length(flat_vectors[i] - x, flat_vectors[j] - y)
+        error /= F(PRIOR_TOLERANCE[0]) + F(PRIOR_TOLERANCE[1]) * _length(x, y)
+        flat_out[cell] = flat_weight[cell] * (ONE / (error * error + ONE))
 
 
 @kernel(F2(F3, F2, F3))
@@ -335,14 +358,15 @@ def _over_earlier(vectors, weight, total, expected):
 
 @kernel(types.Tuple((F3, F2))(F3, F2, F3, F2, F3))
 def _over_later(vectors, weight, remaining, remaining_weight, expected):
-    out, likely = np.empty_like(vectors), np.empty_like(weight)
+    # two arrays of weights: a loop that reads what it writes is no vector instruction
+    out, covered, likely = np.empty_like(vectors), np.empty_like(weight), np.empty_like(weight)
     for row in range(vectors.shape[0]):
         for column in range(vectors.shape[1]):
             x, y = vectors[row, column, 0], vectors[row, column, 1]
             first, second, share = _sample_three(remaining, remaining_weight, x, y, column, row)
             out[row, column, 0], out[row, column, 1] = x + first, y + second
-            likely[row, column] = weight[row, column] * share
-    _weigh(out, likely, expected, likely)
+            covered[row, column] = weight[row, column] * share
+    _weigh(out, covered, expected, likely)
     return out, likely
 
 
@@ -350,22 +374,30 @@ def _over_later(vectors, weight, remaining, remaining_weight, expected):
 def _negated(vectors, weight):
     """Return the negated vectors, and where they are known."""
     out, known = np.empty_like(vectors), np.empty(weight.shape, np.bool_)
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            known[row, column] = weight[row, column] >= KNOWN
-            out[row, column, 0], out[row, column, 1] = -vectors[row, column, 0], -vectors[row, column, 1]
+    flat_vectors, flat_weight, flat_out, flat_known = _flat(vectors), _flat(weight), _flat(out), _flat(known)
+    for n in range(vectors.size):
+        flat_out[n] = -flat_vectors[n]
+    for cell in range(weight.size):
+        flat_known[cell] = flat_weight[cell] >= KNOWN
     return out, known
+
+
+@inner
+def _multiply(vectors, weight, out):
+    """Write vectors times weights."""
+    flat_vectors, flat_weight, flat_out = _flat(vectors), _flat(weight), _flat(out)
+    for cell in range(weight.size):
+        i, j = _channels(cell)
+        share = flat_weight[cell]
+        flat_out[i], flat_out[j] = flat_vectors[i] * share, flat_vectors[j] * share
 
 
 @kernel(types.Tuple((F3, F2))(F3, F2, F3, F3, F2, F3))
 def _inverse(backward, backward_weight, filled, mean, mean_weight, expected):
     """Return the inverse, looked up first along `mean`, or along `filled` where `mean` has no weight."""
     motion, weighted = np.empty_like(backward), np.empty_like(backward)
-    weight = np.empty_like(backward_weight)
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            for channel in range(2):
-                weighted[row, column, channel] = backward[row, column, channel] * backward_weight[row, column]
+    weight, likely = np.empty_like(backward_weight), np.empty_like(backward_weight)
+    _multiply(backward, backward_weight, weighted)
     for row in range(weight.shape[0]):
         for column in range(weight.shape[1]):
             start = mean if mean_weight[row, column] > 0 else filled
@@ -377,42 +409,44 @@ def _inverse(backward, backward_weight, filled, mean, mean_weight, expected):
                     x, y = first / divisor, second / divisor
             motion[row, column, 0], motion[row, column, 1] = x, y
             weight[row, column] = share if share >= KNOWN else F(0)
-    _weigh(motion, weight, expected, weight)
-    return motion, weight
+    _weigh(motion, weight, expected, likely)
+    return motion, likely
 
 
 @kernel(types.void(F3, F2, F3, F2, types.boolean))
 def _accumulate(total, total_weight, vectors, weight, is_first):
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            share = weight[row, column]
-            x, y = vectors[row, column, 0] * share, vectors[row, column, 1] * share
-            if is_first:
-                total[row, column, 0], total[row, column, 1], total_weight[row, column] = x, y, share
-            else:
-                total[row, column, 0] += x
-                total[row, column, 1] += y
-                total_weight[row, column] += share
+    if is_first:
+        _multiply(vectors, weight, total)
+        total_weight[:] = weight
+        return
+    flat_vectors, flat_weight, flat_total, flat_sum = _flat(vectors), _flat(weight), _flat(total), _flat(total_weight)
+    for cell in range(weight.size):
+        i, j = _channels(cell)
+        share = flat_weight[cell]
+        flat_total[i] += flat_vectors[i] * share
+        flat_total[j] += flat_vectors[j] * share
+        flat_sum[cell] += share
 
 
 @kernel(types.void(F3, F2))
 def _divide(total, weight):
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            divisor = max(weight[row, column], LEAST_WEIGHT)
-            total[row, column, 0] /= divisor
-            total[row, column, 1] /= divisor
+    flat_total, flat_weight = _flat(total), _flat(weight)
+    for cell in range(weight.size):
+        i, j = _channels(cell)
+        divisor = max(flat_weight[cell], LEAST_WEIGHT)
+        flat_total[i] /= divisor
+        flat_total[j] /= divisor
 
 
 @kernel(types.Tuple((types.int64, B2, F2))(F2))
 def _known_cells(weight):
     """Return how many cells are known, which, and weights of at most 1."""
     known, out, count = np.empty(weight.shape, np.bool_), np.empty_like(weight), 0
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            known[row, column] = weight[row, column] >= KNOWN
-            count += known[row, column]
-            out[row, column] = min(weight[row, column], ONE)
+    flat_weight, flat_known, flat_out = _flat(weight), _flat(known), _flat(out)
+    for cell in range(weight.size):
+        flat_known[cell] = flat_weight[cell] >= KNOWN
+        count += flat_weight[cell] >= KNOWN
+        flat_out[cell] = min(flat_weight[cell], ONE)
     return count, known, out
 
 
