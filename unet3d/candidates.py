@@ -49,6 +49,10 @@ DILATION_RADIUS = 2
 """How far moving content is dilated, in cells of that grid: one cell of the field."""
 
 
+Pair = tuple[Tensor, Tensor]
+"""Pictures [B, T, 3, H, W] from the clip's keyframe, and the same from the next one."""
+
+
 @dataclass(frozen=True)
 class MotionCandidates:
     """What keyframes and motion say about the frames of a clip."""
@@ -150,11 +154,16 @@ def make_candidates(
     global_grids = global_motion_grids(keyframe, vectors, next_vectors, window)
     field_size = (vectors.shape[2], vectors.shape[3])
     dilated_grids = dilate_motion(grids.flatten(1, 2), global_grids.flatten(1, 2), field_size).view_as(grids)
-    warps = fill_outside((warped.forward, warped.backward), grids, keyframe)
-    stills = (picture[:, None].expand_as(warped.forward) for picture in (keyframe, ending))
-    moved = sample_keyframes(keyframes, global_grids, bicubic_mix)
-    dilated = sample_keyframes(keyframes, dilated_grids, bicubic_mix)
-    pictures = (*warps, *stills, *moved, *dilated)
+    # each candidate is written to its place: a second copy of all would be a hundred megabytes
+    pictures = keyframe.new_empty(*grids.shape[:2], len(CANDIDATES), *keyframe.shape[1:])
+    warps, stills, moved, dilated = (
+        (pictures[:, :, first], pictures[:, :, first + 1]) for first in range(0, len(CANDIDATES), 2)
+    )
+    fill_outside((warped.forward, warped.backward), grids, keyframe, out=warps)
+    for still, picture in zip(stills, (keyframe, ending), strict=True):
+        still.copy_(picture[:, None].expand_as(still))
+    sample_keyframes(keyframes, global_grids, bicubic_mix, out=moved)
+    sample_keyframes(keyframes, dilated_grids, bicubic_mix, out=dilated)
 
     has_next = float(next_keyframe is not None)
     confidence = smooth_confidence(warped.forward_confidence)
@@ -167,8 +176,8 @@ def make_candidates(
     motion = ((grids - cell_centres(height, width, keyframe)) * units).permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
     scalars = torch.stack((confidence, next_confidence, near, torch.full_like(near, has_next)), dim=2)
     return MotionCandidates(
-        prior=weighted_sum(pictures, weights),
-        pictures=torch.stack(pictures, dim=2),
+        prior=weighted_sum(pictures.unbind(2), weights),
+        pictures=pictures,
         weights=weights,
         maps=torch.cat((scalars, motion), dim=2),
         grids=grids,
@@ -197,11 +206,12 @@ def shift_warps(candidates: MotionCandidates, shifts: Tensor, bicubic_mix: float
     return torch.stack(sample_keyframes(candidates.keyframes, candidates.grids + shifts, bicubic_mix), dim=2)
 
 
-def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0) -> tuple[Tensor, Tensor]:
+def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0, out: Pair | None = None) -> Pair:
     """Read keyframes [B, 2, 3, h, w] through sampling grids [B, T, 2, H, W, 2]: two [B, T, 3, H, W].
 
     Args:
         bicubic_mix: 0 interpolates bilinearly, which blurs; 1 bicubically, which does not; a value between mixes both.
+        out: where the pictures are written, without gradients; None: to new ones.
     """
 
     def read(index: int) -> Tensor:
@@ -211,10 +221,10 @@ def sample_keyframes(keyframes: Tensor, grids: Tensor, bicubic_mix: float = 0.0)
         picture = sample_frames(keyframe, grid)
         return picture.lerp(read_bicubic(keyframe, grid), bicubic_mix) if bicubic_mix else picture
 
-    return fill_outside((read(0), read(1)), grids, keyframes)
+    return fill_outside((read(0), read(1)), grids, keyframes, out)
 
 
-def fill_outside(pictures: tuple[Tensor, Tensor], grids: Tensor, keyframes: Tensor) -> tuple[Tensor, Tensor]:
+def fill_outside(pictures: Pair, grids: Tensor, keyframes: Tensor, out: Pair | None = None) -> Pair:
     """Replace what lies outside one keyframe and inside the other by that other, in a pair of pictures.
 
     Outside a keyframe stands its replicated border. Those of its warp and of its global motion agree with each other,
@@ -224,18 +234,20 @@ def fill_outside(pictures: tuple[Tensor, Tensor], grids: Tensor, keyframes: Tens
         pictures: [B, T, 3, H, W] each, read from both keyframes.
         grids: [B, T, 2, H, W, 2], their sampling grids.
         keyframes: [..., h, w].
+        out: see `sample_keyframes`.
     """
     least, most = grids.aminmax()
     if least >= 0 and most <= 1:
-        return pictures
+        return pictures if out is None else (out[0].copy_(pictures[0]), out[1].copy_(pictures[1]))
     height, width = keyframes.shape[-2:]
     # 1 - `inside_frame`, in fewer passes over the positions
     x, y = (grids - 0.5).abs().unbind(-1)
     outside = torch.maximum((x - 0.5) * width, (y - 0.5) * height).clamp(0, 1)
     first_outside, second_outside = outside.split(1, dim=2)
     first, second = pictures
-    filled = first.lerp(second, first_outside * (1 - second_outside))
-    return filled, second.lerp(first, second_outside * (1 - first_outside))
+    to_first, to_second = out or (None, None)
+    filled = torch.lerp(first, second, first_outside * (1 - second_outside), out=to_first)
+    return filled, torch.lerp(second, first, second_outside * (1 - first_outside), out=to_second)
 
 
 def luma(pictures: Tensor) -> Tensor:
@@ -359,9 +371,11 @@ def compose_affine(maps: Tensor) -> Tensor:
 
 def compose_affine_to_next(maps: Tensor, last: Tensor) -> Tensor:
     """Turn maps of steps [B, T, 3, 3] into those from every frame to the next keyframe; `last`: the step into it."""
-    composed = [torch.linalg.inv(last)]
-    for step in maps.unbind(1)[:0:-1]:
-        composed.append(composed[-1] @ torch.linalg.inv(step))
+    # all at once: on a GPU each call waits until it is known that there is an inverse
+    inverses = torch.linalg.inv(torch.cat((maps[:, 1:], last[:, None]), dim=1)).unbind(1)
+    composed = [inverses[-1]]
+    for inverse in inverses[-2::-1]:
+        composed.append(composed[-1] @ inverse)
     return torch.stack(composed[::-1], dim=1)
 
 
