@@ -33,6 +33,7 @@ WAITING = {
     aten.bincount.default,
     aten.repeat_interleave.Tensor,
     aten.equal.default,
+    aten._linalg_check_errors.default,
 }
 """Operations whose result the CPU has to know before it goes on."""
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -197,7 +198,26 @@ def _methods(device: FakeDevice) -> dict[str, Any]:
             return base.new_tensor(tensor, data, **kwargs)
         return device.to(torch.tensor(data, dtype=kwargs.get("dtype", tensor.dtype)), (tensor.device,), {})
 
-    return {"to": to, "tolist": tolist, "new_tensor": new_tensor}
+    def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+        return base.__getitem__(tensor, _without_lists(index) if isinstance(tensor, _Tensor) else index)
+
+    def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
+        base.__setitem__(tensor, _without_lists(index) if isinstance(tensor, _Tensor) else index, value)
+
+    return {
+        "to": to,
+        "tolist": tolist,
+        "new_tensor": new_tensor,
+        "__getitem__": getitem,
+        "__setitem__": setitem,
+    }
+
+
+def _without_lists(index: Any) -> Any:
+    """Replace lists of numbers in an index by tensors of the CPU. C++ would make empty ones, on its `meta` device."""
+    if isinstance(index, tuple):
+        return tuple(_without_lists(one) for one in index)
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 @contextmanager
