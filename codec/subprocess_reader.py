@@ -6,6 +6,7 @@ Python process, not one of `multiprocessing`, whose `spawn` would import the par
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -29,13 +30,13 @@ PATIENCE_SECONDS = 120.0
 
 
 def iter_clips_isolated(
-    source: Source, spec: ClipSpec | None = None, *, patience_seconds: float = PATIENCE_SECONDS, **options: Any
+    source: Source, spec: ClipSpec | None = None, *, patience_seconds: float | None = PATIENCE_SECONDS, **options: Any
 ) -> Iterator[Clip]:
     """Yield the clips of a video that is read in a child process.
 
     Args:
         source, spec: as for `iter_clips`.
-        patience_seconds: how long to wait for a clip.
+        patience_seconds: how long to wait for a clip; None: until there is one.
         options: keyword arguments of `iter_clips`.
 
     Raises:
@@ -81,10 +82,10 @@ class SubprocessReader:
     """Runs functions that read files in a child process, which lives until it fails or is closed.
 
     Args:
-        patience_seconds: how long to wait for a result.
+        patience_seconds: how long to wait for a result; None: until there is one.
     """
 
-    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, patience_seconds: float | None = PATIENCE_SECONDS) -> None:
         self.patience_seconds = patience_seconds
         self._child: subprocess.Popen | None = None
         self._pipe: Connection | None = None
@@ -178,6 +179,7 @@ def serve(handle: int) -> None:
         handle: file descriptor of the connection.
     """
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the parent reports it, and ends this process
     pipe = Connection(handle)
     with suppress(EOFError, OSError):  # the parent has closed the connection
         while True:

@@ -27,37 +27,48 @@ class Source:
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_items_come_in_order(size):
-    assert list(read_ahead(Source(50), size)) == list(range(50))
-    assert list(read_ahead([], size)) == []
+    with read_ahead(Source(50), size) as items:
+        assert list(items) == list(range(50))
+    with read_ahead([], size) as items:
+        assert list(items) == []
 
 
 def test_items_are_made_meanwhile_and_no_more_than_asked_for():
     source = Source(50)
-    items = read_ahead(source, 3)
-    assert next(items) == 0
+    with read_ahead(source, 3) as items:
+        # three in the queue, one that waits for room
+        assert made_at_rest(source, 4) == 4
+        assert next(items) == 0
+        assert made_at_rest(source, 5) == 5
+
+
+def made_at_rest(source, count):
+    """Wait until a source has made `count` items, and a little longer; return how many it has made then."""
     until = time.monotonic() + 10
-    while source.made < 5 and time.monotonic() < until:
+    while source.made < count and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.3)
-    # one taken, three in the queue, one that waits for room
-    assert source.made == 5
-    items.close()
+    return source.made
 
 
 def test_an_error_comes_after_the_items_before_it():
-    items = read_ahead(Source(3, ValueError("broken")), 2)
-    assert [next(items) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="broken"):
+    with read_ahead(Source(3, ValueError("broken")), 2) as items:
+        assert [next(items) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="broken"):
+            next(items)
+
+
+def raise_after_one_item(source, error):
+    with read_ahead(source, 2) as items:
         next(items)
+        raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, RuntimeError])
 def test_the_source_is_closed_by_its_thread_before_an_error_passes_on(error):
     source, before = Source(1000), threading.active_count()
-    items = read_ahead(source, 2)
-    next(items)
     with pytest.raises(error):
-        items.throw(error())
+        raise_after_one_item(source, error)
     assert source.made < 10
     assert source.closed_by not in (None, threading.current_thread())
     assert threading.active_count() == before
@@ -68,10 +79,10 @@ def test_an_error_of_an_iterator_that_cannot_begin():
         raise OSError("no such file")
         yield
 
-    with pytest.raises(OSError, match="no such file"):
-        next(read_ahead(broken(), 1))
-    with pytest.raises(TypeError):
-        next(read_ahead(5, 1))
+    with read_ahead(broken(), 1) as items, pytest.raises(OSError, match="no such file"):
+        next(items)
+    with read_ahead(5, 1) as items, pytest.raises(TypeError):
+        next(items)
 
 
 def write_all(write, size, items):

@@ -157,11 +157,11 @@ def test_a_file_whose_end_is_missing(tokenizer, clip_mp4, tmp_path):
 
 
 def test_a_duration_that_only_the_header_states(tokenizer, clip_mp4, monkeypatch):
-    import videotok.pipeline as pipeline
+    import videotok.video_reading as video_reading
 
-    honest = pipeline.probe
+    honest = video_reading.probe
     wrong = lambda path, *rest, **options: replace(honest(path), duration_seconds=10.0)  # noqa: E731
-    monkeypatch.setattr(pipeline, "probe", wrong)
+    monkeypatch.setattr(video_reading, "probe", wrong)
     assert tokenizer.encode(clip_mp4).duration_seconds == pytest.approx(3)
 
 

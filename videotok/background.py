@@ -22,13 +22,14 @@ class _End:
         self.error = error
 
 
-def read_ahead(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
-    """Yield items in order, while a thread of its own makes the ones after them, up to `size` ahead.
+@contextmanager
+def read_ahead(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
+    """Give an iterator of items in order, which a thread of its own makes from now on, up to `size` ahead.
 
     It pays where making an item and working on it keep different cores busy, such as decoding of a video and models.
-    Memory is bounded by `size`. An error of the iterator is raised here, after the items before it. When this generator
-    is closed, or an error such as KeyboardInterrupt ends it, the iterator is closed in its own thread before that
-    passes on: files are closed and removed then, after the item that is just being made.
+    Memory is bounded by `size`. An error of the iterable is raised after the items before it. At the end of the `with`
+    block, by an error such as KeyboardInterrupt too, the iterable is closed in its own thread: files are closed and
+    removed then, after the item that is just being made.
 
     Args:
         items: an iterable; it is used by the thread alone.
@@ -40,10 +41,7 @@ def read_ahead(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
     thread = threading.Thread(target=_fill, args=(items, queue, is_wanted), name="read-ahead", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := queue.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        yield _taken(queue)
     finally:
         is_wanted.clear()
         deadline = time.monotonic() + _LEAVE_SECONDS
@@ -53,6 +51,14 @@ def read_ahead(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
                 queue.get_nowait()
             except Empty:
                 thread.join(_POLL_SECONDS)
+
+
+def _taken(queue: "Queue[Item | _End]") -> Iterator[Item]:
+    """Yield the items of a queue until they end; raise the error that ended them."""
+    while not isinstance(item := queue.get(), _End):
+        yield item
+    if item.error is not None:
+        raise item.error
 
 
 def _fill(items: Iterable[Item], queue: "Queue[Item | _End]", is_wanted: threading.Event) -> None:

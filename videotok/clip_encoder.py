@@ -14,7 +14,7 @@ from motion_vq import MotionTokens
 from motion_vq.model_base import as_double, no_tf32
 from videotok.config import EncodeConfig
 from videotok.image_utils import to_square_tensor
-from videotok.keyframe_prediction import BegunKeyframes, EncodedKeyframe, PredictiveKeyframeEncoder
+from videotok.keyframe_prediction import BegunKeyframes, DecodedKeyframes, EncodedKeyframe, PredictiveKeyframeEncoder
 from videotok.rate_control import (
     FIRST_PREDICTED_SHARE,
     SHARE_STEP,
@@ -90,40 +90,43 @@ class FixedLayoutEncoder:
         self._motion: list[tuple[np.ndarray, np.ndarray]] = []
         """Motion ids and global-motion ids of the clips whose keyframes are not done."""
         self._begun: BegunKeyframes | None = None
-        """Keyframes that are completed beside the next ones."""
+        """Keyframes of the last call, which are decoded while those of the next one are encoded."""
+        self._decoded: DecodedKeyframes | None = None
+        """Keyframes of the call before that."""
 
     def push(self, clips: Sequence[Clip]) -> list[EncodedClip]:
-        """See `ClipEncoder`. On several cores, the keyframes of the call before are completed beside these clips.
+        """See `ClipEncoder`. On several cores, a thread decodes the keyframes of the call before beside these clips.
 
         Two threads with half of torch's threads each wait less for each other than all of them at every operation.
+        Encoding a keyframe and decoding it take as long.
         """
-        keyframes, total = self._keyframes, torch.get_num_threads()
-        if not keyframes.overlaps or total == 1:
+        keyframes, before, total = self._keyframes, self._begun, torch.get_num_threads()
+        if not keyframes.overlaps:
             return self._joined(keyframes.push(*self._inputs(clips)))
         try:
             # settings of float32 hold for all threads, and each thread restores what it has found
-            with no_tf32(), ThreadPoolExecutor(1, "encode", torch.set_num_threads, (total // 2,)) as pool:
-                completed = pool.submit(keyframes.complete, self._begun) if self._begun else None
+            with no_tf32(), ThreadPoolExecutor(1, "decode", torch.set_num_threads, (max(1, total // 2),)) as pool:
+                decoded = pool.submit(keyframes.decode, before) if before and total > 1 else None
                 torch.set_num_threads(total - total // 2)
-                begun = keyframes.begin(*self._inputs(clips))
-                done = completed.result() if completed else []
+                self._begun = keyframes.begin(*self._inputs(clips))
+                done = self._completed()
+                if before:
+                    self._decoded = decoded.result() if decoded else keyframes.decode(before)
         finally:
             torch.set_num_threads(total)
-        self._begun = begun
         return self._joined(done)
 
     def finish(self) -> list[EncodedClip]:
         """See `ClipEncoder`."""
-        begun, self._begun, done = self._begun, None, []
+        begun, self._begun, done = self._begun, None, self._completed()
         if begun is not None:
-            total = torch.get_num_threads()
-            try:
-                # as the thread does: beside other programs, more threads mostly wait for each other
-                torch.set_num_threads(max(1, total // 2))
-                done = self._keyframes.complete(begun)
-            finally:
-                torch.set_num_threads(total)
+            self._decoded = self._keyframes.decode(begun, is_last=True)
+            done += self._completed()
         return self._joined(done + self._keyframes.finish())
+
+    def _completed(self) -> list[EncodedKeyframe]:
+        decoded, self._decoded = self._decoded, None
+        return self._keyframes.complete(decoded) if decoded else []
 
     def _inputs(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor | None, list[bool]]:
         """Encode the motion of clips; return the arguments of `PredictiveKeyframeEncoder.push`."""
@@ -169,7 +172,7 @@ class RateControlledEncoder:
     def __init__(
         self, models: "TokenizerModels", config: EncodeConfig, spec: ClipSpec, tokens_per_second: float
     ) -> None:
-        """Begin a video; its clips must come with frames of about `rate_control.ERROR_AREA` pixels."""
+        """Begin a video; its clips must come with frames of about `videotok.video_reading.ERROR_AREA` pixels."""
         self._models, self._spec = models, spec
         self._tokens_per_frame = tokens_per_second / float(spec.fps)
         most = models.motion.num_quantizers

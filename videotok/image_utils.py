@@ -2,14 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from einops import rearrange
-from torch import Tensor
 
 from codec import atomic_path
+
+if TYPE_CHECKING:  # a video is opened while torch is imported
+    from torch import Tensor
 
 DEFAULT_AREA = 256 * 144
 """Pixels of a decoded frame where the caller gives no size: the size that the shipped detokenizer was trained on."""
@@ -27,7 +28,7 @@ def display_size(width: int, height: int, area: int = DEFAULT_AREA) -> tuple[int
     return _even(width * scale), _even(height * scale)
 
 
-def to_square_tensor(image: np.ndarray, side: int) -> Tensor:
+def to_square_tensor(image: np.ndarray, side: int) -> "Tensor":
     """Resize an image to a square, whatever its shape, as keyframe tokenizers take it.
 
     Args:
@@ -93,15 +94,17 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def to_uint8(frames: Tensor) -> np.ndarray:
+def to_uint8(frames: "Tensor") -> np.ndarray:
     """Convert frames float [1, T, 3, H, W] in [-1, 1] to uint8 [T, H, W, 3]."""
-    values = ((frames[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(rearrange(values, "t c h w -> t h w c").cpu().numpy())
+    values = ((frames[0].float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(values.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def to_tensor(image: np.ndarray) -> Tensor:
+def to_tensor(image: np.ndarray) -> "Tensor":
     """Convert an image uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
-    return rearrange(torch.from_numpy(np.ascontiguousarray(image)), "h w c -> 1 c h w").float() / 127.5 - 1
+    import torch  # slow to import
+
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _even(side: float) -> int:

@@ -15,14 +15,16 @@ tokens: the rounding of float32 has a bound, and only where a decision lies with
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motion_vq.model_base import as_double
+from motion_vq.model_base import as_double, no_tf32
 from unet3d.warping import compose, upsample_vectors, warp
 from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes.selector import keep_best
@@ -109,7 +111,12 @@ def predict_keyframe(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor) ->
 
 
 def decode_predicted_keyframe(
-    tokenizer: KeyframeTokenizerProtocol, ids: Tensor, keep_mask: Tensor, skip_mask: Tensor, prediction: Tensor
+    tokenizer: KeyframeTokenizerProtocol,
+    ids: Tensor,
+    keep_mask: Tensor,
+    skip_mask: Tensor,
+    prediction: Tensor,
+    decode: Callable[[list[Tensor], Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Decode a keyframe from its tokens and the prediction of its skipped patches.
 
@@ -123,6 +130,7 @@ def decode_predicted_keyframe(
         keep_mask: bool [N].
         skip_mask: bool [N], nowhere True together with `keep_mask`.
         prediction: [1, 3, S, S] in [-1, 1], see `predict_keyframe`.
+        decode: used instead of `tokenizer.decode`, where given.
 
     Returns:
         [1, 3, S, S] in [-1, 1], in the dtype of the prediction.
@@ -135,7 +143,7 @@ def decode_predicted_keyframe(
     all_ids = ids.new_zeros(len(keep_mask))
     all_ids[predicted_mask] = predicted.ids[0].to(ids)
     all_ids[keep_mask] = ids
-    decoded = tokenizer.decode([all_ids[present]], present[None]).to(prediction)
+    decoded = (decode or tokenizer.decode)([all_ids[present]], present[None]).to(prediction)
     weight = feathered_mask(skip_mask, tokenizer.grid, tokenizer.image_size).to(prediction)
     return decoded + weight * (prediction - decoded)
 
@@ -201,6 +209,16 @@ class _Attempt:
 
 
 @dataclass(frozen=True)
+class _OwnTokens(KeyframeTokens):
+    """Tokens of keyframes by themselves, of which none is skipped yet."""
+
+    pictures: Tensor | None
+    """float64 [B, 3, S, S]: decoded from them; None where nothing is predicted."""
+    error: float
+    """Bound on the rounding error of `pictures`."""
+
+
+@dataclass(frozen=True)
 class BegunKeyframes:
     """Keyframes with their own tokens, of which none is skipped yet."""
 
@@ -211,13 +229,11 @@ class BegunKeyframes:
 
 
 @dataclass(frozen=True)
-class _OwnTokens(KeyframeTokens):
-    """Tokens of keyframes by themselves, of which none is skipped yet."""
+class DecodedKeyframes:
+    """Keyframes with their own tokens and what these show; none is skipped yet."""
 
-    pictures: Tensor | None
-    """float64 [B, 3, S, S]: decoded from them; None where nothing is predicted."""
-    error: float
-    """Bound on the rounding error of `pictures`."""
+    keyframes: list[_Keyframe]
+    tokens: _OwnTokens
 
 
 class PredictiveKeyframeEncoder:
@@ -267,6 +283,9 @@ class PredictiveKeyframeEncoder:
         """Keyframes whose window of rate control is not full."""
         self._chain: list[_ChainLink] = []
         """The keyframes since the last independent one; empty where the next one must be independent."""
+        self._num_decoded = 0
+        self._decoding = Lock()
+        """Held while pictures are decoded: in float64, the weights are cast in place."""
 
     def push(
         self, images: Tensor, vectors: Tensor | None = None, damaged: Sequence[bool] = ()
@@ -274,7 +293,7 @@ class PredictiveKeyframeEncoder:
         """Take in the next keyframes and return those that are done; with rate control they may be of earlier calls.
 
         Args:
-            images: [B, 3, S, S] in [-1, 1], see `videotok.image_utils.square_tensor`.
+            images: [B, 3, S, S] in [-1, 1], see `videotok.image_utils.to_square_tensor`.
             vectors: [B, T, h, w, 2], the decoded motion of their clips; needed where `predicts` is True.
             damaged: whether frames of each clip are missing; all False where empty.
 
@@ -282,7 +301,7 @@ class PredictiveKeyframeEncoder:
             ValueError: no vectors although they are needed, or `keep_ratio` out of range.
         """
         if self._rate is None:
-            return self.complete(self.begin(images, vectors, damaged))
+            return self.complete(self.decode(self.begin(images, vectors, damaged)))
         self._waiting += self._keyframes(images, vectors, damaged)
         done: list[EncodedKeyframe] = []
         while len(self._waiting) >= RATE_WINDOW:
@@ -290,21 +309,36 @@ class PredictiveKeyframeEncoder:
         return done
 
     def begin(self, images: Tensor, vectors: Tensor | None = None, damaged: Sequence[bool] = ()) -> "BegunKeyframes":
-        """Do the first half of `push`: find the keyframes' own tokens. Not for keyframes that share their tokens.
+        """Do the first part of `push`: find the keyframes' own tokens. Not for keyframes that share their tokens.
 
-        Another thread may be in `complete` with those before, where `overlaps` is True.
+        Other threads may `decode` and `complete` those before meanwhile, where `overlaps` is True.
         """
         keyframes = self._keyframes(images, vectors, damaged)
         tokens = self.tokenizer.encode(images, keep_ratio=self._keep_ratio, **self._options)
         return BegunKeyframes(keyframes, tokens, self._rounding_error())
 
-    def complete(self, begun: "BegunKeyframes") -> list[EncodedKeyframe]:
-        """Do the second half of `push`, in the order of the keyframes: decode them, and leave out what is predicted."""
-        return self._skip_predicted(begun.keyframes, self._decoded(begun.tokens, begun.error))
+    def decode(self, begun: "BegunKeyframes", *, is_last: bool = False) -> "DecodedKeyframes":
+        """Do the second part of `push`: decode keyframes from their own tokens.
+
+        Args:
+            begun: the next ones.
+            is_last: none follow, and no other thread is at work: each keyframe is decoded by a thread of its own. A
+                keyframe alone in a video is not decoded: nothing is predicted from it.
+        """
+        with self._decoding:
+            if is_last and not self._num_decoded and len(begun.keyframes) == 1:
+                return DecodedKeyframes(begun.keyframes, self._own(begun.tokens, begun.error, None))
+            self._num_decoded += len(begun.keyframes)
+            pictures = self._pictures_by_threads(begun.tokens) if is_last else self._pictures(begun.tokens)
+        return DecodedKeyframes(begun.keyframes, self._own(begun.tokens, begun.error, pictures))
+
+    def complete(self, decoded: "DecodedKeyframes") -> list[EncodedKeyframe]:
+        """Do the last part of `push`, in the order of the keyframes: leave out what is predicted."""
+        return self._skip_predicted(decoded.keyframes, decoded.tokens)
 
     @property
     def overlaps(self) -> bool:
-        """Whether one thread may `begin` with keyframes while another one does the work of `complete`."""
+        """Whether one thread may `begin` and `complete` keyframes while another one decodes those in between."""
         refines = self._options["refinement_steps"]
         return self.predicts and self._rate is None and not refines and self.tokenizer.decodes_beside_encoding
 
@@ -410,9 +444,26 @@ class PredictiveKeyframeEncoder:
         rate.spend(allocated, len(encoded.ids))
         return encoded
 
-    def _decoded(self, tokens: KeyframeTokens, error: float) -> _OwnTokens:
-        pictures = as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask)) if self.predicts else None
+    def _decoded(self, tokens: KeyframeTokens, error: float) -> "_OwnTokens":
+        return self._own(tokens, error, self._pictures(tokens))
+
+    def _own(self, tokens: KeyframeTokens, error: float, pictures: Tensor | None) -> "_OwnTokens":
         return _OwnTokens(tokens.ids, tokens.keep_mask, pictures, error)
+
+    def _pictures(self, tokens: KeyframeTokens) -> Tensor | None:
+        """Return what the tokens of keyframes show, float64 [B, 3, S, S]; None where nothing is predicted."""
+        return as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask)) if self.predicts else None
+
+    def _pictures_by_threads(self, tokens: KeyframeTokens) -> Tensor | None:
+        count, total = len(tokens.ids), torch.get_num_threads()
+        if not self.overlaps or total == 1:
+            return self._pictures(tokens)
+        rows = [slice(number, number + 1) for number in range(count)]
+        parts = [KeyframeTokens(tokens.ids[row], tokens.keep_mask[row]) for row in rows]
+        # settings of float32 hold for all threads, and each thread restores what it has found
+        setting = (max(1, total // count),)
+        with no_tf32(), ThreadPoolExecutor(min(count, total), "decode", torch.set_num_threads, setting) as pool:
+            return torch.cat(list(pool.map(self._pictures, parts)))
 
     def _skip_predicted(
         self, keyframes: list[_Keyframe], own: _OwnTokens, skip_factor: float = SKIP_FACTOR
@@ -484,10 +535,11 @@ class PredictiveKeyframeEncoder:
 
     def _decode_exactly(self, links: list[_ChainLink]) -> None:
         """Decode keyframes again in float64, and compose the references of the chain anew."""
-        for link in links:
-            if link.error > 0:
-                decoded = self.tokenizer.decode_exactly([link.ids], link.keep_mask[None])
-                link.decoded, link.error = decoded.to(link.decoded), 0.0
+        with self._decoding:
+            for link in links:
+                if link.error > 0:
+                    decoded = self.tokenizer.decode_exactly([link.ids], link.keep_mask[None])
+                    link.decoded, link.error = decoded.to(link.decoded), 0.0
         self._chain[0].reference = self._chain[0].decoded
         for previous, link in itertools.pairwise(self._chain):
             link.reference = self._blended(link, self._predicted(previous, link))

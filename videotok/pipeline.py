@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -14,32 +13,29 @@ from torch import Tensor
 from codec import (
     Clip,
     ClipSpec,
-    MediaInfo,
     MotionField,
     MotionSource,
     Source,
-    iter_clips,
-    iter_clips_isolated,
     local_file,
-    probe,
-    probe_isolated,
 )
 from codec.container import source_name
-from codec.probe import check_length, expected_seconds
+from codec.probe import check_length
 from motion_vq import MotionTokens
-from videotok.background import read_ahead
 from videotok.bundle import Bundle
 from videotok.clip_encoder import EncodedClip, make_clip_encoder
 from videotok.config import DecodeConfig, EncodeConfig
-from videotok.errors import TokensError
+from videotok.errors import TokensError, utf8_name
 from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
 from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
 from videotok.models import TokenizerModels, at_least_float32
-from videotok.rate_control import ERROR_AREA
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
+from videotok.video_reading import OpenVideo, open_video
 
 CLIPS_AT_ONCE = 8
-"""Clips that a GPU rebuilds in one batch."""
+"""Clips that a GPU encodes or rebuilds in one batch."""
+CLIPS_ENCODED_BY_CPU = 2
+"""Clips that a CPU encodes in one batch: larger ones take as long a clip, and more for the first and last of a video,
+beside which nothing else can be done."""
 CONCURRENT_CLIPS = 2
 """Clips that a CPU rebuilds at the same time; each takes some 400 MB at 256 x 144 pixels."""
 CONCURRENT_EVALUATIONS, CONCURRENT_PIXELS = 4, 1 << 17
@@ -110,15 +106,16 @@ class VideoTokenizer(TokenizerModels):
         return f"VideoTokenizer({self.bundle.name!r}, {parts}, device={self.device}, dtype={dtype})"
 
     def encode(
-        self, video: Source, config: EncodeConfig | None = None, *, progress: Progress | None = None
+        self, video: Source | OpenVideo, config: EncodeConfig | None = None, *, progress: Progress | None = None
     ) -> VideoTokens:
         """Turn a video file into tokens, in memory that does not grow with its length (but for the tokens).
 
         A picture becomes one keyframe without motion ids.
 
         Args:
-            video: any video or picture file that FFmpeg reads: its path, its content, or a file opened in binary mode.
-            config: see `EncodeConfig`; its defaults where not given.
+            video: any video or picture file that FFmpeg reads: its path, its content, or a file opened in binary mode;
+                or a video that is being read, see `videotok.video_reading.open_video`.
+            config: see `EncodeConfig`; its defaults where not given, or the config that the video was opened with.
             progress: called with the seconds done and the seconds there are, after every batch.
 
         Raises:
@@ -126,40 +123,58 @@ class VideoTokenizer(TokenizerModels):
                 `native` was asked for.
             ValueError: an option that these models cannot follow.
         """
-        with local_file(video) as path:
-            tokens = self._encode_file(path, config or EncodeConfig(), progress)
-        if not isinstance(video, str | Path):
-            tokens = replace(tokens, source=replace(tokens.source, file=Path(source_name(video)).name))
+        if isinstance(video, OpenVideo):
+            tokens = self._encode_opened(video, config, progress)
+        else:
+            with local_file(video) as path:
+                tokens = self._encode_file(path, config or EncodeConfig(), progress)
+            if not isinstance(video, str | Path):
+                tokens = replace(tokens, source=replace(tokens.source, file=Path(source_name(video)).name))
+            elif Path(video) != path:  # a temporary copy was read
+                name, size = utf8_name(Path(video).name), Path(video).stat().st_size
+                tokens = replace(tokens, source=replace(tokens.source, file=name, size_bytes=size))
         # nothing moves in a picture
         return tokens.first_quantizers(0) if tokens.is_picture else tokens
 
+    def _encode_opened(self, video: OpenVideo, config: EncodeConfig | None, progress: Progress | None) -> VideoTokens:
+        if config not in (None, video.config):
+            raise ValueError("`config` is not the one that the video was opened with; leave it out")
+        if video.spec != self.spec(video.config.fps):  # these models take other clips
+            return self._encode_file(video.path, video.config, progress)
+        self.check(video.config)
+        return self._encode_clips(video, progress)
+
     def _encode_file(self, path: Path, config: EncodeConfig, progress: Progress | None) -> VideoTokens:
-        spec = self.spec(config.fps)
-        info = (probe_isolated if config.isolate else probe)(path, config.stream)
-        expected = expected_seconds(info, spec, config.start_seconds, config.duration_seconds, config.max_clips)
-        self.check(config)
+        with open_video(path, self.spec(config.fps), config) as video:
+            self.check(config)
+            return self._encode_clips(video, progress)
+
+    def _encode_clips(self, video: OpenVideo, progress: Progress | None) -> VideoTokens:
+        config, spec, expected = video.config, video.spec, video.expected_seconds
         with self.encoding():
             encoder = make_clip_encoder(self, config, spec)
         accumulator, seconds, is_truncated = TokenAccumulator(), 0.0, False
-        # the next batch is read while the models work on this one
-        with closing(read_ahead(_read_clips(path, spec, config, info), config.batch_size)) as clips:
-            for batch in _batched(clips, config.batch_size):
-                accumulator.add_facts(batch)
-                with self.encoding():
-                    accumulator.add_ids(encoder.push(batch))
-                if config.keyframe_storage == "jpeg":
-                    accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
-                seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
-                is_truncated = batch[-1].is_truncated
-                if progress:
-                    progress(seconds, expected)
+        # the next batches are read while the models work on this one
+        for batch in _batched(video.clips, self._batch_size(config)):
+            accumulator.add_facts(batch)
+            with self.encoding():
+                accumulator.add_ids(encoder.push(batch))
+            if config.keyframe_storage == "jpeg":
+                accumulator.pictures += [encode_jpeg(clip.keyframe, config.jpeg_quality) for clip in batch]
+            seconds += float(sum(clip.num_frames for clip in batch) / spec.fps)
+            is_truncated = batch[-1].is_truncated
+            if progress:
+                progress(seconds, expected)
         with self.encoding():
             accumulator.add_ids(encoder.finish())
         # with split clips, `max_clips` of them may be shorter than that many whole ones
         known = None if config.split_at_cuts and config.max_clips else expected
-        check_length(path, spec, sum(accumulator.num_frames), known, is_truncated)
+        check_length(video.path, spec, sum(accumulator.num_frames), known, is_truncated)
         models = {part: self.bundle.identity(part) for part in TOKENIZERS}
-        return accumulator.tokens(spec, SourceFacts.of(path, info), models, self.codebooks, config)
+        return accumulator.tokens(spec, SourceFacts.of(video.path, video.info), models, self.codebooks, config)
+
+    def _batch_size(self, config: EncodeConfig) -> int:
+        return config.batch_size or (CLIPS_ENCODED_BY_CPU if self.device.type == "cpu" else CLIPS_AT_ONCE)
 
     def decode(
         self,
@@ -424,23 +439,6 @@ class TokenAccumulator:
             start_seconds=config.start_seconds,
             config=config.recorded(),
         )
-
-
-def _read_clips(path: Path, spec: ClipSpec, config: EncodeConfig, info: MediaInfo) -> Iterator[Clip]:
-    has_frames = config.tokens_per_second is not None
-    read = iter_clips_isolated if config.isolate else iter_clips
-    return read(
-        path,
-        spec,
-        frames=has_frames,
-        frame_size=display_size(info.width, info.height, ERROR_AREA) if has_frames else None,
-        motion_source=config.motion_source,
-        start_seconds=config.start_seconds,
-        duration_seconds=config.duration_seconds,
-        max_clips=config.max_clips,
-        split_at_cuts=config.split_at_cuts,
-        stream=config.stream,
-    )
 
 
 def motion_tokens_of(tokens: VideoTokens, clip: int) -> MotionTokens:

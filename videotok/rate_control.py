@@ -28,9 +28,6 @@ from videotok.image_utils import to_tensor
 from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR, predict_keyframe
 from videotok.keyframes.selector import keep_numbers
 
-ERROR_AREA = 128 * 72
-"""Pixels of the frames that motion errors are measured on. Larger ones cost four times as much and say less: keyframes
-decoded from tokens lack the detail that a small displacement would blur."""
 ERROR_STRIDE = 4
 """Every so many frames of a clip are compared."""
 KEYFRAME_WEIGHT = 0.7
@@ -190,7 +187,7 @@ def motion_errors(
     """Return the error of frames warped from exact keyframes along the motion of each number of quantizers.
 
     Args:
-        clip: with its frames, at about `ERROR_AREA` pixels.
+        clip: with its frames, at about `videotok.video_reading.ERROR_AREA` pixels.
         vectors: float64 [1, T, h, w, 2] for each number of quantizers, from 0.
         next_clip: the clip whose keyframe the frames lead to, with its frames; None: the clip is rebuilt forward only.
         next_vectors: of the next clip.

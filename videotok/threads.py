@@ -25,6 +25,12 @@ def available_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int
     return max(1, math.ceil(min(cores, *quotas)))
 
 
+def planned_threads(number: int | None = None) -> int:
+    """Return how many threads the models may use: `number`; where None, OMP_NUM_THREADS or else `available_cores`."""
+    variable = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return number or (int(variable) if variable.isdecimal() else available_cores())
+
+
 def limit_threads(number: int | None = None) -> None:
     """Let torch use `number` threads; None: as many as `available_cores`, unless OMP_NUM_THREADS says it already.
 

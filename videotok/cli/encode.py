@@ -156,25 +156,26 @@ def _encode_file(
     file: "LocalFile", config: EncodeConfig, bundle: "Bundle", device: str, threads: int | None
 ) -> "VideoTokens":
     """Encode a file, with a progress bar."""
-    from codec import probe, probe_isolated
+    from codec import ClipSpec
+    from videotok.threads import planned_threads, set_up_cpu
+    from videotok.video_reading import open_video
 
-    # a file that is no video is refused at once, and not after torch is loaded
-    (probe_isolated if config.isolate else probe)(file.path, config.stream)
+    # a file that is no video is refused at once, and others are read while torch and the models are loaded
+    has_cores = planned_threads(threads) > 1
+    with open_video(file.path, ClipSpec(fps=config.fps), config, beside_imports=has_cores) as opened:
+        from videotok.pipeline import VideoTokenizer
 
-    from videotok.pipeline import VideoTokenizer
-    from videotok.threads import set_up_cpu
+        set_up_cpu(threads)
+        tokenizer = VideoTokenizer(bundle, device=device)
+        with invalid_options_refused():
+            tokenizer.check(config)
+        with progress_bar() as bar:
+            task = bar.add_task(printable(file.name), total=None, of="?")
 
-    set_up_cpu(threads)
-    tokenizer = VideoTokenizer(bundle, device=device)
-    with invalid_options_refused():
-        tokenizer.check(config)
-    with progress_bar() as bar:
-        task = bar.add_task(printable(file.name), total=None, of="?")
+            def show(done: float, total: float | None) -> None:
+                bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
 
-        def show(done: float, total: float | None) -> None:
-            bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:.1f}")
-
-        tokens = tokenizer.encode(file.path, config, progress=show)
+            tokens = tokenizer.encode(opened, progress=show)
     return replace(tokens, source=replace(tokens.source, file=utf8_name(file.name)))
 
 

@@ -1,0 +1,81 @@
+"""Clips of a video to be encoded, read ahead of the models: by a thread, or beside imports by a child process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from codec import Clip, ClipSpec, MediaInfo, iter_clips, iter_clips_isolated, probe, probe_isolated
+from codec.probe import expected_seconds
+from videotok.background import read_ahead
+from videotok.config import EncodeConfig
+from videotok.image_utils import display_size
+
+CLIPS_AHEAD = 8
+"""Clips that wait for the models at most: 16 seconds of video at 12 frames a second."""
+MIN_CHILD_SECONDS = 4.0
+"""A child process takes 0.3 s of processor time to start, which a shorter video does not repay."""
+ERROR_AREA = 128 * 72
+"""Pixels of the frames that rate control measures motion errors on. Larger ones cost four times as much and say less:
+keyframes decoded from tokens lack the detail that a small displacement would blur."""
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """A video whose clips are being read."""
+
+    path: Path
+    spec: ClipSpec
+    config: EncodeConfig
+    info: MediaInfo
+    clips: Iterator[Clip]
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Seconds of video that are to be encoded; None where the file does not say."""
+        config = self.config
+        return expected_seconds(self.info, self.spec, config.start_seconds, config.duration_seconds, config.max_clips)
+
+
+@contextmanager
+def open_video(
+    path: Path, spec: ClipSpec, config: EncodeConfig, *, beside_imports: bool = False
+) -> Iterator[OpenVideo]:
+    """Begin to read the clips of a video; inside of the block they are read ahead.
+
+    Args:
+        path: any video or picture file that FFmpeg reads.
+        spec: of the clips.
+        config: which part of the video, and how.
+        beside_imports: read a longer video in a child process. A thread makes no progress while Python imports modules,
+            for both need its lock; and importing the models takes as long as reading ten clips.
+
+    Raises:
+        MediaError: the file cannot be read. Errors that come later are raised where its clips are taken.
+    """
+    info = (probe_isolated if config.isolate else probe)(path, config.stream)
+    video = OpenVideo(path, spec, config, info, iter(()))
+    seconds = video.expected_seconds
+    is_long = not info.is_still_image and (seconds is None or seconds >= MIN_CHILD_SECONDS)
+    with read_ahead(_clips(video, beside_imports and is_long), CLIPS_AHEAD) as clips:
+        yield OpenVideo(path, spec, config, info, clips)
+
+
+def _clips(video: OpenVideo, in_child: bool) -> Iterator[Clip]:
+    config, info = video.config, video.info
+    has_frames = config.tokens_per_second is not None
+    options = {
+        "frames": has_frames,
+        "frame_size": display_size(info.width, info.height, ERROR_AREA) if has_frames else None,
+        "motion_source": config.motion_source,
+        "start_seconds": config.start_seconds,
+        "duration_seconds": config.duration_seconds,
+        "max_clips": config.max_clips,
+        "split_at_cuts": config.split_at_cuts,
+        "stream": config.stream,
+    }
+    if config.isolate:
+        return iter_clips_isolated(video.path, video.spec, **options)
+    if in_child:
+        return iter_clips_isolated(video.path, video.spec, patience_seconds=None, **options)
+    return iter_clips(video.path, video.spec, **options)
