@@ -450,6 +450,24 @@ def _known_cells(weight):
     return count, known, out
 
 
+@kernel(types.Tuple((types.int64, F3, B2, F2))(F3, F2))
+def _mean_of_one(vectors, weight):
+    """Return how many cells of a single candidate are known, its weighted mean, known cells, weights of at most 1."""
+    out, known, limited = np.empty_like(vectors), np.empty(weight.shape, np.bool_), np.empty_like(weight)
+    flat_vectors, flat_weight, flat_out = _flat(vectors), _flat(weight), _flat(out)
+    flat_known, flat_limited, count = _flat(known), _flat(limited), 0
+    for cell in range(weight.size):
+        i, j = _channels(cell)
+        share = flat_weight[cell]
+        divisor = max(share, LEAST_WEIGHT)
+        flat_out[i], flat_out[j] = flat_vectors[i] * share / divisor, flat_vectors[j] * share / divisor
+    for cell in range(weight.size):
+        flat_known[cell] = flat_weight[cell] >= KNOWN
+        count += flat_weight[cell] >= KNOWN
+        flat_limited[cell] = min(flat_weight[cell], ONE)
+    return count, out, known, limited
+
+
 @kernel(types.Tuple((F3, B2))(F3, B2, F3, B2))
 def _compose(later, later_valid, earlier, earlier_valid):
     out, valid, shares = np.empty_like(later), np.empty_like(later_valid), np.empty(later_valid.shape, np.float32)
@@ -599,6 +617,13 @@ class CompiledOperations(FieldOperations):
             _accumulate(total, weight, c_order(candidate.vectors), c_order(candidate.weight), number == 0)
         _divide(total, weight)
         return WeightedField(total, weight)
+
+    def filled_mean(self, candidates: Sequence[WeightedField]) -> WeightedField | None:
+        if len(candidates) > 1:
+            return super().filled_mean(candidates)
+        (only,) = candidates
+        count, mean, known, weight = _mean_of_one(c_order(only.vectors), c_order(only.weight))
+        return WeightedField(_fill(mean, known), weight) if count else None
 
     def filled(self, motion: WeightedField) -> WeightedField | None:
         count, known, weight = _known_cells(c_order(motion.weight))

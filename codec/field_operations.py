@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -69,11 +70,21 @@ class PooledVectors:
 
 
 class MotionPrior:
-    """The motion that is expected, float32 [h, w, 2] in fractions of the frame; other motion is less likely."""
+    """The motion that is expected; other motion is less likely. It is computed only on request: many frames need none.
 
-    def __init__(self, expected: np.ndarray) -> None:
-        self.expected = expected
+    Args:
+        velocity: float32 [h, w, 2], expected motion in fractions of the frame per second.
+        seconds: the time that the motion takes.
+    """
+
+    def __init__(self, velocity: np.ndarray, seconds: float) -> None:
+        self._velocity, self._seconds = velocity, seconds
         self._tolerance: np.ndarray | None = None
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """float32 [h, w, 2], in fractions of the frame."""
+        return self._velocity * np.float32(self._seconds)
 
     def likelihood(self, vectors: np.ndarray) -> np.ndarray:
         """Return float32 [h, w]: 1 where `vectors` are as expected, falling with the square of the difference."""
@@ -214,6 +225,10 @@ class FieldOperations:
             total += other.vectors * other.weight[..., None]
             weight = weight + other.weight
         return WeightedField(total / np.maximum(weight, 1e-6)[..., None], weight)
+
+    def filled_mean(self, candidates: Sequence[WeightedField]) -> WeightedField | None:
+        """Return the mean of candidates, with its holes filled and weights of at most 1; None if nothing is known."""
+        return self.filled(self.weighted_mean(candidates))
 
     def filled(self, motion: WeightedField) -> WeightedField | None:
         """Return motion with its holes filled and weights of at most 1; None if nothing of it is known."""

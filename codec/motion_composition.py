@@ -246,7 +246,7 @@ class MotionComposer:
             self._frame_motions[frame.index] = motion_by_reference(
                 frame, lists, self._times, velocity, self._operations
             )
-        prior = MotionPrior(self._velocity * np.float32(frame.pts_seconds - self._last.pts_seconds))
+        prior = MotionPrior(self._velocity, frame.pts_seconds - self._last.pts_seconds)
         candidates: list[WeightedField] = []
         for reference in self._frame_motions[frame.index].references:
             candidate = self._motion_over(reference, prior)
@@ -259,7 +259,7 @@ class MotionComposer:
             candidates.append(self._operations.inverse(forward, mean, prior))
         if not candidates:
             return None
-        motion = self._operations.filled(self._operations.weighted_mean(candidates))
+        motion = self._operations.filled_mean(candidates)
         if motion is None:
             return None
         self._to_last[frame.index] = motion
