@@ -243,8 +243,10 @@ def test_decoding_follows_the_encoder(tokenizer, tiny_model, still_mp4, tmp_path
     again = VideoTokens.load(tmp_path / "still.vtok")
     np.testing.assert_array_equal(again.skip_mask, tokens.skip_mask)
     # decoded in the precision of the encoder, and in that of the caller
-    exact = VideoTokenizer.from_pretrained(tiny_model, dtype=torch.float64)
-    for a, b in zip(exact.detokenizer_inputs(tokens), tokenizer.detokenizer_inputs(again), strict=True):
+    exact, single = (
+        VideoTokenizer.from_pretrained(tiny_model, dtype=dtype) for dtype in (torch.float64, torch.float32)
+    )
+    for a, b in zip(exact.detokenizer_inputs(tokens), single.detokenizer_inputs(again), strict=True):
         assert (a.square.dtype, b.square.dtype) == (torch.float64, torch.float32)
         torch.testing.assert_close(b.square.double(), a.square, rtol=0, atol=1e-3)
     assert sum(1 for _ in tokenizer.decode(again, DecodeConfig(size=(64, 48), num_inference_steps=1))) == 60

@@ -203,6 +203,19 @@ def test_either_head_decodes_and_saves(either: KeyframeTokenizer, images: Tensor
     torch.testing.assert_close(loaded.decode(tokens.ids, tokens.keep_mask), decoded, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("head", [{}, UPSAMPLER], ids=["seams", "upsampler"])
+def test_fast_decoding_rounds_the_head_alone(head: dict, images: Tensor):
+    torch.manual_seed(0)
+    model = randomized(KeyframeTokenizer(**SIZES, **head)).float()
+    tokens = model.encode(images, num_tokens=20)
+    decoded, fast = (model.decode(tokens.ids, tokens.keep_mask, fast=fast) for fast in (False, True))
+    difference = (fast - decoded).abs()
+    assert fast.dtype == torch.float32
+    assert 0 < difference.mean() < 0.01
+    again = model.encode(images, num_tokens=20)
+    assert all(torch.equal(ids, others) for ids, others in zip(tokens.ids, again.ids, strict=True))
+
+
 def test_the_head_of_a_new_model_adds_nothing():
     for head in ({}, UPSAMPLER):
         detokenizer = KeyframeTokenizer(**SIZES, **head).detokenizer

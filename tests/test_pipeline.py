@@ -262,11 +262,14 @@ def test_the_detokenizer_alone_is_in_bfloat16_where_the_cpu_multiplies_it(tiny_m
     expected = np.stack(list(tokenizer.decode(tokens, config))).astype(int)
     assert tokenizer.detokenizer.dtype == tokenizer.dtype == torch.float32
     monkeypatch.setattr("videotok.models.has_native_bfloat16", lambda: True)
+    exact = VideoTokenizer.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = VideoTokenizer.from_pretrained(tiny_model)
     frames = np.stack(list(tokenizer.decode(tokens, config))).astype(int)
     assert tokenizer.detokenizer.dtype == torch.bfloat16
     assert tokenizer.keyframes.dtype == tokenizer.motion.dtype == tokenizer.dtype == torch.float32
     assert np.abs(frames - expected).mean() < 0.5
+    inputs = zip(exact.detokenizer_inputs(tokens), tokenizer.detokenizer_inputs(tokens), strict=True)
+    assert any(not torch.equal(a.square, b.square) for a, b in inputs), "keyframes are not decoded the fast way"
     # weights that were rounded are loaded again
     assert tokenizer.to(dtype=torch.float32).detokenizer.dtype == torch.float32
     assert np.array_equal(np.stack(list(tokenizer.decode(tokens, config))), expected)

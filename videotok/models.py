@@ -104,8 +104,9 @@ class TokenizerModels:
         """Precision of the video detokenizer's weights.
 
         Where the caller gave none, on a CPU that has native bfloat16, it is bfloat16 for `VideoDetokenizer`: its
-        network then takes half the time. Frames differ from those of float32 by 1/255, in few places 2/255, and are
-        as near to their source: 24.869 dB and LPIPS 0.265 both, means of eight natural videos. Motion, positions and
+        network then takes half the time. Keyframes that are shown are then decoded with `fast=True`. Frames are as
+        near to their source as those of float32, within 0.002 dB and LPIPS 0.0001 (means of eight natural videos), and
+        differ from them by less than 1/255 (RMS); see docs/adr/0007-bfloat16-decoding.md. Motion, positions and
         mixing stay in float32.
         """
         if self._dtype is not None or self._device.type != "cpu" or not has_native_bfloat16():

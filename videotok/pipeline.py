@@ -1,5 +1,6 @@
 """VideoTokenizer: video file to tokens, and tokens to frames."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError, utf8_name
 from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
 from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
+from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.models import TokenizerModels, at_least_float32
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids
 from videotok.video_reading import OpenVideo, open_video
@@ -318,14 +320,17 @@ class VideoTokenizer(TokenizerModels):
         kept = torch.from_numpy(tokens.keep_mask[clip]).to(model.device)
         skipped = torch.from_numpy(tokens.skip_mask[clip]).to(model.device)
         if previous is None or not skipped.any():
-            decoded = model.decode([ids], kept[None])
+            decoded = decode([ids], kept[None])
             # later keyframes are warped from this one: positions in the picture need more digits than 16 bits have
             return decoded.to(at_least_float32(decoded.dtype))
-        return decode_predicted_keyframe(model, ids, kept, skipped, predict_keyframe(*previous, vectors))
+        return decode_predicted_keyframe(model, ids, kept, skipped, predict_keyframe(*previous, vectors), decode)
 
     def _inputs_from_images(
         self, tokens: VideoTokens, size: tuple[int, int], images: Iterator[np.ndarray]
     ) -> Iterator["DetokenizerInput"]:
+        # as the frames, in bfloat16 where nobody chose a precision and the CPU multiplies it
+        is_fast = isinstance(model, KeyframeTokenizer) and self.detokenizer_dtype != self.dtype
+        decode = functools.partial(model.decode, fast=True) if is_fast else model.decode
         for clip in range(tokens.num_clips):
             image = next(images, None)
             if image is None:

@@ -61,9 +61,9 @@ class KeyframeDetokenizer(nn.Module):
         else:
             self.refiner = ConvUpsampler(width, upsampler_widths, upsampler_blocks)
 
-    def forward(self, codes: Tensor, keep_mask: Tensor) -> Tensor:
-        """Return images [B, 3, S, S], unclamped, of codes packed as `merger.pack` does."""
-        return self.to_pixels(self.fill(codes, keep_mask))
+    def forward(self, codes: Tensor, keep_mask: Tensor, *, fast: bool = False) -> Tensor:
+        """Return images [B, 3, S, S], unclamped, of codes packed as `merger.pack` does; `fast`: see `to_pixels`."""
+        return self.to_pixels(self.fill(codes, keep_mask), fast=fast)
 
     def fill(self, codes: Tensor, keep_mask: Tensor) -> Tensor:
         """Return features of all patches, [B, N, width].
@@ -86,10 +86,18 @@ class KeyframeDetokenizer(nn.Module):
             x = block(x)
         return x
 
-    def to_pixels(self, features: Tensor) -> Tensor:
-        """Return images [B, 3, S, S], unclamped, from features [B, N, width]."""
+    def to_pixels(self, features: Tensor, *, fast: bool = False) -> Tensor:
+        """Return images [B, 3, S, S], unclamped, from features [B, N, width].
+
+        Args:
+            features: what `fill` returns.
+            fast: the refiner computes in bfloat16; what it is added to, most of the image, does not.
+        """
         coarse = unpatchify(self.pixel_head(features), self.patch_size)
-        return coarse + self.refiner(features, coarse)
+        if not fast:
+            return coarse + self.refiner(features, coarse)
+        with torch.autocast(features.device.type, torch.bfloat16):
+            return coarse + self.refiner(features, coarse).to(coarse)
 
 
 class SeamHead(nn.Module):

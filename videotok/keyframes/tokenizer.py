@@ -309,12 +309,14 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             return self._encode_kept(features, images, keep_mask.to(features.device), steps)
 
     @torch.no_grad()
-    def decode(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
+    def decode(self, ids: list[Tensor], keep_mask: Tensor, *, fast: bool = False) -> Tensor:
         """Return the images of tokens, [B, 3, S, S] in [-1, 1].
 
         Args:
             ids: int64 [n_i] an image, in raster order of the kept patches.
             keep_mask: bool [B, num_patches].
+            fast: for images that are shown and decide no id: the refiner of the detokenizer computes in bfloat16, which
+                takes a quarter of the time off on a CPU that multiplies it; a pixel then differs by 0.1 / 255 (RMS).
 
         Raises:
             ValueError: an id outside the codebook, or another number of ids than of kept patches.
@@ -330,7 +332,8 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         packed = pad_sequence(ids, batch_first=True).to(self.codebook_vectors.device)
         start = self.detokenizer.mask_token  # its device and dtype may not be those of the codebook
         with no_tf32():  # `decode_error` is a bound for float32
-            return self.detokenizer(self.codebook.lookup(packed).to(start), keep_mask.to(start.device)).clamp(-1, 1)
+            codes = self.codebook.lookup(packed).to(start)
+            return self.detokenizer(codes, keep_mask.to(start.device), fast=fast).clamp(-1, 1)
 
     def decode_exactly(self, ids: list[Tensor], keep_mask: Tensor) -> Tensor:
         """Return what `decode` gives with float64 weights, which only the detokenizer needs."""
