@@ -1,4 +1,4 @@
-"""The error that this package raises for files it cannot read or write."""
+"""The error that this package raises for files it cannot read or write, and what other errors mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,8 @@ LIBRARY_ERRORS = (ValueError, LookupError, ArithmeticError, RuntimeError, Assert
 """Exceptions that the content of a file causes if PyAV raises them; elsewhere they are faults of this package."""
 
 PYAV_FOLDER = Path(av.__file__).parent
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""In the text of RuntimeErrors for want of memory: of CUDA and Apple's GPUs, of torch on a CPU, of cuBLAS and cuDNN."""
 
 
 class MediaError(Exception):
@@ -51,6 +53,13 @@ def is_caused_by_file(error: BaseException) -> bool:
     if isinstance(error, FILE_ERRORS):
         return True
     return isinstance(error, LIBRARY_ERRORS) and _is_raised_by_pyav(error.__traceback__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was wanting, of this machine or of a GPU."""
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in NO_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def _is_raised_by_pyav(traceback: TracebackType | None) -> bool:

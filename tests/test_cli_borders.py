@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from codec import MediaError, probe
 from tests.test_tokens import random_tokens
@@ -69,9 +70,20 @@ def test_any_exception_is_one_line(folder, capfd, monkeypatch, error):
     assert type(error).__name__ in refusal(["encode", "clip.mp4", *ONE_CLIP], capfd, code=1)
 
 
-def test_too_little_memory_is_nobodys_fault(folder, capfd, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried …"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=range(5),
+)
+def test_too_little_memory_is_nobodys_fault(folder, capfd, monkeypatch, error):
     def exhausted(*arguments: object, **options: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("videotok.pipeline.VideoTokenizer.encode", exhausted)
     assert "not enough memory" in refusal(["encode", "clip.mp4", *ONE_CLIP], capfd)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.fake_device import fake_device
-from unet3d import VideoDetokenizer
+from unet3d import ClipInput, VideoDetokenizer, decode_chain
 from videotok import VideoTokenizer
 from videotok.config import DecodeConfig, EncodeConfig
+from videotok.pipeline import DetokenizerInput
 
 SIZE = (80, 48)
 CASES = {
@@ -24,7 +25,7 @@ CASES = {
 def loaded(model, dtype):
     """Return a tokenizer whose models are in memory: the simulated device cannot load any."""
     tokenizer = VideoTokenizer.from_pretrained(model, dtype=dtype)
-    assert tokenizer.keyframes and tokenizer.motion and tokenizer.detokenizer
+    assert all(getattr(tokenizer, part) for part in ("keyframes", "motion", "detokenizer"))
     return tokenizer
 
 
@@ -70,6 +71,41 @@ def test_cuts_and_bfloat16(kind, tiny_model, tokens):
     assert len(found) == 58
     # other products are rounded to 8 bits in between
     assert largest_difference(expected, found) <= 8
+
+
+def test_batches_of_clips_are_halved_where_memory_is_short(tokenizer, tokens, monkeypatch):
+    inputs = [*tokenizer.detokenizer_inputs(tokens, DecodeConfig(size=SIZE, keyframe_source="tokens"))] * 3
+    clips = [ClipInput(clip.keyframe, clip.vectors) for clip in inputs]
+    alone = [frames for frames in decode_chain(tokenizer.detokenizer, clips)]
+    reconstruct, sizes = VideoDetokenizer.reconstruct, []
+
+    def reconstruct_few(model, keyframe, *arguments, **options):
+        sizes.append(len(keyframe))
+        if len(keyframe) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return reconstruct(model, keyframe, *arguments, **options)
+
+    monkeypatch.setattr(VideoDetokenizer, "reconstruct", reconstruct_few)
+    found = list(decode_chain(tokenizer.detokenizer, clips, batch_size=8))
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, 1]  # the last clip has no next keyframe
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+    monkeypatch.setattr(VideoDetokenizer, "reconstruct", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("other")))
+    with pytest.raises(RuntimeError, match="other"):
+        list(decode_chain(tokenizer.detokenizer, clips, batch_size=8))
+
+
+def test_a_gpu_rebuilds_fewer_clips_at_once_where_frames_are_large(tiny_model):
+    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+
+    def clips_at_once(width, height):
+        keyframe = torch.zeros(1, 3, height, width)
+        return tokenizer._clips_at_once(DetokenizerInput(keyframe, torch.zeros(1, 24, 20, 36, 2), 24, None))
+
+    assert clips_at_once(256, 144) == 1
+    with fake_device("cuda"):
+        tokenizer.to("cuda")
+        assert [clips_at_once(*size) for size in ((256, 144), (512, 288), (1280, 720))] == [8, 4, 1]
 
 
 def test_waits_do_not_grow_with_frames_or_clips(tiny_model):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from codec.errors import is_out_of_memory
+
 if TYPE_CHECKING:
     from unet3d.detokenizer import VideoDetokenizer
     from unet3d.latent_detokenizer import LatentVideoDetokenizer
@@ -42,7 +44,8 @@ def decode_chain(
         seed: of the noise; each clip has its own noise, which depends on the seed and the clip's index alone.
         refine: False for keyframes that were not decoded from tokens, see `VideoDetokenizer.reconstruct`.
         batch_size: clips that are rebuilt at once, which a GPU does faster; of a `VideoDetokenizer` only. With a
-            `noise_rate` below 1 each clip waits for the one before. Frames stay the same but for rounding.
+            `noise_rate` below 1 each clip waits for the one before. Frames stay the same but for rounding. Where memory
+            does not suffice, fewer clips are rebuilt at once.
         num_workers: batches that are rebuilt at the same time, each in a thread of its own with its share of torch's
             threads: on a CPU the cores then wait less for each other than within one batch. Also not with a
             `noise_rate` below 1. Where the caller stops early, what is being rebuilt is finished first.
@@ -75,7 +78,7 @@ def decode_chain(
         return
     previous_frame = None
     for batch in batches:
-        frames = rebuild(batch, previous_frame)
+        frames = _rebuild_in_parts(rebuild, batch) if len(batch) > 1 else rebuild(batch, previous_frame)
         yield from frames.split(len(batch[0].keyframe))
         previous_frame = frames[:, -1] if is_chained else None
 
@@ -131,6 +134,18 @@ def _batches(
             batch = []
     if batch:
         yield batch
+
+
+def _rebuild_in_parts(rebuild: "Callable[[list[_Clip]], Tensor]", batch: "list[_Clip]") -> Tensor:
+    """Return the frames of a batch; where memory does not suffice, its halves one after another."""
+    try:
+        return rebuild(batch)
+    except (MemoryError, RuntimeError) as error:
+        if len(batch) == 1 or not is_out_of_memory(error):
+            raise
+    # not in the handler: the error's traceback would keep the tensors of the first try
+    half = len(batch) // 2
+    return torch.cat([_rebuild_in_parts(rebuild, part) for part in (batch[:half], batch[half:])])
 
 
 @contextmanager

@@ -211,13 +211,14 @@ def _report(error: BaseException) -> int:
 def _user_error_line(error: BaseException) -> str | None:
     """Return one line for an error that the user can mend; None for one of videotok's own."""
     from codec import MediaError  # slow to import: only where it is needed
+    from codec.errors import is_out_of_memory
     from videotok.errors import CorpusError, ModelError, TokensError
 
     if isinstance(error, Refusal | MediaError | TokensError | ModelError | CorpusError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input or output'}: {error.strerror}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "there is not enough memory for this; take a smaller size or batch, or another device"
     if hasattr(error, "format_message"):  # Typer's usage errors; their class has no public name
         return _usage_error_line(error)
