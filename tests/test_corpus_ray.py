@@ -1,4 +1,4 @@
-"""A corpus encoded on Ray whose driver, or whose workers, are killed with SIGKILL."""
+"""A corpus encoded on Ray: on a cluster of its own, and where its driver or its workers are killed with SIGKILL."""
 
 import os
 import random
@@ -12,6 +12,7 @@ import pytest
 from corpora import all_rows, encode_in_process, make_videos
 
 from videotok.corpus import job
+from videotok.corpus.ray_pipeline import Cluster, _start_ray
 from videotok.corpus.report import find_faults
 from videotok.corpus.storage import CorpusFolder, shard_paths
 
@@ -98,6 +99,21 @@ def assert_same(one: Path, other: Path) -> None:
     assert all_rows(one).equals(all_rows(other), check_metadata=True)
     assert CorpusFolder(one).errors.equals(CorpusFolder(other).errors)
     assert list(find_faults(CorpusFolder(one))) == []
+
+
+def test_only_a_cluster_that_is_named_is_joined():
+    """Without an address Ray itself would join one that `ray start` began on this machine."""
+    calls = []
+
+    class FakeRay:
+        init = staticmethod(lambda **options: calls.append(options))
+        shutdown = staticmethod(lambda: None)
+
+    for cluster in (Cluster(workers=1), Cluster(address="auto")):
+        with _start_ray(FakeRay, cluster):
+            pass
+    assert [options["address"] for options in calls] == ["local", "auto"]
+    assert [options.get("num_cpus") for options in calls] == [1, None]
 
 
 def test_driver_killed(uninterrupted, videos, tiny_model, tmp_path):

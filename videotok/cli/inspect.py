@@ -191,12 +191,7 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     from videotok.vtok import is_vtok
 
     is_tokens, config = is_vtok(file) or file.suffix.lower() == ".vtok", request.config
-    if source and not is_tokens:
-        raise Refusal(f"--source {source}: {file} is a video and its own source; it goes with a .vtok file")
-    if is_tokens and (config.start_seconds or config.duration_seconds or config.max_clips or config.stream is not None):
-        raise Refusal(
-            f"--start, --duration, --max-clips and --stream choose what is encoded; {file} is encoded already"
-        )
+    _check_options_of_tokens(file, source, config, is_tokens=is_tokens)
     path = request.output or beside(file, "-tokens.html")
     _refuse_page(path, request, file, source)
 
@@ -240,6 +235,16 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     end = config.start_seconds + tokens.duration_seconds
     if total is not None and config.duration_seconds is None and total - end > 0.5:
         print_line(f"left out: the video after {end:.1f} of {total:.1f} s; --max-keyframes shows more")
+
+
+def _check_options_of_tokens(file: Path, source: Path | None, config: "EncodeConfig", *, is_tokens: bool) -> None:
+    """Refuse options that do not go with a video, or not with a .vtok file."""
+    if source and not is_tokens:
+        raise Refusal(f"--source {source}: {file} is a video and its own source; it goes with a .vtok file")
+    if is_tokens and (config.start_seconds or config.duration_seconds or config.max_clips or config.stream is not None):
+        raise Refusal(
+            f"--start, --duration, --max-clips and --stream choose what is encoded; {file} is encoded already"
+        )
 
 
 def inspect_code(code: int, videos: list[Path], request: Request) -> None:

@@ -139,7 +139,8 @@ def _start_ray(ray, cluster: Cluster) -> Iterator[None]:
                 workers = cluster.workers or max(1, available_cores() // cluster.threads)
                 store = STORE_BYTES + workers * STORE_BYTES_PER_WORKER
                 local = {"num_cpus": workers * cluster.threads, "object_store_memory": store}
-                ray.init(**local, include_dashboard=False, **quiet)
+                # without an address Ray would join a cluster that runs here, or that RAY_ADDRESS names
+                ray.init(address="local", **local, include_dashboard=False, **quiet)
             else:
                 ray.init(address=cluster.address, **quiet)
     except Exception as error:  # Ray raises plain exceptions too, such as where a busy machine starts it too slowly
