@@ -6,6 +6,7 @@ one-hot matrix of vectors x codes would cost more than the networks with 16,384 
 vectors' own dtype, since float64 ids are the same on every machine.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,10 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EUCLIDEAN_ROWS = 8192
 _CPU_PRODUCTS, _GPU_PRODUCTS = 1 << 20, 1 << 27
-"""Products of vectors and codes at once. On a CPU they stay in its cache: with 16,384 codes these are 64 vectors. A GPU
-takes as many as fit a gigabyte in float64, since it waits for each call."""
+"""Products of vectors and codes at once. On a CPU they stay in its cache: with 16,384 codes these are 64 vectors, and
+1,350 vectors with 1,024 codes take four times as long at once. A GPU takes as many as fit a gigabyte in float64, since
+it waits for each call."""
 _RESET_BELOW = 0.05
 _COLLAPSED_BELOW = 0.02
 """A codebook whose perplexity is below this share of the codes that could have been used has collapsed."""
@@ -25,17 +26,22 @@ _LEVELS_PER_OCTAVE = 16
 _DIFFICULTY_DECAY = 0.99
 
 
+def _blocks(vectors: Tensor, codes: Tensor) -> Sequence[Tensor]:
+    """Return vectors [N, D] in parts that are multiplied with all codes [K, D] at once."""
+    products = _CPU_PRODUCTS if vectors.device.type == "cpu" else _GPU_PRODUCTS
+    return vectors.split(max(64, products // len(codes)))
+
+
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the ids int64 [N] of the codes [K, D] nearest to vectors [N, D]; the first among equals."""
     half_squared_norms = codes.square().sum(-1) / 2
-    return torch.cat([(half_squared_norms - rows @ codes.T).argmin(-1) for rows in vectors.split(_EUCLIDEAN_ROWS)])
+    return torch.cat([(half_squared_norms - rows @ codes.T).argmin(-1) for rows in _blocks(vectors, codes)])
 
 
 def nearest_by_angle(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the ids int64 [N] of the codes [K, D] with the largest dot product with vectors [N, D]."""
     transposed = codes.T.contiguous()
-    products = _CPU_PRODUCTS if vectors.device.type == "cpu" else _GPU_PRODUCTS
-    ids = [(rows @ transposed).argmax(dim=1) for rows in vectors.split(max(64, products // len(codes)))]
+    ids = [(rows @ transposed).argmax(dim=1) for rows in _blocks(vectors, codes)]
     return torch.cat(ids) if ids else vectors.new_zeros(0, dtype=torch.long)
 
 
@@ -63,9 +69,8 @@ def nearest_of_inexact(vectors: Tensor, codes: Tensor, error: float) -> NearestC
     # the rounding of vectors and of two dot products in float32, whose sums have D terms
     within_reach = 2 * error + (vectors.shape[1] + 2) * torch.finfo(torch.float32).eps
     transposed = codes.float().T.contiguous()
-    block = _CPU_PRODUCTS if vectors.device.type == "cpu" else _GPU_PRODUCTS
     ids, counts = [], []
-    for rows in vectors.float().split(max(64, block // len(codes))):
+    for rows in _blocks(vectors.float(), codes):
         products = rows @ transposed
         best = products.max(dim=1, keepdim=True)
         ids.append(best.indices[:, 0])
@@ -357,15 +362,21 @@ class ResidualQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, num_quantizers: int) -> Tensor:
         """Return the ids int64 [B, num_quantizers, P] of latents [B, P, D], computed in the latents' own dtype."""
-        residual = F.normalize(latents, dim=-1) if self.normalized else latents
-        found = []
+        residual = (F.normalize(latents, dim=-1) if self.normalized else latents.clone()).flatten(0, 1)
+        stage_ids = torch.zeros(len(residual), self.num_stages, dtype=torch.long, device=latents.device)
+        rows = torch.arange(len(residual), device=latents.device)
         for number in range(self.num_stages if self.adaptive else num_quantizers):
             codes = self.stage(number).codes.to(residual.dtype)
             # not by angle, even where normalized: the distance of the published model counts the codes' lengths
-            ids = nearest(residual.flatten(0, 1), codes).view(residual.shape[:2])
-            residual = residual - codes[ids]
-            found.append(ids)
-        stage_ids = torch.stack(found, -1)
+            ids = nearest(residual[rows], codes)
+            residual[rows] -= codes[ids]
+            stage_ids[rows, number] = ids
+            if latents.device.type == "cpu":  # a GPU would wait to be told how many patches go on
+                first_ids = stage_ids[:, 0].view(latents.shape[:2])
+                rows = (self.stage_counts(first_ids, num_quantizers).flatten() > number + 1).nonzero()[:, 0]
+                if not len(rows):
+                    break
+        stage_ids = stage_ids.view(*latents.shape[:2], -1)
         patches, stages = self._layout(stage_ids[..., 0], num_quantizers)
         return stage_ids.flatten(1).gather(1, (patches * stage_ids.shape[2] + stages).flatten(1)).view_as(patches)
 
