@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from codec.container import NATIVE_CODECS, Source, local_file, open_video, source_name
-from codec.decoder import SourceFrame, read_frames
+from codec.decoder import DecodedPicture, SourceFrame, read_frames
 from codec.errors import MediaError, media_errors
 from codec.motion_composition import FrameWithMotion, compose_motion
 from codec.motion_fields import StepField
@@ -176,19 +176,19 @@ class _ClipReader:
         """Return resampled frames with the stream's own vectors; None if these cannot be used."""
         if stream.codec_context.name not in NATIVE_CODECS:
             return None
-        schedule = self._schedule(start)
+        schedule, pictures = self._schedule(start), None
         if self.backend == "av":
             start.go(container, stream)
-            decoder = None
             if self.decoders > 1 and start == BEGINNING:
                 decoder = ParallelDecoder(self.path, stream, schedule.is_shown, self.keyframes, self.decoders)
+                pictures = decoder.pictures()
             read = read_frames(
                 container,
                 stream,
                 with_vectors=True,
                 is_shown=schedule.is_shown,
                 loop_filter=self.keyframes,
-                pictures=decoder.pictures() if decoder else None,
+                pictures=pictures,
                 num_skipped=start.num_skipped,
                 first_pts=start.first_pts,
             )
@@ -198,8 +198,21 @@ class _ClipReader:
         if first is None:
             raise no_frame_error(self.path, self.start_seconds)
         if not has_native_vectors(first, stream):
+            if pictures is not None:
+                pictures.close()
             return None
-        return Resampler(self.spec, schedule).resample(compose_motion(chain([first], read), fine_grid(self.spec)))
+        resampled = Resampler(self.spec, schedule).resample(compose_motion(chain([first], read), fine_grid(self.spec)))
+        return resampled if pictures is None else _closing_pictures(resampled, pictures)
+
+
+def _closing_pictures(
+    frames: Generator[ResampledFrame, None, None], pictures: Generator[DecodedPicture, None, None]
+) -> Generator[ResampledFrame, None, None]:
+    """Yield frames, and end the threads that decode their pictures before the container is closed."""
+    try:
+        yield from frames
+    finally:
+        pictures.close()
 
 
 def _without_motion(source: Iterable[SourceFrame], spec: ClipSpec) -> Iterator[FrameWithMotion]:

@@ -3,7 +3,7 @@
 import sys
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
@@ -50,7 +50,8 @@ class ParallelDecoder:
 
     Args:
         path: the file.
-        stream: its video stream, from another open container.
+        stream: its video stream. Its container belongs to the first thread until `pictures` has ended or is closed;
+            opening a file takes as long as decoding some pictures.
         is_shown: as for `read_frames`.
         loop_filter: as for `read_frames`.
         num_threads: number of decoders.
@@ -60,16 +61,17 @@ class ParallelDecoder:
         self, path: str | Path, stream: VideoStream, is_shown: IsShown, loop_filter: bool, num_threads: int
     ) -> None:
         self._path, self._is_shown, self._loop_filter = path, is_shown, loop_filter
-        self._stream_index = stream.index
+        self._stream = stream
         self._starts = _segment_starts(stream)
         self._start_times = [start.dts for start in self._starts]
         self._buffer = _PictureBuffer(MAX_BUFFERED_BYTES * max(1, num_threads - 1))
         self._next_number, self._lock = count(), Lock()
         self._first_seconds: float | None = None
         self._has_begun, self._stops = Event(), Event()
-        self._threads = [Thread(target=self._work, name="decoder", daemon=True) for _ in range(num_threads)]
+        works = [self._work_on_stream, *[self._work] * (min(num_threads, len(self._starts)) - 1)]
+        self._threads = [Thread(target=work, name="decoder", daemon=True) for work in works]
 
-    def pictures(self) -> Iterator[DecodedPicture]:
+    def pictures(self) -> Generator[DecodedPicture, None, None]:
         """Yield all pictures in display order."""
         switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(min(switch_interval, SWITCH_SECONDS))
@@ -96,18 +98,29 @@ class ParallelDecoder:
             sys.setswitchinterval(switch_interval)
 
     def _work(self) -> None:
-        """Decode the next segment that no thread has taken, until there is none or the caller has stopped."""
-        number = -1
+        """Decode segments from a container of this thread's own."""
         try:
-            with open_video(self._path, self._stream_index) as (container, stream):
-                while not self._stops.is_set():
-                    with self._lock:
-                        number = next(self._next_number)
-                    if number >= len(self._starts):
-                        return
-                    self._decode_segment(container, stream, number)
+            with open_video(self._path, self._stream.index) as (container, stream):
+                self._decode_segments(container, stream)
         except Exception as error:
-            self._buffer.put(max(number, 0), error)
+            self._buffer.put(0, error)
+
+    def _work_on_stream(self) -> None:
+        """Decode segments from the caller's container."""
+        self._decode_segments(cast(InputContainer, self._stream.container), self._stream)
+
+    def _decode_segments(self, container: InputContainer, stream: VideoStream) -> None:
+        """Decode the next segment that no thread has taken, until there is none or the caller has stopped."""
+        number = 0
+        try:
+            while not self._stops.is_set():
+                with self._lock:
+                    number = next(self._next_number)
+                if number >= len(self._starts):
+                    return
+                self._decode_segment(container, stream, number)
+        except Exception as error:
+            self._buffer.put(number, error)
 
     def _decode_segment(self, container: InputContainer, stream: VideoStream, number: int) -> None:
         base = float(stream.time_base or 0)

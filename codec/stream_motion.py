@@ -197,4 +197,8 @@ def _frames(
     pictures = None
     if decoders > 1 and video.codec_context.name == "h264":
         pictures = ParallelDecoder(path, video, lambda *_: True, False, decoders).pictures()
-    yield from read_frames(container, video, with_vectors=True, loop_filter=False, pictures=pictures)
+    try:
+        yield from read_frames(container, video, with_vectors=True, loop_filter=False, pictures=pictures)
+    finally:
+        if pictures is not None:
+            pictures.close()  # its threads use the container

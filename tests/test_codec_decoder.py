@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from codec import Clip, ClipSpec, MediaError, VideoWriter, iter_clips, parallel_decoder, run_diagnostics
+from codec import Clip, ClipSpec, MediaError, VideoWriter, clips, iter_clips, parallel_decoder, run_diagnostics
 from codec.container import open_video
 from codec.decoder import IsShown, SourceFrame, read_frames
 from codec.mvextractor_backend import read_frames_mvextractor
@@ -140,6 +140,23 @@ def test_clips_do_not_depend_on_the_number_of_decoders(max_bytes, min_packets, t
             assert (one.pts_seconds, one.damaged, one.cuts) == (other.pts_seconds, other.damaged, other.cuts)
     next(iter_clips(path, spec, decoders=3))
     assert not any(thread.name == "decoder" for thread in threading.enumerate())
+
+
+def test_a_file_is_opened_once_for_each_decoder_that_has_a_segment(tmp_path, monkeypatch):
+    path, opened = write_segments(tmp_path / "parts.mp4"), []
+
+    def count(*arguments):
+        opened.append(arguments)
+        return open_video(*arguments)
+
+    for module in (clips, parallel_decoder):
+        monkeypatch.setattr(module, "open_video", count)
+    list(iter_clips(path, decoders=3))  # shorter than two segments
+    assert len(opened) == 1
+    monkeypatch.setattr(parallel_decoder, "MIN_SEGMENT_PACKETS", 8)
+    opened.clear()
+    list(iter_clips(path, decoders=3))
+    assert len(opened) == 3
 
 
 def test_a_seek_to_the_wrong_place_is_no_loss_but_an_error(tmp_path, monkeypatch):
