@@ -289,6 +289,21 @@ def test_weights_stored_in_float64_are_not_rounded(tiny_model, tmp_path, clip_mp
     assert tokenizer.keyframes.dtype == torch.float32
 
 
+def test_keyframes_are_decoded_by_a_share_of_the_threads(tokenizer, tokens, monkeypatch):
+    """The others rebuild frames; operations that are shared with busy threads wait for them, and spin."""
+    decode, before, used = tokenizer._decode_keyframe, torch.get_num_threads(), []
+    monkeypatch.setattr(
+        tokenizer, "_decode_keyframe", lambda *inputs: used.append(torch.get_num_threads()) or decode(*inputs)
+    )
+    torch.set_num_threads(4)
+    try:
+        for _ in tokenizer.decode_clips(tokens, DecodeConfig(size=(64, 48))):
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert used == [2, 2]
+
+
 def test_threads_may_encode_and_decode_at_once(tokenizer, tokens, clip_mp4):
     config = DecodeConfig(size=(64, 48), num_inference_steps=1)
     expected = list(tokenizer.decode(tokens, config))

@@ -11,7 +11,7 @@ import typer
 from videotok import EncodeConfig, VideoTokenizer
 from videotok.cli.main import app, main
 from videotok.errors import CorpusError
-from videotok.threads import available_cores, limit_threads
+from videotok.threads import WAIT_VARIABLES, available_cores, limit_threads
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -141,3 +141,27 @@ assert faults() < 16384, faults()
 def test_freed_memory_is_used_again():
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+TORCH_IMPORTED = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(7)
+sys.meta_path.insert(0, Finder())
+from videotok.cli.main import main
+main(["decode", *sys.argv[1:]])
+"""
+
+
+def test_decoding_waits_without_spinning_unless_the_user_says_otherwise(tiny_model, clip_mp4, tmp_path):
+    path = tmp_path / "clip.vtok"
+    VideoTokenizer.from_pretrained(tiny_model).encode(clip_mp4).save(path)
+    chosen = ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, "None")
+    for given, expected in chosen:
+        environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES} | given
+        command = [sys.executable, "-c", TORCH_IMPORTED, str(path), "--model", str(tiny_model)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout.strip()) == (7, expected), done.stderr

@@ -35,6 +35,9 @@ from videotok.video_reading import OpenVideo, open_video
 
 CLIPS_AT_ONCE = 8
 """Clips that a GPU encodes or rebuilds in one batch."""
+PIXELS_AT_ONCE = 8 * 2 * 256 * 144
+"""Pixels of a frame of each clip, summed over the clips that a GPU rebuilds in one batch: they take some 14 kB each (a
+clip of 24 frames takes 0.5 GB at 256 x 144, and 2.5 GB at 576 x 320)."""
 CLIPS_ENCODED_BY_CPU = 2
 """Clips that a CPU encodes in one batch: larger ones take as long a clip, and more for the first and last of a video,
 beside which nothing else can be done."""
@@ -245,16 +248,16 @@ class VideoTokenizer(TokenizerModels):
         self, clips: Iterable["DetokenizerInput"], config: DecodeConfig | None = None
     ) -> Iterator["DecodedClip"]:
         """Rebuild the frames of clips, each joined to its neighbours; of `config` size and quantizers do not matter."""
-        from unet3d import (
-            ClipInput,
-            VideoDetokenizer,
-            decode_chain,
-        )  # encoding needs no 3D U-Net, which is slow to import
+        # encoding needs no 3D U-Net, which is slow to import
+        from unet3d import ClipInput, VideoDetokenizer, decode_chain
+        from unet3d.chaining import at_most_threads, share_of_threads, with_at_most_threads
 
         config = config or DecodeConfig()
         # the models of Video-LaVIT fill a GPU with one clip
         is_own = isinstance(self.detokenizer, VideoDetokenizer)
-        for scene in _scenes(clips):
+        # this thread leaves the other cores to the clips that are rebuilt
+        threads = share_of_threads(CONCURRENT_CLIPS if self.device.type == "cpu" else 1)
+        for scene in _scenes(with_at_most_threads(iter(clips), threads)):
             first = next(scene)
             shown, ahead = itertools.tee(itertools.chain([first], scene))
             rebuilt = decode_chain(
@@ -265,11 +268,19 @@ class VideoTokenizer(TokenizerModels):
                 num_inference_steps=config.num_inference_steps,
                 seed=config.seed,
                 refine=first.square is not None,  # keyframes that were given lack no detail
-                batch_size=CLIPS_AT_ONCE if is_own and self.device.type != "cpu" else 1,
+                batch_size=self._clips_at_once(first) if is_own else 1,
                 num_workers=self._num_workers(first, config) if is_own else 1,
             )
             for clip, frames in zip(shown, rebuilt, strict=True):
-                yield DecodedClip(**vars(clip), frames=to_uint8(frames)[: clip.num_frames])
+                with at_most_threads(threads):
+                    pictures = to_uint8(frames)[: clip.num_frames]
+                yield DecodedClip(**vars(clip), frames=pictures)
+
+    def _clips_at_once(self, clip: "DetokenizerInput") -> int:
+        """Return how many clips are rebuilt in one batch; if they are too many for a GPU, it takes fewer."""
+        if self.device.type == "cpu":
+            return 1
+        return min(CLIPS_AT_ONCE, max(1, PIXELS_AT_ONCE // clip.keyframe.shape[2:].numel()))
 
     def _num_workers(self, clip: "DetokenizerInput", config: DecodeConfig) -> int:
         """Return how many clips are rebuilt at the same time, each in a thread of its own."""
@@ -319,6 +330,9 @@ class VideoTokenizer(TokenizerModels):
         ids = torch.from_numpy(tokens.visual_ids_of(clip)).long().to(model.device)
         kept = torch.from_numpy(tokens.keep_mask[clip]).to(model.device)
         skipped = torch.from_numpy(tokens.skip_mask[clip]).to(model.device)
+        # as the frames, in bfloat16 where nobody chose a precision and the CPU multiplies it
+        is_fast = isinstance(model, KeyframeTokenizer) and self.detokenizer_dtype != self.dtype
+        decode = functools.partial(model.decode, fast=True) if is_fast else model.decode
         if previous is None or not skipped.any():
             decoded = decode([ids], kept[None])
             # later keyframes are warped from this one: positions in the picture need more digits than 16 bits have
@@ -328,9 +342,6 @@ class VideoTokenizer(TokenizerModels):
     def _inputs_from_images(
         self, tokens: VideoTokens, size: tuple[int, int], images: Iterator[np.ndarray]
     ) -> Iterator["DetokenizerInput"]:
-        # as the frames, in bfloat16 where nobody chose a precision and the CPU multiplies it
-        is_fast = isinstance(model, KeyframeTokenizer) and self.detokenizer_dtype != self.dtype
-        decode = functools.partial(model.decode, fast=True) if is_fast else model.decode
         for clip in range(tokens.num_clips):
             image = next(images, None)
             if image is None:
