@@ -284,7 +284,10 @@ class ClipAssembler:
             first_size = first_size or size
             if has_other_shape(size, first_size):
                 size = first_size
-            group, pictures = [first.without_picture()], []
+            group, pictures, keyframe = [first.without_picture()], [], np.zeros((0, 0, 3), np.uint8)
+            if self.keyframes:
+                # at once, while the picture is in the processor's cache: later it takes half as long again
+                keyframe = keyframe_converter.convert(first.picture, first.orientation, size)
             if self.frames:
                 pictures.append(frame_converter.convert(first.picture, first.orientation, self.frame_size or size))
             while len(group) < self.spec.frames and (frame := next(shaped, None)) is not None:
@@ -294,9 +297,6 @@ class ClipAssembler:
                 if self.frames and frame.picture is not None:
                     pictures.append(frame_converter.convert(frame.picture, frame.orientation, self.frame_size or size))
                 group.append(frame.without_picture())
-            keyframe = np.zeros((0, 0, 3), np.uint8)
-            if self.keyframes:
-                keyframe = keyframe_converter.convert(first.picture, first.orientation, size)
             # mpeg4 motion into a keyframe is zero by definition, not unknown
             estimates_first = is_first and motion_source != "mpeg4"
             yield Clip(

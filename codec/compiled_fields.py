@@ -514,58 +514,76 @@ def _mirrored(position, length):
     return position
 
 
+@inner
+def _add_row(picture, warped, y, sign, width, columns):
+    """Add a row's values, squares and products to the sums of columns, or subtract them."""
+    half, stride = CORRELATION_WINDOW // 2, len(columns) // 5
+    for x in range(width):
+        one, other = np.int32(picture[np.uintp(y * width + x)]), np.int32(warped[np.uintp(y * width + x)])
+        columns[np.uintp(half + x)] += sign * one
+        columns[np.uintp(half + x + stride)] += sign * other
+        columns[np.uintp(half + x + 2 * stride)] += sign * one * one
+        columns[np.uintp(half + x + 3 * stride)] += sign * other * other
+        columns[np.uintp(half + x + 4 * stride)] += sign * one * other
+
+
+@inner
+def _sum_windows(columns, width, sums):
+    """Write the sums of `CORRELATION_WINDOW` columns around each pixel; columns are mirrored at the border first."""
+    half, stride = CORRELATION_WINDOW // 2, len(columns) // 5
+    for begin in range(0, 5 * stride, stride):
+        for x in range(half):
+            columns[begin + x] = columns[begin + half + _mirrored(x - half, width)]
+            columns[begin + half + width + x] = columns[begin + half + _mirrored(width + x, width)]
+    for n in range(5 * stride):
+        sums[n] = columns[n]
+    # sums of 2, 4, 8, 16 columns, then of 17: integers are exact in any order
+    step = 1
+    while 2 * step < CORRELATION_WINDOW:
+        for n in range(5 * stride - step):
+            sums[np.uintp(n)] += sums[np.uintp(n + step)]
+        step *= 2
+    for n in range(5 * stride - CORRELATION_WINDOW + 1):
+        sums[np.uintp(n)] += columns[np.uintp(n + CORRELATION_WINDOW - 1)]
+
+
 @kernel(types.boolean(array_type(types.uint8, 2, readonly=True), array_type(types.uint8, 2, readonly=True)))
 def _is_scene_cut(picture, warped):
-    """See `optical_flow.is_scene_cut`. Sums of columns are kept from row to row, and sums of windows along a row."""
+    """See `optical_flow.is_scene_cut`. Sums of columns are kept from row to row."""
     height, width = picture.shape
     half, pixels = CORRELATION_WINDOW // 2, np.float64(WINDOW_PIXELS)
-    columns = np.zeros((5, width + 2 * half), np.int32)
-    windows = np.empty((5, width), np.int32)
-    variances, others, covariances = np.empty(width), np.empty(width), np.empty(width)
-    num_textured, correlations = 0, 0.0
+    flat_picture, flat_warped = _flat(picture), _flat(warped)
+    stride = width + 2 * half
+    columns, sums = np.zeros(5 * stride, np.int32), np.zeros(5 * stride, np.int32)
+    correlations = np.zeros(width)
+    least, num_textured = MIN_TEXTURE_VARIANCE * pixels * pixels, 0
     for row in range(height):
-        first_new = -half if row == 0 else row + half
-        for source in range(first_new - (row > 0), row + half + 1):
-            is_old = row > 0 and source == first_new - 1
-            y = _mirrored(row - half - 1 if is_old else source, height)
-            sign = np.int32(-1 if is_old else 1)
-            for x in range(width):
-                one, other = np.int32(picture[y, x]), np.int32(warped[y, x])
-                columns[0, x + half] += sign * one
-                columns[1, x + half] += sign * other
-                columns[2, x + half] += sign * one * one
-                columns[3, x + half] += sign * other * other
-                columns[4, x + half] += sign * one * other
-        for n in range(5):
-            for x in range(half):
-                columns[n, x] = columns[n, half + _mirrored(x - half, width)]
-                columns[n, half + width + x] = columns[n, half + _mirrored(width + x, width)]
-            total = np.int32(0)
-            for x in range(2 * half):
-                total += columns[n, x]
-            for x in range(width):
-                total += columns[n, x + 2 * half]
-                windows[n, x] = total
-                total -= columns[n, x]
+        if row == 0:
+            for y in range(-half, half + 1):
+                _add_row(flat_picture, flat_warped, _mirrored(y, height), np.int32(1), width, columns)
+        else:
+            old, new = _mirrored(row - half - 1, height), _mirrored(row + half, height)
+            _add_row(flat_picture, flat_warped, old, np.int32(-1), width, columns)
+            _add_row(flat_picture, flat_warped, new, np.int32(1), width, columns)
+        _sum_windows(columns, width, sums)
         for x in range(width):
-            mean, other_mean = np.float64(windows[0, x]), np.float64(windows[1, x])
-            variances[x] = windows[2, x] * pixels - mean * mean
-            others[x] = windows[3, x] * pixels - other_mean * other_mean
-            covariances[x] = windows[4, x] * pixels - mean * other_mean
-        for x in range(width):
-            product = max(variances[x] * others[x], pixels * pixels * pixels * pixels)
-            covariances[x] /= np.sqrt(product)
-        for x in range(width):
-            if max(variances[x], others[x]) > MIN_TEXTURE_VARIANCE * pixels * pixels:
-                num_textured += 1
-                correlations += covariances[x]
+            mean, other_mean = np.float64(sums[np.uintp(x)]), np.float64(sums[np.uintp(x + stride)])
+            variance = sums[np.uintp(x + 2 * stride)] * pixels - mean * mean
+            other = sums[np.uintp(x + 3 * stride)] * pixels - other_mean * other_mean
+            covariance = sums[np.uintp(x + 4 * stride)] * pixels - mean * other_mean
+            correlation = covariance / np.sqrt(max(variance * other, pixels * pixels * pixels * pixels))
+            is_textured = max(variance, other) > least
+            num_textured += is_textured
+            correlations[x] += correlation if is_textured else 0.0
     if num_textured < MIN_TEXTURED_SHARE * (height * width):
         difference = 0
-        for row in range(height):
-            for x in range(width):
-                difference += abs(np.int32(picture[row, x]) - np.int32(warped[row, x]))
+        for n in range(height * width):
+            difference += abs(np.int32(flat_picture[n]) - np.int32(flat_warped[n]))
         return difference > PLAIN_CUT_DIFFERENCE * height * width
-    return correlations / num_textured < MIN_SCENE_CORRELATION
+    total = 0.0
+    for x in range(width):
+        total += correlations[x]
+    return total / num_textured < MIN_SCENE_CORRELATION
 
 
 class CompiledOperations(FieldOperations):
