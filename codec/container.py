@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +29,18 @@ Source = str | Path | bytes | BinaryIO
 
 @contextmanager
 def local_file(source: Source) -> Iterator[Path]:
-    """Give the path of a source; bytes and open files are copied to a temporary file, since videos are read by seeking.
+    """Give the path of a source that `open_video` reads; what it does not is copied to a temporary file.
+
+    That is bytes and open files, since videos are read by seeking, and HEIF pictures (see `is_heif_picture`).
 
     Raises:
-        MediaError: the open file cannot be read, or holds text.
+        MediaError: the open file cannot be read, or holds text; or FFmpeg cannot put a HEIF picture together.
     """
-    if isinstance(source, str | Path):
-        yield Path(source)
-        return
     name = source_name(source)
+    if isinstance(source, str | Path):
+        with _plain_picture(Path(source), name) as path:
+            yield path
+        return
     suffix = Path(name).suffix if name.isprintable() else ""
     with tempfile.NamedTemporaryFile(prefix="videotok-", suffix=suffix) as copy:
         try:
@@ -49,10 +53,52 @@ def local_file(source: Source) -> Iterator[Path]:
             raise MediaError(
                 f"cannot read {name}: {error}; give a path, bytes, or a file opened in binary mode"
             ) from error
-        try:
+        with _named_in_errors(copy.name, name), _plain_picture(Path(copy.name), name) as path:
+            yield path
+
+
+@contextmanager
+def _plain_picture(path: Path, name: str) -> Iterator[Path]:
+    """Give the path of a file, or of a temporary copy without compression if it is a HEIF picture."""
+    if not is_heif_picture(path):
+        yield path
+        return
+    import imageio_ffmpeg
+
+    with tempfile.NamedTemporaryFile(prefix="videotok-", suffix=".ppm") as copy:
+        # of the library's streams each is a tile, not turned and not cropped; the program puts them together
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "quiet", "-protocol_whitelist", "file"]
+        command += ["-i", f"file:{path}", "-frames:v", "1", "-sws_flags", "accurate_rnd+full_chroma_int+area"]
+        command += ["-c:v", "ppm", "-f", "image2pipe", "-"]
+        done = subprocess.run(command, stdout=copy, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode or not Path(copy.name).stat().st_size:
+            raise MediaError(
+                f"cannot read {name}: FFmpeg cannot decode this HEIF picture; is it whole? Convert it to JPEG first"
+            )
+        with _named_in_errors(copy.name, name):
             yield Path(copy.name)
-        except MediaError as error:
-            raise MediaError(str(error).replace(copy.name, name)) from error
+
+
+@contextmanager
+def _named_in_errors(path: str, name: str) -> Iterator[None]:
+    """Name in errors the source instead of its temporary copy."""
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(str(error).replace(path, name)) from error
+
+
+def is_heif_picture(path: str | Path) -> bool:
+    """Return whether the header of a file says that it is a still picture in HEIF: HEIC of phones and cameras, AVIF.
+
+    Such a picture is often made of tiles, which FFmpeg's library gives as streams of one frame each.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(12)
+    except (OSError, ValueError):  # `open_video` says what is wrong
+        return False
+    return header[4:8] == b"ftyp" and header[8:] in HEIF_BRANDS
 
 
 def source_name(source: Source) -> str:
@@ -70,6 +116,9 @@ NATIVE_CODECS = (
     *("h263", "flv", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
 )
 """FFmpeg's names of the decoders that export motion vectors; `msmpeg4` is version 3 (DivX 3), `flv` Sorenson H.263."""
+
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif"}
+"""Major brands of HEIF files with a still picture; those of picture sequences (`msf1`, `hevc`, `avis`) are videos."""
 
 NON_VIDEO_FORMATS = {"tty", "hls", "concat", "dash", "sdp"}
 """FFmpeg's names of formats that are text or lists of other files."""

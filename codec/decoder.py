@@ -7,6 +7,7 @@ from itertools import islice
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.error import EOFError as EndOfStream
 from av.error import FFmpegError, PatchWelcomeError
@@ -162,6 +163,8 @@ def _configure(context: av.VideoCodecContext, with_vectors: bool, threads: str, 
     if context.is_open:
         return
     context.thread_type = threads
+    # without it FFmpeg does not crop at the left, unless by a multiple of 32 or 64 pixels
+    context.flags = int(context.flags) | Flags.unaligned.value
     if with_vectors:
         context.options = {"flags2": "+export_mvs"} | ({} if loop_filter else {"skip_loop_filter": "all"})
 

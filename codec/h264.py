@@ -149,6 +149,8 @@ class SequenceParameterSet:
     """`separate_colour_plane_flag`."""
     has_chroma: bool
     """Slices have prediction weights for chroma."""
+    is_cropped_at_origin: bool = False
+    """Columns at the left or rows at the top are not shown (`frame_crop_left_offset`, `frame_crop_top_offset`)."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def parse_sequence_parameter_set(unit: bytes) -> SequenceParameterSet:
     num_reference_frames, gaps_allowed = bits.ue(), bits.flag()
     bits.skip_codes(2)
     frames_only = bits.flag()
+    is_mbaff = not frames_only and bits.flag()
     return SequenceParameterSet(
         set_id=set_id,
         max_frame_num=max_frame_num,
@@ -231,10 +234,23 @@ def parse_sequence_parameter_set(unit: bytes) -> SequenceParameterSet:
         num_reference_frames=num_reference_frames,
         gaps_allowed=gaps_allowed,
         frames_only=frames_only,
-        is_mbaff=not frames_only and bits.flag(),
+        is_mbaff=is_mbaff,
         separate_planes=separate_planes,
         has_chroma=chroma_format != 0 and not separate_planes,
+        is_cropped_at_origin=_is_cropped_at_origin(bits),
     )
+
+
+def _is_cropped_at_origin(bits: BitReader) -> bool:
+    """Read an SPS from `direct_8x8_inference_flag` to its cropping; a damaged end crops nothing."""
+    try:
+        bits.flag()
+        if not bits.flag():
+            return False
+        left, _, top, _ = (bits.ue() for _ in range(4))
+    except ValueError:
+        return False
+    return left > 0 or top > 0
 
 
 def _skip_scaling_list(bits: BitReader, size: int) -> None:

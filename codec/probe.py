@@ -116,7 +116,7 @@ def is_animated_webp(path: str | Path) -> bool:
 def no_vectors_error(path: str | Path, stream: VideoStream) -> MediaError:
     """Return the error for a stream without vectors that lead from frame to frame."""
     context = stream.codec_context
-    kind = "interlaced" if context.name in NATIVE_CODECS else context.codec.canonical_name
+    kind = "cropped or interlaced" if context.name in NATIVE_CODECS else context.codec.canonical_name
     return MediaError(f"{path}: {kind} video has no usable motion vectors; choose motion source `reencode` or `auto`")
 
 
@@ -127,7 +127,8 @@ def is_interlaced(frame: SourceFrame) -> bool:
 
 def has_native_vectors(first: SourceFrame, stream: VideoStream) -> bool:
     """Return whether the stream's own vectors can be used, judged by its first frame."""
-    return stream.codec_context.name in NATIVE_CODECS and not is_interlaced(first)
+    is_shifted = first.headers is not None and first.headers.is_cropped_at_origin
+    return stream.codec_context.name in NATIVE_CODECS and not is_shifted and not is_interlaced(first)
 
 
 def displayed_size(picture: av.VideoFrame, orientation: Orientation, stream: VideoStream) -> tuple[int, int]:

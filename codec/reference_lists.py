@@ -46,6 +46,8 @@ class PictureHeaders:
     """Pictures that should precede this one are missing."""
     num_references: int
     """The largest number of pictures that the stream keeps as references."""
+    is_cropped_at_origin: bool = False
+    """Columns at the left or rows at the top of the coded picture are not shown, but vectors count from its corner."""
 
 
 @dataclass
@@ -123,6 +125,7 @@ class ReferenceListBuilder:
             is_interlaced=first.is_field or first.sequence.is_mbaff,
             follows_loss=follows_loss,
             num_references=first.sequence.num_reference_frames,
+            is_cropped_at_origin=first.sequence.is_cropped_at_origin,
         )
 
     def _slice_header(self, unit: bytes, lists: Sequence[tuple[int, ...]] | None) -> SliceHeader | None:

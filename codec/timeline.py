@@ -97,6 +97,8 @@ class Timeline:
             self._compare(self._waiting[0], None)
         first = self._waiting.popleft()
         packet = first.packet
+        if first.pts is None and not self._recent:
+            first.pts = self._first_pts(packet)
         later, is_cut_off = [first.pts], False
         for other in self._waiting:
             if other.begins_anew:
@@ -118,6 +120,20 @@ class Timeline:
             next_pts=None if pts is None or is_cut_off else self._next_pts(pts, later),
             is_corrupt=packet.is_corrupt and not is_join,
         )
+
+    def _first_pts(self, packet: av.Packet) -> int | None:
+        """Return the pts of a stream's first packet, which states none; None if it cannot be told from those that wait.
+
+        A broadcast that begins within a picture is such a stream. FFmpeg gives the decoding time, if any, which is
+        earlier.
+        """
+        others = [other.pts for other in self._waiting if other.pts is not None]
+        if not others or len(others) < len(self._waiting):
+            return None
+        step, following = self._step, self._waiting[0].packet.dts
+        if packet.dts is not None and following is not None and following > packet.dts:
+            step = following - packet.dts
+        return min(others) - step
 
     def _note_end(self, packet: av.Packet, begins_anew: bool) -> None:
         """Note when the frame in a packet ends, if that is later than all before."""

@@ -59,6 +59,19 @@ def test_joined_transport_streams_follow_each_other(offset, codec, tmp_path):
         assert numbers(read(path, start_seconds=start)) == list(range(round(start * RATE), 100))
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_a_broadcast_whose_first_frame_has_no_time(codec, tmp_path):
+    """FFmpeg gives such a frame its decoding time, some frames before it is shown."""
+    options = {"bf": "2", "g": "20", "b": "2M"} if codec == "mpeg2video" else CLOSED
+    path = write_numbered(tmp_path / "broadcast.ts", range(50), codec, rate=RATE, options=options)
+    content = bytearray(path.read_bytes())
+    times = content.index(b"\0\0\1\xe0") + 7  # flags, length, presentation and decoding time of the first packet
+    content[times] &= 0x3F
+    content[times + 2 : times + 2 + content[times + 1]] = b"\xff" * content[times + 1]
+    path.write_bytes(content)
+    assert numbers(read(path)) == list(range(50))
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_a_pause_is_held_still(suffix, tmp_path):
     """Screen recorders write nothing while nothing changes."""
