@@ -69,16 +69,17 @@ def nearest_of_inexact(vectors: Tensor, codes: Tensor, error: float) -> NearestC
     # the rounding of vectors and of two dot products in float32, whose sums have D terms
     within_reach = 2 * error + (vectors.shape[1] + 2) * torch.finfo(torch.float32).eps
     transposed = codes.float().T.contiguous()
-    ids, counts = [], []
+    ids, are_alone = [], []
     for rows in _blocks(vectors.float(), codes):
         products = rows @ transposed
         best = products.max(dim=1, keepdim=True)
+        second = products.scatter_(1, best.indices, -torch.inf).amax(dim=1)
         ids.append(best.indices[:, 0])
-        counts.append((products >= best.values - within_reach).sum(dim=1))
-    if not ids:
-        return NearestCodes(vectors.new_zeros(0, dtype=torch.long), vectors.new_zeros(0, dtype=torch.bool))
-    found, is_certain = torch.cat(ids), torch.cat(counts) == 1
+        are_alone.append(second < best.values[:, 0] - within_reach)
+    found, is_certain = torch.cat(ids), torch.cat(are_alone)
     close = (~is_certain).nonzero()[:, 0]
+    if not len(close):
+        return NearestCodes(found, is_certain)
     exact = codes.double()
     for rows in close.split(64):
         products = vectors[rows] @ exact.T

@@ -35,6 +35,9 @@ of the length of the difference of a unit vector. Measured with the shipped weig
 at most."""
 MEASURED_DEPTH, MEASURED_WIDTH = 6, 320
 """Larger vision transformers round more, and encode in float64."""
+IMAGES_ON_CPU = 4
+"""Images that a CPU encodes at once. What one turn of the selection reads of a larger batch does not fit the cache, and
+all images wait for the one with the most patches."""
 OTHER_DEVICES = 4
 """Factor on all these on GPUs, whose convolutions add up in other orders, in part transformed (Winograd): not
 measured, `benchmarks.device` does; keyframes are decided again in float64 more often."""
@@ -295,7 +298,7 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         rule = self._selection_rule(len(images), keep_ratio, num_tokens, keep_mask)
         steps = self._refinement_steps(refinement_steps)
         if self.dtype == torch.float32 and self._knows_rounding and not steps:
-            return self._encode_in_float32(images, rule)
+            return self._encode_in_parts(images, rule)
         return self._encode_exactly(images, rule, steps)
 
     @torch.no_grad()
@@ -425,6 +428,17 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
         else:
             ids = self.codebook.nearest(vectors)
         return KeyframeTokens(_unpacked(ids.to(images.device), present), keep_mask.to(images.device))
+
+    def _encode_in_parts(self, images: Tensor, rule: "_SelectionRule") -> KeyframeTokens:
+        """Encode in float32, on a CPU some images at a time."""
+        size = IMAGES_ON_CPU if self.device.type == "cpu" else len(images)
+        if len(images) <= size:
+            return self._encode_in_float32(images, rule)
+        parts = torch.arange(len(images)).split(size)
+        tokens = [self._encode_in_float32(images[part], rule.of_images(part)) for part in parts]
+        return KeyframeTokens(
+            [ids for some in tokens for ids in some.ids], torch.cat([one.keep_mask for one in tokens])
+        )
 
     def _encode_in_float32(self, images: Tensor, rule: "_SelectionRule") -> KeyframeTokens:
         """Encode in float32, and again in float64 the images where rounding may have chosen a patch or a code."""
