@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from codec import Clip, acceleration, compilation, compiled_fields, compiled_vectors, iter_clips
+from codec import Clip, acceleration, compilation, compiled_fields, compiled_scene_cuts, compiled_vectors, iter_clips
 from codec.acceleration import CHOOSER, OperationsChooser, differing_operation, random_records
 from codec.compilation import compile_kernels
 from codec.compiled_fields import CompiledOperations
@@ -170,4 +170,4 @@ def test_kernels_call_functions_of_their_own_file_only():
                     assert callee.__code__.co_filename == function.__code__.co_filename, callee
                     waiting.append(callee)
         files.add(function.__code__.co_filename)
-    assert files == {compiled_fields.__file__, compiled_vectors.__file__}
+    assert files == {module.__file__ for module in (compiled_fields, compiled_scene_cuts, compiled_vectors)}
