@@ -1,5 +1,6 @@
 """Reading and resizing by OpenCV gives what torch gives, and torch does it where OpenCV cannot."""
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,13 @@ def test_training_has_gradients():
     assert positions.grad.abs().max() > 0
 
 
+def test_opencv_4_which_rounds_positions_does_not_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cv2, "__version__", "4.13.0")
+    pictures, positions = random(1, 3, HEIGHT, WIDTH), grids(1, 2, 0.1)
+    assert torch.equal(read_bicubic(pictures, positions), sample_frames(pictures, positions, "bicubic"))
+
+
+@pytest.mark.skipif(int(cv2.__version__.partition(".")[0]) < 5, reason="OpenCV 4 rounds positions")
 def test_opencv_is_what_reads_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resampling, "sample_frames", None)  # would be called for anything else
     assert read_bicubic(random(1, 3, HEIGHT, WIDTH), grids(1, 2, 0.1)).shape == (1, 2, 3, HEIGHT, WIDTH)

@@ -1,7 +1,7 @@
 """Read and resize pictures and fields on a CPU by OpenCV, for frames that are shown: two to ten times as fast as torch.
 
-Results are those of torch but for rounding (some 1e-6; OpenCV 4 rounds positions to 1/32 pixel), so nothing that
-decides an id may use them. Where OpenCV is no help, on a GPU, in float64 and in training, torch does the same.
+Results are those of torch but for rounding (some 1e-6), so nothing that decides an id may use them. Where OpenCV is no
+help, on a GPU, in float64 and in training, torch does the same.
 """
 
 import numpy as np
@@ -14,10 +14,11 @@ from unet3d.warping import resize_fields, sample_frames
 
 def read_bicubic(picture: Tensor, grid: Tensor) -> Tensor:
     """Read a picture [B, 3, H, W] bicubically through a sampling grid [B, T, h, w, 2]: [B, T, 3, h, w]."""
-    if not _suits_opencv(picture, grid):
-        return sample_frames(picture, grid, "bicubic")
-    import cv2  # training and encoding do without it
+    import cv2
 
+    # OpenCV 4 rounds positions to 1/32 of a pixel
+    if not _suits_opencv(picture, grid) or int(cv2.__version__.partition(".")[0]) < 5:
+        return sample_frames(picture, grid, "bicubic")
     height, width = picture.shape[-2:]
     pixels = (grid * grid.new_tensor((width, height))).sub_(0.5).numpy()
     images = picture.movedim(1, -1).contiguous().numpy()
