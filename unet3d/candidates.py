@@ -241,8 +241,8 @@ def fill_outside(pictures: Pair, grids: Tensor, keyframes: Tensor, out: Pair | N
         return pictures if out is None else (out[0].copy_(pictures[0]), out[1].copy_(pictures[1]))
     height, width = keyframes.shape[-2:]
     # 1 - `inside_frame`, in fewer passes over the positions
-    x, y = (grids - 0.5).abs().unbind(-1)
-    outside = torch.maximum((x - 0.5) * width, (y - 0.5) * height).clamp(0, 1)
+    x, y = (grids - 0.5).abs_().unbind(-1)
+    outside = torch.maximum((x - 0.5).mul_(width), (y - 0.5).mul_(height)).clamp_(0, 1)
     first_outside, second_outside = outside.split(1, dim=2)
     first, second = pictures
     to_first, to_second = out or (None, None)

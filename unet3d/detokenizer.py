@@ -234,7 +234,7 @@ class VideoDetokenizer(VideotokModel):
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]]
         if next_keyframe is not None:
             frames = replace_transitions(frames, candidates)
-        frames = frames.clamp(-1, 1)
+        frames = frames.clamp_(-1, 1)
         frames[:, 0] = keyframe
         return frames
 
@@ -313,7 +313,7 @@ class VideoDetokenizer(VideotokModel):
         if not refine or self.refiner is None:
             return mixture.frames
         detail = self.refiner(mixture.frames, mixture.warps, candidates.from_frame(first))
-        return mixture.frames + self.config["refiner_scale"] * detail
+        return mixture.frames.add(detail, alpha=self.config["refiner_scale"])
 
     def mix(
         self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1, first: int = 0
@@ -374,7 +374,7 @@ class VideoDetokenizer(VideotokModel):
         It is the difference of the prior to the nearer of both keyframes held still, averaged around each pixel.
         """
         differences = candidates.pictures[:, :, STILL] - candidates.prior[:, :, None]
-        nearest = differences.abs().mean(3).amin(2)
+        nearest = differences.abs_().mean(3).amin(2)
         return 1.5 * local_mean(nearest, self.config["patch_size"], cells=3) + self.config["residual_std_floor"]
 
     def upgrade_weights(self, state_dict: dict[str, Any]) -> None:
@@ -414,7 +414,7 @@ def make_conditions(candidates: MotionCandidates, patch: int) -> Tensor:
     with each other and not with their warps, nothing moved. Values have about unit size.
     """
     small = average_pool(candidates.pictures, COMPARED_PIXELS)
-    pairs = [(small[:, :, a] - small[:, :, b]).abs().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
+    pairs = [(small[:, :, a] - small[:, :, b]).abs_().mean(2) for a, b in combinations(range(len(CANDIDATES)), 2)]
     warps = luma(small[:, :, :2])
     prior, disparity = luma(average_pool(candidates.prior, COMPARED_PIXELS)), 4 * (warps[:, :, 0] - warps[:, :, 1])
     values = torch.stack((*(_log_difference(pair) for pair in pairs), prior, disparity), dim=2)
@@ -451,9 +451,9 @@ def mix_candidates(
     warps = shift_warps(candidates, enlarge_vectors_bilinear(both * pixel, *size), bicubic_mix)
     pictures = (*warps.unbind(2), *candidates.pictures.unbind(2)[2:])
     log_weights = log_weights.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
-    factors = enlarge_bilinear(depth_to_space(log_weights, patch // COMPARED_PIXELS), *size).exp()
+    factors = enlarge_bilinear(depth_to_space(log_weights, patch // COMPARED_PIXELS), *size).exp_()
     weights = candidates.weights * factors
-    return Mixture(weighted_sum(pictures, weights) / weights.sum(2, keepdim=True), warps)
+    return Mixture(weighted_sum(pictures, weights).div_(weights.sum(2, keepdim=True)), warps)
 
 
 def depth_to_space(values: Tensor, patch: int) -> Tensor:
@@ -480,4 +480,4 @@ def _shifted_differences(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _log_difference(difference: Tensor) -> Tensor:
-    return (difference + MIN_DIFFERENCE).log() / 2 + 1.5
+    return (difference + MIN_DIFFERENCE).log_().div_(2).add_(1.5)
