@@ -349,8 +349,11 @@ def test_a_picture_becomes_a_keyframe_and_a_picture_again(folder, capfd, suffix)
     decoded = cv2.imread("photo-decoded.png")
     assert decoded is not None
     assert decoded.shape == (36, 64, 3)
-    assert main(["decode", "photo.vtok", "-o", "photo.mp4", "--model", "model", "--steps", "1"]) == 0
+    compare = ["--compare", f"photo{suffix}", "--size", "64x36"]
+    assert main(["decode", "photo.vtok", "-o", "photo.mp4", "--model", "model", "--steps", "1", *compare]) == 0
+    assert "no figures: they are of the frames after a keyframe" in capfd.readouterr().out
     assert probe("photo.mp4").codec == "h264"
+    assert probe("photo-compare.mp4").codec == "h264"
 
 
 def test_a_video_does_not_become_a_picture(folder, capfd):

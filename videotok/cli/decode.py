@@ -169,6 +169,9 @@ def decode(
     if compare:
         are_stored = tokens.pictures and keyframe_source != "tokens"
         print_line(f"{outputs.comparison}: the source, its bidirectional warp and the result side by side")
+        if not any(figures.values()):
+            print_line("no figures: they are of the frames after a keyframe, and there are none")
+            return
         print_table(figures, "the source" if given else "stored pictures" if are_stored else "their tokens")
 
 
@@ -257,7 +260,7 @@ def _write_video(
 
 def _keyframes_of(video: Path, tokens: "VideoTokens") -> "Iterator[np.ndarray]":
     """Yield the keyframes of the tokens' clips from their source video, uint8 [H, W, 3] RGB."""
-    from videotok.evaluation import source_clips
+    from videotok.video_reading import source_clips
 
     return (clip.keyframe for clip in source_clips(tokens, video))
 
