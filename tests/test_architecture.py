@@ -1,11 +1,13 @@
-"""The architecture: directions of imports, no import cycles, and a codec without torch."""
+"""The architecture: directions of imports, no import cycles, a codec without torch, and public names."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import pytest
 from importlinter.cli import lint_imports
 
 from benchmarks.trace_files import find_cycles
@@ -66,3 +68,10 @@ def test_cycles_are_found(tmp_path):
 def test_codec_does_not_import_torch():
     code = "import codec, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["codec", "motion_vq", "unet3d", "videotok", "videotok.keyframes", "videotok.lm"])
+def test_public_names_exist_and_are_listed(name):
+    package = import_module(name)
+    assert set(package.__all__) <= set(dir(package))
+    assert [public for public in package.__all__ if not hasattr(package, public)] == []

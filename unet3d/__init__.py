@@ -44,3 +44,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return getattr(import_module(f"unet3d.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'unet3d' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -28,15 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import Clip, MotionField, iter_clips
+from codec import Clip, MotionField
 from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.config import DecodeConfig, EncodeConfig
-from videotok.errors import TokensError
 from videotok.image_utils import display_size, to_uint8
 from videotok.metrics import Figures, mean_figures, measure
 from videotok.perceptual import LPIPS
 from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.tokens import VideoTokens
+from videotok.video_reading import source_clips
 
 SIZE = (256, 144)
 """(width, height) at which videos are compared where the caller names no size."""
@@ -301,41 +301,6 @@ def _result(
 def uncoded_motion(motion: MotionField) -> Tensor:
     """Return the vectors of the video stream as they are: float32 [1, T, h, w, 2]."""
     return torch.from_numpy(motion.vectors)[None]
-
-
-def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] | None = None) -> Iterator[Clip]:
-    """Read the clips of the video that tokens were made from, with frames if `frame_size` (width, height) is given.
-
-    Raises:
-        MediaError: the video cannot be read.
-        TokensError: it is another video: a clip is missing or stands at another time.
-    """
-    # only a cut ends a clip early that is not the last
-    was_split = bool((tokens.num_frames[:-1] < tokens.spec.frames).any())
-    clips = iter_clips(
-        video,
-        tokens.spec,
-        frames=frame_size is not None,
-        frame_size=frame_size,
-        start_seconds=tokens.start_seconds,
-        max_clips=tokens.num_clips,
-        motion_source="auto" if tokens.motion_source == "native" else tokens.motion_source,
-        split_at_cuts=was_split,
-        stream=tokens.config.stream if tokens.config else None,
-    )
-    for index, (pts, num_frames) in enumerate(zip(tokens.pts_seconds, tokens.num_frames, strict=True)):
-        clip = next(clips, None)
-        if clip is None:
-            raise TokensError(
-                f"{video} has {index} clips, the tokens of {tokens.source.file} have {tokens.num_clips}; "
-                "name the video they were made from"
-            )
-        if abs(clip.pts_seconds - pts) > 0.5 / tokens.spec.fps or clip.num_frames < num_frames:
-            raise TokensError(
-                f"clip {index} of {video} has {clip.num_frames} frames from {clip.pts_seconds:.3f} s, that of "
-                f"{tokens.source.file} {num_frames} from {pts:.3f} s; name the video the tokens were made from"
-            )
-        yield clip
 
 
 def exact_keyframes(tokens: VideoTokens, video: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:

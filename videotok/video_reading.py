@@ -1,4 +1,4 @@
-"""Clips of a video to be encoded, read ahead of the models: by a thread, or beside imports by a child process."""
+"""Clips of a video: to be encoded, read ahead of the models by a thread or a child process; and those of its tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,9 @@ from codec import Clip, ClipSpec, MediaInfo, iter_clips, iter_clips_isolated, pr
 from codec.probe import expected_seconds
 from videotok.background import read_ahead
 from videotok.config import EncodeConfig
+from videotok.errors import TokensError
 from videotok.image_utils import display_size
+from videotok.tokens import VideoTokens
 
 CLIPS_AHEAD = 8
 """Clips that wait for the models at most: 16 seconds of video at 12 frames a second."""
@@ -79,3 +81,38 @@ def _clips(video: OpenVideo, in_child: bool) -> Iterator[Clip]:
     if in_child:
         return iter_clips_isolated(video.path, video.spec, patience_seconds=None, **options)
     return iter_clips(video.path, video.spec, **options)
+
+
+def source_clips(tokens: VideoTokens, video: Path, frame_size: tuple[int, int] | None = None) -> Iterator[Clip]:
+    """Read the clips of the video that tokens were made from, with frames if `frame_size` (width, height) is given.
+
+    Raises:
+        MediaError: the video cannot be read.
+        TokensError: it is another video: a clip is missing or stands at another time.
+    """
+    # only a cut ends a clip early that is not the last
+    was_split = bool((tokens.num_frames[:-1] < tokens.spec.frames).any())
+    clips = iter_clips(
+        video,
+        tokens.spec,
+        frames=frame_size is not None,
+        frame_size=frame_size,
+        start_seconds=tokens.start_seconds,
+        max_clips=tokens.num_clips,
+        motion_source="auto" if tokens.motion_source == "native" else tokens.motion_source,
+        split_at_cuts=was_split,
+        stream=tokens.config.stream if tokens.config else None,
+    )
+    for index, (pts, num_frames) in enumerate(zip(tokens.pts_seconds, tokens.num_frames, strict=True)):
+        clip = next(clips, None)
+        if clip is None:
+            raise TokensError(
+                f"{video} has {index} clips, the tokens of {tokens.source.file} have {tokens.num_clips}; "
+                "name the video they were made from"
+            )
+        if abs(clip.pts_seconds - pts) > 0.5 / tokens.spec.fps or clip.num_frames < num_frames:
+            raise TokensError(
+                f"clip {index} of {video} has {clip.num_frames} frames from {clip.pts_seconds:.3f} s, that of "
+                f"{tokens.source.file} {num_frames} from {pts:.3f} s; name the video the tokens were made from"
+            )
+        yield clip

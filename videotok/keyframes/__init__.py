@@ -20,3 +20,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return getattr(import_module(f"videotok.keyframes.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'videotok.keyframes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -35,3 +35,7 @@ def __getattr__(name: str) -> object:
     if name not in MODULES:
         raise AttributeError(f"module 'videotok.lm' has no attribute {name!r}")
     return getattr(importlib.import_module(f"videotok.lm.{MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import Clip, iter_clips
-from videotok.errors import TokensError
+from codec import Clip
 from videotok.image_utils import to_square_tensor
 from videotok.tokens import VideoTokens
+from videotok.video_reading import source_clips
 
 if TYPE_CHECKING:
     from motion_vq import MotionTokenizer
@@ -66,21 +66,11 @@ def video_features(
     """Return the features of every clip of a video whose tokens are known; the file is read a second time.
 
     Raises:
-        TokensError: the file does not have the clips of the tokens.
+        TokensError: it is another video than the tokens are of.
         MediaError: the file cannot be read.
         ModelError: the keyframe tokenizer has no such features.
     """
     found: list[dict[str, Tensor]] = []
-    clips = iter_clips(
-        path,
-        tokens.spec,
-        motion_source=tokens.motion_source,
-        start_seconds=tokens.start_seconds,
-        max_clips=tokens.num_clips,
-        stream=tokens.config.stream if tokens.config else None,
-    )
-    for number, clip in enumerate(clips):
+    for number, clip in enumerate(source_clips(tokens, Path(path))):
         found += clip_features(tokenizer, [clip], tokens.keep_mask[number : number + 1], kinds)
-    if len(found) != tokens.num_clips:
-        raise TokensError(f"{path} has {len(found)} clips, its tokens have {tokens.num_clips}; encode it again")
     return found

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from codec import Clip, iter_clips
 from videotok.config import DecodeConfig
-from videotok.evaluation import frames_of, source_clips
+from videotok.evaluation import frames_of
 from videotok.image_utils import display_size, resize, to_square_tensor, to_uint8
 from videotok.pipeline import DecodedClip, VideoTokenizer
 from videotok.report.flow_vis import MotionPainter
 from videotok.report.html import video_uri, write_page
 from videotok.report.overlay import format_time
 from videotok.tokens import VideoTokens
+from videotok.video_reading import source_clips
 
 STILL_AREA = 480 * 270
 """Pixels of a keyframe on the page."""
