@@ -110,6 +110,19 @@ def test_pictures_are_decoded_in_float64_only_where_a_decision_is_near():
     assert sure.dtype == unsure.dtype == torch.float32
 
 
+def test_further_attempts_with_the_same_tokens_do_not_decode_them_again():
+    images, unsure = pictures(2), RoundedPatches(0, 0.5)
+    encoder, scores = PredictiveKeyframeEncoder(unsure), torch.zeros(1, 64, dtype=torch.float64)
+    encoder.push_ranked(images[:1], scores, 64, STILL)
+    rules = []
+    decide = encoder._skipped_patches
+    encoder._skipped_patches = lambda *arguments: rules.append(arguments[-1]) or decide(*arguments)
+    # of all patches some are predicted: fewer tokens are left than are aimed at, and stricter rules are tried
+    encoder.push_ranked(images[1:], scores, 64, STILL, aim=64)
+    assert len(set(rules)) >= 2
+    assert unsure.exact_decodes == 2
+
+
 def test_errors_are_compared_with_the_bound():
     errors, others = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
     assert _is_at_most(errors, others, 1.0, 0.0).tolist() == [False, True]

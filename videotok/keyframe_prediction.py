@@ -16,7 +16,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -216,6 +216,8 @@ class _OwnTokens(KeyframeTokens):
     """float64 [B, 3, S, S]: decoded from them; None where nothing is predicted."""
     error: float
     """Bound on the rounding error of `pictures`."""
+    exact: set[int] = field(default_factory=set)
+    """The pictures that were decoded again, in float64."""
 
 
 @dataclass(frozen=True)
@@ -403,24 +405,24 @@ class PredictiveKeyframeEncoder:
         self, attempt: Callable[..., "_Attempt"], best: "_Attempt", num_patches: int, aim: int, slack: int
     ) -> "_Attempt":
         """Return the attempt with the most tokens up to `aim`; the one with the fewest where all have more."""
-        low, high, limit, used = 0, self.tokenizer.num_patches + 1, self.tokenizer.num_patches, best.num_tokens
-        enough = aim - slack
+        limit, target = self.tokenizer.num_patches, aim - slack // 4
+        fewer, more = (0, 0), None  # (patches, tokens) of the nearest attempts on both sides of the aim
+        used = best.num_tokens
         for _ in range(MAX_ATTEMPTS):
-            if enough <= used <= aim:
+            if aim - slack <= used <= aim:
                 return best
-            low, high = (num_patches, high) if used < aim else (low, num_patches)
-            if high - low < 2:
+            fewer, more = ((num_patches, used), more) if used < aim else (fewer, (num_patches, used))
+            if fewer[0] == limit or (more is not None and more[0] - fewer[0] < 2):
                 break
-            guess = round(num_patches * aim / max(used, 1))
-            num_patches = guess if low < guess < high else min((low + high + 1) // 2, limit)
-            # far too few: all patches at once, which shows whether they suffice
-            num_patches = limit if guess > limit and high > limit else num_patches
+            num_patches = _patches_for(target, fewer, more, limit)
             found = attempt(num_patches)
             used, best = found.num_tokens, best.nearer(found, aim)
-        for skip_factor in STRICTER_SKIP_FACTORS if low == limit else ():
-            if best.num_tokens >= enough:
+        # with a stricter rule of skipping more of them have tokens, until all have
+        for skip_factor in STRICTER_SKIP_FACTORS if fewer[0] == limit else ():
+            if best.num_tokens >= min(aim - slack, limit) or used > aim:
                 break
-            best = best.nearer(attempt(limit, skip_factor), aim)
+            found = attempt(limit, skip_factor)
+            used, best = found.num_tokens, best.nearer(found, aim)
         return best
 
     def finish(self) -> list[EncodedKeyframe]:
@@ -477,8 +479,12 @@ class PredictiveKeyframeEncoder:
         for number, keyframe in enumerate(keyframes):
             assert keyframe.vectors is not None  # `push` checks it
             ids, mask = own.ids[number], own.keep_mask[number]
-            link = _ChainLink(ids, mask, as_double(keyframe.vectors), own.pictures[number : number + 1], own.error)
+            picture, error = own.pictures[number : number + 1], 0.0 if number in own.exact else own.error
+            link = _ChainLink(ids, mask, as_double(keyframe.vectors), picture, error)
             self._append(keyframe, link, skip_factor)
+            if link.error < error:  # another attempt with these tokens needs not decode them again
+                own.pictures[number] = link.decoded[0]
+                own.exact.add(number)
             skipped = torch.zeros_like(mask) if link.skip_mask is None else link.skip_mask
             kept = mask & ~skipped
             encoded.append(_encoded(ids[kept[mask]], kept, skipped))
@@ -548,6 +554,18 @@ class PredictiveKeyframeEncoder:
         """Return the mean squared error of each patch, [N]."""
         squared = (image - source).square().mean(dim=1, keepdim=True)
         return F.adaptive_avg_pool2d(squared, self.tokenizer.grid).flatten()
+
+
+def _patches_for(tokens: int, fewer: tuple[int, int], more: tuple[int, int] | None, limit: int) -> int:
+    """Return how many patches should leave a number of tokens: by a line through (patches, tokens) of two attempts.
+
+    Where no attempt had too many, by the share of patches that kept a token; all patches where even these may not do.
+    """
+    if more is None:
+        patches = round(fewer[0] * tokens / max(fewer[1], 1))
+        return limit if fewer[1] == 0 or patches >= limit else max(patches, fewer[0] + 1)
+    patches = fewer[0] + (more[0] - fewer[0]) * (tokens - fewer[1]) / (more[1] - fewer[1])
+    return min(max(round(patches), fewer[0] + 1), more[0] - 1)
 
 
 class _UncertainError(Exception):
