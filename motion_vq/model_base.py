@@ -145,21 +145,36 @@ class VideotokModel(ModelMixin, ConfigMixin):
 def double_precision(*modules: nn.Module) -> Iterator[None]:
     """Inside, modules with float32 weights compute in float64; others are left as they are.
 
-    The weights are cast in place and back, which loses nothing. They move to the CPU where their device has no float64
-    (Apple's GPUs). No other thread may use the modules meanwhile.
+    The weights are replaced by copies meanwhile, on the CPU where their device has no float64 (Apple's GPUs). A cast in
+    place and back would loosen DistributedDataParallel's hold on them: from then on it takes them for unused. No other
+    thread may use the modules meanwhile.
     """
     weight = next(modules[0].parameters())
     if weight.dtype != torch.float32:
         yield
         return
-    device = weight.device
+    device = torch.device("cpu") if weight.device.type == "mps" else weight.device
+
+    def copied(value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        copy = value.detach().to(device=device, dtype=torch.float64 if value.is_floating_point() else None)
+        return nn.Parameter(copy, requires_grad=False) if isinstance(value, nn.Parameter) else copy
+
+    tables = {
+        id(table): table
+        for module in modules
+        for part in module.modules()
+        for table in (part._parameters, part._buffers)
+    }
+    before = [(table, dict(table)) for table in tables.values()]
     try:
-        for module in modules:
-            module.to(device=torch.device("cpu") if device.type == "mps" else device, dtype=torch.float64)
+        for table, values in before:
+            table.update({name: copied(value) for name, value in values.items()})  # type: ignore[misc]
         yield
     finally:
-        for module in modules:
-            module.to(device=device, dtype=torch.float32)
+        for table, values in before:
+            table.update(values)  # type: ignore[arg-type]
 
 
 @contextmanager
