@@ -1,4 +1,5 @@
-"""Codebooks that two processes train together: the statistics of both count, as if one process had seen all."""
+"""Two processes that train together: every kind of model, resumed as if never stopped; and codebooks, for which the
+statistics of both count as if one process had seen all."""
 
 import os
 import socket
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_tasks import TASKS, make
 
 from motion_vq.vector_quantizer import ResidualQuantizer, VectorQuantizer
 from videotok.keyframes.selector import KeepThresholds
@@ -21,6 +24,49 @@ from test_training_processes import trained
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 torch.save(trained(rank), sys.argv[2] + f"/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+TRAINING = """
+import os
+import sys
+from pathlib import Path
+import torch
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+import tiny_tasks
+from videotok.training import trainer
+
+out = Path(sys.argv[2])
+validations = lambda batches: [next(iter(batches.from_step(9, 0)))]
+
+
+def run(name, folder, stop_after=None, resume=False):
+    task, batches = tiny_tasks.make(name)
+    criterion = None if name == "language model" else "psnr"
+    step = trainer._Run.step
+
+    def counted_step(self, batch, number, progress):
+        if number == stop_after:
+            raise InterruptedError
+        return step(self, batch, number, progress)
+
+    trainer._Run.step = counted_step
+    try:
+        options = {"resume": resume, "criterion": criterion, "device": "cpu"}
+        return trainer.train(task, batches, validations(batches), tiny_tasks.PLAN, folder, **options)
+    except InterruptedError:
+        return None
+    finally:
+        trainer._Run.step = step
+
+
+for name in tiny_tasks.TASKS:
+    record = run(name, out / name)
+    assert record["processes"] == 2
+    assert run(name, out / f"{name} resumed", stop_after=2) is None
+    resumed = run(name, out / f"{name} resumed", resume=True)
+    # the others do not validate
+    assert os.environ["RANK"] != "0" or resumed["validation"] == record["validation"]
 """
 
 
@@ -50,19 +96,29 @@ def trained(rank=None):
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
 
-def test_statistics_of_all_processes_move_the_codebooks(tmp_path):
+def run_in_two_processes(code, *arguments):
+    """Run Python code in two processes of one group, with their rank in the environment as `accelerate launch` does."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     processes = []
     for rank in range(2):
-        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CODE, Path(__file__).parent, tmp_path]
+        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, Path(__file__).parent, *map(str, arguments)]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_statistics_of_all_processes_move_the_codebooks(tmp_path):
+    run_in_two_processes(CODE, tmp_path)
     expected, (first, second) = trained(), (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, value in expected.items():
         for found in (first[name], second[name]):
@@ -72,3 +128,18 @@ def test_statistics_of_all_processes_move_the_codebooks(tmp_path):
     for name in ("single.codes", "single.usage", "residual.first_error", "thresholds.values"):
         with pytest.raises(AssertionError):
             torch.testing.assert_close(alone[name], expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_every_model_trains_in_two_processes_and_resumes(tmp_path):
+    run_in_two_processes(TRAINING, tmp_path)
+    for name in TASKS:
+        whole, resumed = (
+            load_file(tmp_path / folder / "checkpoint.safetensors") for folder in (name, f"{name} resumed")
+        )
+        assert whole.keys() == resumed.keys()
+        for part, value in whole.items():
+            torch.testing.assert_close(resumed[part], value, rtol=0, atol=0, msg=f"{name}: {part}")
+        # the weights moved
+        first = make(name)[0].model.state_dict()
+        moved = [part for part, value in first.items() if not torch.equal(value, whole[f"model.module.{part}"])]
+        assert moved, name

@@ -8,6 +8,7 @@ killed and resumed therefore ends exactly where an uninterrupted one would have 
 `accelerate launch` each process takes its share of every batch and gradients are averaged.
 """
 
+import atexit
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
+import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast, send_to_device
 from diffusers.training_utils import EMAModel
@@ -258,6 +260,8 @@ class _Run:
                 f"`batch_size` (={plan.batch_size}) must be at least the number of processes "
                 f"(={self.accelerator.num_processes})"
             )
+        if self.accelerator.num_processes > 1:
+            atexit.register(_leave_process_group)
         task.model.to(self.accelerator.device)
         torch.manual_seed(plan.seed)
         if not is_resumed:
@@ -316,10 +320,12 @@ class _Run:
         return figures
 
     def save(self, checkpoint: Path, step: int, record: dict[str, Any]) -> None:
-        """Write the checkpoint and, beside it, run.json; the first process only."""
+        """Write the checkpoint and, beside it, run.json; the first process only, the others wait."""
         if self.accelerator.is_main_process:
             save_checkpoint(checkpoint, step, self.states, record)
             write_json(checkpoint.with_name("run.json"), record)
+        # a process that stops here and is started again must find the same checkpoint as the first one
+        self.accelerator.wait_for_everyone()
 
     def _part(
         self,
@@ -395,6 +401,12 @@ class _Clock:
         if self._accelerator.num_processes == 1:
             return progress
         return cast(Tensor, broadcast(torch.tensor(progress, device=self._accelerator.device))).item()
+
+
+def _leave_process_group() -> None:
+    """End the connections to other processes; while Python ends, their threads could abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float, no_decay: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
