@@ -152,16 +152,23 @@ class Finder:
             os._exit(7)
 sys.meta_path.insert(0, Finder())
 from videotok.cli.main import main
-main(["decode", *sys.argv[1:]])
+main()
 """
 
 
-def test_decoding_waits_without_spinning_unless_the_user_says_otherwise(tiny_model, clip_mp4, tmp_path):
-    path = tmp_path / "clip.vtok"
-    VideoTokenizer.from_pretrained(tiny_model).encode(clip_mp4).save(path)
-    chosen = ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, "None")
-    for given, expected in chosen:
-        environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES} | given
-        command = [sys.executable, "-c", TORCH_IMPORTED, str(path), "--model", str(tiny_model)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert (done.returncode, done.stdout.strip()) == (7, expected), done.stderr
+@pytest.mark.parametrize(
+    ("given", "command", "expected"),
+    [
+        ({}, "encode", "PASSIVE"),
+        ({}, "eval", "PASSIVE"),
+        ({}, "train motion", "None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "encode", "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "9"}, "encode", "None"),
+    ],
+)
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(clip_mp4, tmp_path, given, command, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES} | given
+    target = ["--out", str(tmp_path / "run")] if command == "train motion" else ["-o", str(tmp_path / "clip.vtok")]
+    call = [sys.executable, "-c", TORCH_IMPORTED, *command.split(), str(clip_mp4), *target]
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (7, expected), done.stderr

@@ -49,8 +49,8 @@ def sleep_while_waiting() -> None:
     """Let OpenMP's threads sleep while they wait for each other, unless the environment says how they wait.
 
     By default those of torch's wheels spin. Beside other jobs a thread waits long for one that has no core: loading the
-    models and decoding 20 seconds of video took 15.9 CPU seconds, 5 of them spinning. OpenMP reads this once, when
-    torch is imported: call it before. For programs whose threads seldom share an operation, like `keep_freed_memory`.
+    models and decoding 20 seconds of video took 15.9 CPU seconds, 5 of them spinning; a page of tokens 12.2 instead of
+    8.7. OpenMP reads this once, when torch is imported: call it before. For programs, like `keep_freed_memory`.
     """
     if not any(name in os.environ for name in WAIT_VARIABLES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

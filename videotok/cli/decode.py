@@ -139,13 +139,11 @@ def decode(
     if motion_quantizers is not None and motion_quantizers > tokens.num_motion_quantizers:
         raise Refusal(f"--motion-quantizers {motion_quantizers}: {file} has {tokens.num_motion_quantizers} quantizers")
 
-    from videotok.threads import set_up_cpu, sleep_while_waiting
-
-    sleep_while_waiting()
     import torch
 
     from videotok.image_utils import display_size
     from videotok.pipeline import VideoTokenizer
+    from videotok.threads import set_up_cpu
 
     set_up_cpu(threads)
     tokenizer = VideoTokenizer(bundle, device=device, dtype=None if dtype == "auto" else getattr(torch, dtype))

@@ -157,10 +157,9 @@ def _encode_file(
 ) -> "VideoTokens":
     """Encode a file, with a progress bar."""
     from codec import ClipSpec
-    from videotok.threads import planned_threads, set_up_cpu, sleep_while_waiting
+    from videotok.threads import planned_threads, set_up_cpu
     from videotok.video_reading import open_video
 
-    sleep_while_waiting()
     # a file that is no video is refused at once, and others are read while torch and the models are loaded
     has_cores = planned_threads(threads) > 1
     with open_video(file.path, ClipSpec(fps=config.fps), config, beside_imports=has_cores) as opened:

@@ -29,6 +29,7 @@ from videotok.cli.info import info
 from videotok.cli.inspect import inspect
 from videotok.cli.sample import sample
 from videotok.errors import printable, shorten
+from videotok.threads import sleep_while_waiting
 
 OWN_FAULT, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 CLEANING_SECONDS = 10.0
@@ -91,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # this process is ours alone
         _run_garbage_collector_rarely()
         arguments = sys.argv[1:]
+        # training shares each operation among all threads, which wait for one another often and not for long
+        if "train" not in arguments[:2]:
+            sleep_while_waiting()
     arguments = list(arguments) or ["--help"]
     is_debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG] if len(arguments) > 1 else arguments
