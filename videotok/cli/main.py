@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # this process is ours alone
         _run_garbage_collector_rarely()
         arguments = sys.argv[1:]
-        # training shares each operation among all threads, which wait for one another often and not for long
-        if "train" not in arguments[:2]:
+        # training and language models share each operation among all threads, which wait often and not for long
+        if arguments[:1] not in (["train"], ["lm"]):
             sleep_while_waiting()
     arguments = list(arguments) or ["--help"]
     is_debug = DEBUG in arguments
