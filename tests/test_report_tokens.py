@@ -89,6 +89,14 @@ def test_the_page_needs_no_other_file(pages):
     assert not re.findall(r"https?://(?!www\.w3\.org)", re.sub(r"data:[^\"]*", "", text))
 
 
+def test_a_video_that_is_read_again_has_the_same_page(pages, clip_mp4, tiny_model, tmp_path, monkeypatch):
+    """The clips of a few keyframes are kept, those of many are read a second time."""
+    monkeypatch.setattr("videotok.cli.inspect.MAX_KEPT_CLIPS", 1)
+    again = tmp_path / "again.html"
+    assert main(["inspect", str(clip_mp4), "--tokens", "-o", str(again), "--model", str(tiny_model)]) == 0
+    assert again.read_bytes() == (pages / "both.html").read_bytes()
+
+
 def test_every_code_is_on_the_page(pages):
     text, tokens = (pages / "clip-tokens.html").read_text(encoding="utf-8"), VideoTokens.load(pages / "clip.vtok")
     assert [int(code) for code in re.findall(r'title="code (\d+)"', text)] == tokens.visual_ids.tolist()

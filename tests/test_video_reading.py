@@ -61,6 +61,11 @@ def test_a_child_reads_the_clips_of_a_thread(clip_mp4, isolated):
         np.testing.assert_array_equal(clip.motion.vectors, other.motion.vectors)
 
 
+def test_a_video_is_opened_before_torch_is_imported():
+    code = "import sys, videotok.video_reading; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_short_video_and_a_picture_need_no_child(clip_mp4, tmp_path, isolated, monkeypatch):
     monkeypatch.setattr(video_reading, "MIN_CHILD_SECONDS", 3.5)
     with open_video(clip_mp4, ClipSpec(), EncodeConfig(), beside_imports=True) as video:

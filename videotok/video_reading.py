@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codec import Clip, ClipSpec, MediaInfo, iter_clips, iter_clips_isolated, probe, probe_isolated
@@ -41,7 +41,7 @@ class OpenVideo:
 
 @contextmanager
 def open_video(
-    path: Path, spec: ClipSpec, config: EncodeConfig, *, beside_imports: bool = False
+    path: Path, spec: ClipSpec, config: EncodeConfig, *, beside_imports: bool = False, frame_area: int | None = None
 ) -> Iterator[OpenVideo]:
     """Begin to read the clips of a video; inside of the block they are read ahead.
 
@@ -51,6 +51,8 @@ def open_video(
         config: which part of the video, and how.
         beside_imports: read a longer video in a child process. A thread makes no progress while Python imports modules,
             for both need its lock; and importing the models takes as long as reading ten clips.
+        frame_area: clips have frames too, of about so many pixels. With `tokens_per_second` they have frames of
+            `ERROR_AREA` in any case.
 
     Raises:
         MediaError: the file cannot be read. Errors that come later are raised where its clips are taken.
@@ -59,16 +61,16 @@ def open_video(
     video = OpenVideo(path, spec, config, info, iter(()))
     seconds = video.expected_seconds
     is_long = not info.is_still_image and (seconds is None or seconds >= MIN_CHILD_SECONDS)
-    with read_ahead(_clips(video, beside_imports and is_long), CLIPS_AHEAD) as clips:
-        yield OpenVideo(path, spec, config, info, clips)
+    frame_area = frame_area if config.tokens_per_second is None else ERROR_AREA
+    with read_ahead(_clips(video, beside_imports and is_long, frame_area), CLIPS_AHEAD) as clips:
+        yield replace(video, clips=clips)
 
 
-def _clips(video: OpenVideo, in_child: bool) -> Iterator[Clip]:
+def _clips(video: OpenVideo, in_child: bool, frame_area: int | None) -> Iterator[Clip]:
     config, info = video.config, video.info
-    has_frames = config.tokens_per_second is not None
     options = {
-        "frames": has_frames,
-        "frame_size": display_size(info.width, info.height, ERROR_AREA) if has_frames else None,
+        "frames": frame_area is not None,
+        "frame_size": None if frame_area is None else display_size(info.width, info.height, frame_area),
         "motion_source": config.motion_source,
         "start_seconds": config.start_seconds,
         "duration_seconds": config.duration_seconds,

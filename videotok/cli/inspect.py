@@ -36,10 +36,14 @@ from videotok.errors import printable
 
 if TYPE_CHECKING:
     from codec import Clip, ClipSpec
+    from videotok.pipeline import Progress, VideoTokenizer
+    from videotok.tokens import VideoTokens
 
 VIDEO_SUFFIXES, SHEET_SUFFIXES, PAGE_SUFFIXES = {".mp4", ".mkv", ".mov"}, {".png", ".jpg", ".webp"}, {".html", ".htm"}
 PAGE_KEYFRAMES = 12
 """Keyframes on a page of tokens where the caller does not say: pictures and videos are inside the file."""
+MAX_KEPT_CLIPS = 24
+"""Clips whose frames are kept for a page of tokens; for more of them the video is read again."""
 DEFAULTS = EncodeConfig()
 CODE_CLIPS = 8
 """Keyframes of a video that are searched for a code where the caller does not say."""
@@ -202,7 +206,7 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     from videotok.tokens import VideoTokens
 
     bundle = Bundle.find(request.model, request.keyframe_model)
-    tokens = VideoTokens.load(file) if is_tokens else None
+    tokens, shown = VideoTokens.load(file) if is_tokens else None, source
     total = None
     if tokens is None:
         # a file that is no video is refused at once, and not after torch is loaded
@@ -217,15 +221,15 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     with progress_bar() as bar:
         if tokens is None:
             task = bar.add_task(printable(f"encode {file.name}"), total=None, of="?")
-            tokens = tokenizer.encode(
+            tokens, shown = _encoded_with_clips(
+                tokenizer,
                 file,
                 replace(config, max_clips=config.max_clips or max_keyframes),
-                progress=lambda done, total: bar.update(task, completed=done, total=total, of=_seconds(total)),
+                lambda done, total: bar.update(task, completed=done, total=total, of=_seconds(total)),
             )
             bar.remove_task(task)
         seconds = float(tokens.num_frames[:max_keyframes].sum() / tokens.spec.fps)
         task = bar.add_task(printable(f"decode {file.name}"), total=seconds, of=_seconds(seconds))
-        shown = source if is_tokens else file
         number = write_tokens_page(
             tokenizer, tokens, shown, path, max_keyframes, progress=lambda done: bar.advance(task, done)
         )
@@ -235,6 +239,31 @@ def inspect_tokens(file: Path, source: Path | None, request: Request) -> None:
     end = config.start_seconds + tokens.duration_seconds
     if total is not None and config.duration_seconds is None and total - end > 0.5:
         print_line(f"left out: the video after {end:.1f} of {total:.1f} s; --max-keyframes shows more")
+
+
+def _encoded_with_clips(
+    tokenizer: "VideoTokenizer", file: Path, config: "EncodeConfig", progress: "Progress"
+) -> "tuple[VideoTokens, Path | list[Clip]]":
+    """Return a video's tokens and its clips for the page, with frames; where there may be many, its file instead."""
+    from dataclasses import replace
+
+    from videotok.image_utils import DEFAULT_AREA, resize
+    from videotok.report.tokens import still_size
+    from videotok.video_reading import open_video
+
+    if config.max_clips is None or config.max_clips > MAX_KEPT_CLIPS:
+        return tokenizer.encode(file, config, progress=progress), file
+    kept: list[Clip] = []
+    with open_video(file, tokenizer.spec(config.fps), config, frame_area=DEFAULT_AREA) as video:
+        size = still_size(video.info.width, video.info.height)
+
+        def keep(clips: "Iterator[Clip]") -> "Iterator[Clip]":
+            for clip in clips:
+                kept.append(replace(clip, keyframe=resize(clip.keyframe, size)))
+                yield clip
+
+        tokens = tokenizer.encode(replace(video, clips=keep(video.clips)), progress=progress)
+    return tokens, kept
 
 
 def _check_options_of_tokens(file: Path, source: Path | None, config: "EncodeConfig", *, is_tokens: bool) -> None:

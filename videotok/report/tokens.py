@@ -91,10 +91,15 @@ class ShownTokens:
         return {"cards": self.cards, "patch_width": 100 / columns, "patch_height": 100 / rows}
 
 
+def still_size(width: int, height: int) -> tuple[int, int]:
+    """Return the (width, height) of a keyframe on the page, of a video of this size."""
+    return display_size(width, height, STILL_AREA)
+
+
 def show_tokens(
     tokenizer: VideoTokenizer,
     tokens: VideoTokens,
-    video: Path | None,
+    video: Path | Sequence[Clip] | None,
     max_keyframes: int | None = None,
     progress: Callable[[float], None] = lambda seconds: None,
 ) -> ShownTokens:
@@ -102,7 +107,8 @@ def show_tokens(
 
     Args:
         tokenizer: the weights that the tokens were made with.
-        video: the file they were made from; without it, patches are shown on the decoded keyframes.
+        video: the file they were made from, or its clips, with frames of `display_size`; without, patches are shown on
+            the decoded keyframes.
         max_keyframes: keyframes at most, the first ones; nothing after them is decoded. All if None.
         progress: called with the seconds of every clip that is finished.
 
@@ -110,13 +116,13 @@ def show_tokens(
         TokensError: tokens of other weights, or of another video.
     """
     tokenizer.bundle.check(tokens)
-    still = display_size(tokens.source.width, tokens.source.height, STILL_AREA)
+    still = still_size(tokens.source.width, tokens.source.height)
     small = display_size(tokens.source.width, tokens.source.height)
     grid = tokenizer.keyframes.grid
     config = DecodeConfig(size=small, keyframe_source="tokens")
     sources: Iterator[Clip | None] = itertools.repeat(None)
     if video is not None:
-        sources = source_clips(tokens, video, small)
+        sources = source_clips(tokens, video, small) if isinstance(video, Path) else iter(video)
     cards: list[KeyframeCard] = []
     decoded_frames: list[np.ndarray] = []
     source_frames: list[np.ndarray] = []
@@ -134,7 +140,7 @@ def show_tokens(
 def write_tokens_page(
     tokenizer: VideoTokenizer,
     tokens: VideoTokens,
-    video: Path | None,
+    video: Path | Sequence[Clip] | None,
     path: Path,
     max_keyframes: int | None = None,
     progress: Callable[[float], None] = lambda seconds: None,
