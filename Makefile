@@ -10,6 +10,7 @@ CACHE ?= cache/train
 PRECISION ?= bf16
 RUNS ?= runs
 LPIPS ?= ../shared/metrics/lpips_squeeze.safetensors
+TEST_PROCESSES ?= 2
 INSTALLED = $(VENV)/.installed
 SOURCES = $(shell find codec motion_vq unet3d videotok -name '*.py' -o -name '*.safetensors')
 
@@ -53,8 +54,9 @@ check: $(INSTALLED) ## Lint, format, types, import directions
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 	$(VENV)/bin/lint-imports
 
+# each process runs a file at a time, in order, since the tests of a file share what they make; one thread each
 test: $(INSTALLED) ## The tests: CPU, offline, a few minutes
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 bench: $(INSTALLED) ## Rate and quality of the reconstruction of VIDEOS
 	$(PYTHON) -m benchmarks.reconstruction $(VIDEOS) --json results/reconstruction.json
