@@ -126,7 +126,7 @@ class Plan:
     discriminator_learning_rate: float | None = None
     """Of an `AdversarialTask`; `learning_rate` if None."""
     compile: bool = False
-    """Compile the losses with torch.compile."""
+    """Compile the networks' blocks with torch.compile, which takes a minute or more before the first step."""
 
     def learning_rate_factor(self, step: int, progress: float) -> float:
         """Return the factor, 0 to 1, on the highest learning rate at a step (from 0) and a progress (0 to 1)."""
@@ -338,7 +338,7 @@ class _Run:
         plan = self._plan
         objective = _Objective(module.to(self.accelerator.device), loss)
         if plan.compile:
-            objective.compile()
+            _compile_blocks(module)
         groups = _parameter_groups(module, plan.weight_decay, no_decay)
         optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=plan.betas, fused=True)
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
@@ -401,6 +401,17 @@ class _Clock:
         if self._accelerator.num_processes == 1:
             return progress
         return cast(Tensor, broadcast(torch.tensor(progress, device=self._accelerator.device))).item()
+
+
+def _compile_blocks(module: nn.Module) -> None:
+    """Compile the blocks of a model's stacks, each kind of block once.
+
+    Not the whole loss: it looks at numbers, which ends a compiled graph, and PyTorch 2.13 fails at the selection.
+    """
+    for stack in module.modules():
+        if isinstance(stack, nn.ModuleList | nn.Sequential):
+            for block in stack:
+                block.compile()
 
 
 def _leave_process_group() -> None:
