@@ -121,6 +121,7 @@ def check_picture(name: str, picture: Tensor, keyframe: Tensor) -> None:
         raise ValueError(f"`{name}` must be {tuple(keyframe.shape)} like `keyframe`, got {tuple(picture.shape)}")
 
 
+@torch.no_grad()
 def make_candidates(
     keyframe: Tensor,
     vectors: Tensor,
@@ -130,7 +131,7 @@ def make_candidates(
     window: slice = ALL_FRAMES,
     bicubic_mix: float = 0.0,
 ) -> MotionCandidates:
-    """Make the candidates of a clip's frames from its keyframes and motion.
+    """Make the candidates of a clip's frames from its keyframes and motion; no gradients reach these.
 
     Args:
         keyframe: [B, 3, H, W] in [-1, 1], frame 0.
