@@ -24,6 +24,10 @@ TRUNCATION_SECONDS = 0.5
 """A stream that ends this much before its header says has lost its end. One whose first decodable frame comes this much
 after its first packet has lost its beginning."""
 
+VECTOR_THREADS = "NONE"
+"""FFmpeg's thread type where vectors are read. FRAME threads lose vectors of B frames; SLICE threads, which run on more
+cores than one, neither conceal lost macroblocks nor report them."""
+
 MAX_PACKETS_IN_DECODER = 512
 """Packets whose facts are kept until their pictures come: more than any decoder holds back."""
 
@@ -91,7 +95,7 @@ def decode_pictures(
     Args:
         container, stream: as opened by `open_video`.
         with_vectors: export motion vectors, and read the slice headers of H.264.
-        threads: FFmpeg's thread type: SLICE, or AUTO if no vectors are read.
+        threads: FFmpeg's thread type: VECTOR_THREADS, or AUTO if no vectors are read.
         loop_filter: apply H.264's deblocking filter. Without it vectors are the same, but pictures drift.
         is_needed: whether the picture in a packet is used. If it is not, and no other picture refers to it, it is not
             decoded.
@@ -188,7 +192,7 @@ def read_frames(
     stream: VideoStream,
     *,
     with_vectors: bool,
-    threads: str = "SLICE",
+    threads: str = VECTOR_THREADS,
     is_shown: IsShown | None = None,
     loop_filter: bool = True,
     pictures: Iterator[DecodedPicture] | None = None,
@@ -202,8 +206,8 @@ def read_frames(
 
     Args:
         container, stream: as opened by `open_video`.
-        with_vectors: export motion vectors. This needs SLICE threads: FRAME threads lose vectors of B frames.
-        threads: FFmpeg's thread type, SLICE or AUTO; only used without vectors.
+        with_vectors: export motion vectors.
+        threads: FFmpeg's thread type, VECTOR_THREADS or AUTO; only used without vectors.
         is_shown: which frames are used; all if None. Others that no frame refers to are not decoded, where the stream
             says so (only H.264 does).
         loop_filter: apply H.264's deblocking filter. Without it vectors are the same, but pictures drift.
@@ -226,7 +230,7 @@ def read_frames(
             container,
             stream,
             with_vectors=with_vectors,
-            threads="SLICE" if with_vectors else threads,
+            threads=VECTOR_THREADS if with_vectors else threads,
             loop_filter=loop_filter,
             is_needed=is_needed,
             packets=islice(demuxer.packets(), num_skipped, None),

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from codec.container import DemuxedPacket, Demuxer, open_video
-from codec.decoder import DecodedPicture, IsShown, decode_pictures, is_packet_shown
+from codec.decoder import VECTOR_THREADS, DecodedPicture, IsShown, decode_pictures, is_packet_shown
 from codec.errors import MediaError
 from codec.h264 import IDR_SLICE, length_prefix_size, nal_unit_type, nal_units
 
@@ -141,7 +141,7 @@ class ParallelDecoder:
             container,
             stream,
             with_vectors=True,
-            threads="SLICE",
+            threads=VECTOR_THREADS,
             loop_filter=self._loop_filter,
             is_needed=is_needed,
             packets=segment.packets(),
