@@ -4,6 +4,8 @@ Convention (`codec.types.MotionField`): the content of a cell at step t stood at
 fractions of the frame.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,7 +46,21 @@ def sample(values: Tensor, positions: Tensor, mode: str = "bilinear") -> Tensor:
 
     Outside the frame stands its border. `mode`: bilinear or bicubic.
     """
+    if values.device.type == "mps" and not apple_gpu_reads_borders():
+        return sample(values.cpu(), positions.cpu(), mode).to(values.device)
     return F.grid_sample(values, positions * 2 - 1, mode=mode, padding_mode="border", align_corners=False)
+
+
+@functools.cache
+def apple_gpu_reads_borders() -> bool:
+    """Return whether this PyTorch reads beyond the border of a picture on Apple's GPUs; before 2.13 it refuses to."""
+    values, positions = torch.rand(1, 1, 4, 5, device="mps"), torch.rand(1, 2, 3, 2, device="mps")
+    try:
+        for mode in ("bilinear", "bicubic"):
+            F.grid_sample(values, positions * 4 - 2, mode=mode, padding_mode="border", align_corners=False).cpu()
+    except RuntimeError:  # NotImplementedError is one too
+        return False
+    return True
 
 
 def follow(step: Tensor, displacement: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from motion_vq.fields import apple_gpu_reads_borders
 from tests.fake_device import fake_device
 from unet3d import ClipInput, VideoDetokenizer, decode_chain
 from videotok import VideoTokenizer
 from videotok.config import DecodeConfig, EncodeConfig
+from videotok.models import apple_gpu_rebuilds_frames
 from videotok.pipeline import DetokenizerInput
 
 SIZE = (80, 48)
@@ -96,7 +98,7 @@ def test_batches_of_clips_are_halved_where_memory_is_short(tokenizer, tokens, mo
 
 
 def test_a_gpu_rebuilds_fewer_clips_at_once_where_frames_are_large(tiny_model):
-    tokenizer = VideoTokenizer.from_pretrained(tiny_model)
+    tokenizer = loaded(tiny_model, torch.float32)
 
     def clips_at_once(width, height):
         keyframe = torch.zeros(1, 3, height, width)
@@ -106,6 +108,34 @@ def test_a_gpu_rebuilds_fewer_clips_at_once_where_frames_are_large(tiny_model):
     with fake_device("cuda"):
         tokenizer.to("cuda")
         assert [clips_at_once(*size) for size in ((256, 144), (512, 288), (1280, 720))] == [8, 4, 1]
+
+
+@pytest.mark.parametrize("missing", ["grid_sample", "adaptive_avg_pool2d"])
+def test_operations_that_apples_gpus_lack_run_on_the_cpu(missing, tiny_model, tokenizer, tokens, monkeypatch):
+    operation = getattr(torch.nn.functional, missing)
+
+    def refused(values, *arguments, **options):
+        if values.device.type == "mps":
+            raise RuntimeError("MPS: Unsupported Border padding mode")
+        return operation(values, *arguments, **options)
+
+    config = DecodeConfig(size=SIZE, keyframe_source="tokens")
+    expected = list(tokenizer.decode(tokens, config))
+    on_gpu = loaded(tiny_model, torch.float32)
+    probes = apple_gpu_rebuilds_frames, apple_gpu_reads_borders
+    for probe in probes:
+        probe.cache_clear()
+    try:
+        monkeypatch.setattr(torch.nn.functional, missing, refused)
+        with fake_device("mps") as device:
+            found = list(on_gpu.to("mps").decode(tokens, config))
+            assert on_gpu.detokenizer.device.type == "cpu"
+            assert on_gpu.keyframes.device.type == "mps"
+        assert device.launches.total() > 100
+    finally:
+        for probe in probes:
+            probe.cache_clear()
+    assert largest_difference(expected, found) <= 1
 
 
 def test_waits_do_not_grow_with_frames_or_clips(tiny_model):

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codec import ClipSpec, MotionField
 from motion_vq import MotionTokenizer, MotionTokens
+from motion_vq.fields import apple_gpu_reads_borders
 from videotok.bundle import Bundle
 from videotok.config import EncodeConfig
 from videotok.errors import ModelError
@@ -52,6 +54,24 @@ def has_native_bfloat16() -> bool:
     """Return whether this machine's CPU multiplies bfloat16 natively: x86 with AVX512-BF16 or AMX."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check is not None)
+
+
+@lru_cache(maxsize=1)
+def apple_gpu_rebuilds_frames() -> bool:
+    """Return whether this PyTorch has the operations for Apple's GPUs that the video detokenizer takes.
+
+    Some are missing, or refuse sizes that do not divide each other: it then runs on the CPU.
+    """
+    picture = torch.rand(1, 1, 7, 9, device="mps")
+    try:
+        F.adaptive_avg_pool2d(picture, (3, 4)).cpu()
+        F.adaptive_avg_pool3d(picture[None], (1, 3, 4)).cpu()
+        F.interpolate(picture, (9, 13), mode="bicubic").cpu()
+        F.conv3d(picture[None], torch.rand(1, 1, 1, 3, 3, device="mps")).cpu()
+        torch.linalg.solve(torch.eye(3, device="mps"), torch.linalg.inv(torch.eye(3, device="mps"))).cpu()
+    except RuntimeError:  # NotImplementedError is one too
+        return False
+    return apple_gpu_reads_borders()
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -303,5 +323,7 @@ class TokenizerModels:
             dtype = model.encoding_dtype if has_choice else ENCODING_DTYPE
             # Apple's GPUs have no float64
             device = torch.device("cpu") if device.type == "mps" and dtype == torch.float64 else device
+        if part == "detokenizer" and device.type == "mps" and not apple_gpu_rebuilds_frames():
+            device = torch.device("cpu")
         if model.dtype != dtype or model.device != device:
             model.to(device=device, dtype=dtype)

@@ -278,7 +278,7 @@ class VideoTokenizer(TokenizerModels):
 
     def _clips_at_once(self, clip: "DetokenizerInput") -> int:
         """Return how many clips are rebuilt in one batch; if they are too many for a GPU, it takes fewer."""
-        if self.device.type == "cpu":
+        if self.detokenizer.device.type == "cpu":
             return 1
         return min(CLIPS_AT_ONCE, max(1, PIXELS_AT_ONCE // clip.keyframe.shape[2:].numel()))
 
