@@ -135,27 +135,26 @@ def _choose_references(x_plane, y_plane, known, expected, width, height, spans, 
 
     -1 where there is no vector.
     """
-    rows, columns = chosen.shape
-    # loops over one row of plain arrays, without branches, become vector instructions
-    expected_x, expected_y, tolerance, least = np.empty((4, columns), np.float32)
-    for row in range(rows):
-        x, y, best = x_plane[row], y_plane[row], chosen[row]
-        for column in range(columns):
-            expected_x[column] = expected[0, row, column] * width
-            expected_y[column] = expected[1, row, column] * height
-            tolerance[column] = ONE + F(MOTION_TOLERANCE) * (abs(x[column]) + abs(y[column]))
-            error = abs(x[column] - expected_x[column] * spans[0]) + abs(y[column] - expected_y[column] * spans[0])
-            least[column], best[column] = min(error / tolerance[column], F(np.inf)), 0
-        for number in range(1, len(spans)):
-            span, penalty = spans[number], bonus + F(FARTHER_REFERENCE_PENALTY) * F(number - 1)
-            for column in range(columns):
-                error = abs(x[column] - expected_x[column] * span) + abs(y[column] - expected_y[column] * span)
-                error = error / tolerance[column] + penalty
-                is_less = error < least[column]
-                least[column] = error if is_less else least[column]
-                best[column] = np.int32(number) if is_less else best[column]
-        for column in range(columns):
-            best[column] = best[column] if known[row, column] > 0 else -1
+    # loops over flat arrays become vector instructions
+    size, all_chosen, all_known, all_expected = chosen.size, chosen.reshape(-1), known.reshape(-1), expected.reshape(-1)
+    x, y = x_plane.reshape(-1), y_plane.reshape(-1)
+    tolerance, least = np.empty(size, F), np.empty(size, F)
+    for cell in range(size):
+        expected_x, expected_y = all_expected[np.uintp(cell)] * width, all_expected[np.uintp(cell + size)] * height
+        tolerance[cell] = ONE + F(MOTION_TOLERANCE) * (abs(x[cell]) + abs(y[cell]))
+        error = abs(x[cell] - expected_x * spans[0]) + abs(y[cell] - expected_y * spans[0])
+        least[cell], all_chosen[cell] = min(error / tolerance[cell], F(np.inf)), np.int32(0)
+    for number in range(1, len(spans)):
+        span, penalty = spans[number], bonus + F(FARTHER_REFERENCE_PENALTY) * F(number - 1)
+        for cell in range(size):
+            expected_x, expected_y = all_expected[np.uintp(cell)] * width, all_expected[np.uintp(cell + size)] * height
+            error = abs(x[cell] - expected_x * span) + abs(y[cell] - expected_y * span)
+            error = error / tolerance[cell] + penalty
+            is_less = error < least[cell]
+            least[cell] = error if is_less else least[cell]
+            all_chosen[cell] = np.int32(number) if is_less else all_chosen[cell]
+    for cell in range(size):
+        all_chosen[cell] = all_chosen[cell] if all_known[cell] > 0 else np.int32(-1)
 
 
 @inner
