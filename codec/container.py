@@ -265,8 +265,12 @@ def has_no_timestamps(stream: VideoStream) -> bool:
 
 
 def guesses_presentation_times(stream: VideoStream) -> bool:
-    """Return whether FFmpeg guesses when pictures are shown: AVI files only say in which order they are decoded."""
-    return stream.container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+    """Return whether FFmpeg guesses when pictures are shown.
+
+    AVI files, and many MXF files with H.264, only say in which order pictures are decoded.
+    """
+    context, name = stream.codec_context, stream.container.format.name
+    return bool(context.has_b_frames) and (name == "avi" or (name == "mxf" and context.name == "h264"))
 
 
 def may_be_joined(stream: VideoStream) -> bool:

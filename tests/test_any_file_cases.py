@@ -72,6 +72,14 @@ def test_a_broadcast_whose_first_frame_has_no_time(codec, tmp_path):
     assert numbers(read(path)) == list(range(50))
 
 
+@pytest.mark.parametrize("start", [0.0, 1.2])
+def test_mxf_with_b_frames_states_decoding_times_alone(start, tmp_path):
+    path = write_numbered(tmp_path / "camera.mxf", range(50), rate=RATE, options=CLOSED)
+    clips = read(path, start_seconds=start)
+    assert numbers(clips) == list(range(round(start * RATE), 50))
+    assert not any(clip.damaged for clip in clips)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_a_pause_is_held_still(suffix, tmp_path):
     """Screen recorders write nothing while nothing changes."""
