@@ -327,12 +327,11 @@ class PredictiveKeyframeEncoder:
             is_last: none follow, and no other thread is at work: each keyframe is decoded by a thread of its own. A
                 keyframe alone in a video is not decoded: nothing is predicted from it.
         """
+        tokens, is_alone = begun.tokens, is_last and not self._num_decoded and len(begun.keyframes) == 1
         with self._decoding:
-            if is_last and not self._num_decoded and len(begun.keyframes) == 1:
-                return DecodedKeyframes(begun.keyframes, self._own(begun.tokens, begun.error, None))
-            self._num_decoded += len(begun.keyframes)
-            pictures = self._pictures_by_threads(begun.tokens) if is_last else self._pictures(begun.tokens)
-        return DecodedKeyframes(begun.keyframes, self._own(begun.tokens, begun.error, pictures))
+            pictures = None if is_alone else self._pictures(tokens, is_last=is_last)
+        self._num_decoded += len(begun.keyframes)
+        return DecodedKeyframes(begun.keyframes, _OwnTokens(tokens.ids, tokens.keep_mask, pictures, begun.error))
 
     def complete(self, decoded: "DecodedKeyframes") -> list[EncodedKeyframe]:
         """Do the last part of `push`, in the order of the keyframes: leave out what is predicted."""
@@ -446,26 +445,25 @@ class PredictiveKeyframeEncoder:
         rate.spend(allocated, len(encoded.ids))
         return encoded
 
-    def _decoded(self, tokens: KeyframeTokens, error: float) -> "_OwnTokens":
-        return self._own(tokens, error, self._pictures(tokens))
+    def _decoded(self, tokens: KeyframeTokens, error: float) -> _OwnTokens:
+        return _OwnTokens(tokens.ids, tokens.keep_mask, self._pictures(tokens), error)
 
-    def _own(self, tokens: KeyframeTokens, error: float, pictures: Tensor | None) -> "_OwnTokens":
-        return _OwnTokens(tokens.ids, tokens.keep_mask, pictures, error)
-
-    def _pictures(self, tokens: KeyframeTokens) -> Tensor | None:
+    def _pictures(self, tokens: KeyframeTokens, *, is_last: bool = False) -> Tensor | None:
         """Return what the tokens of keyframes show, float64 [B, 3, S, S]; None where nothing is predicted."""
-        return as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask)) if self.predicts else None
-
-    def _pictures_by_threads(self, tokens: KeyframeTokens) -> Tensor | None:
+        if not self.predicts:
+            return None
         count, total = len(tokens.ids), torch.get_num_threads()
-        if not self.overlaps or total == 1:
-            return self._pictures(tokens)
+        if not (is_last and self.overlaps and total > 1):
+            return self._shown(tokens)
         rows = [slice(number, number + 1) for number in range(count)]
         parts = [KeyframeTokens(tokens.ids[row], tokens.keep_mask[row]) for row in rows]
         # settings of float32 hold for all threads, and each thread restores what it has found
         setting = (max(1, total // count),)
         with no_tf32(), ThreadPoolExecutor(min(count, total), "decode", torch.set_num_threads, setting) as pool:
-            return torch.cat(list(pool.map(self._pictures, parts)))
+            return torch.cat(list(pool.map(self._shown, parts)))
+
+    def _shown(self, tokens: KeyframeTokens) -> Tensor:
+        return as_double(self.tokenizer.decode(tokens.ids, tokens.keep_mask))
 
     def _skip_predicted(
         self, keyframes: list[_Keyframe], own: _OwnTokens, skip_factor: float = SKIP_FACTOR
