@@ -220,6 +220,19 @@ def _without_lists(index: Any) -> Any:
     return torch.tensor(index) if isinstance(index, list) else index
 
 
+def _functions(device: FakeDevice) -> dict[str, Any]:
+    """Return functions of torch that make tensors of Python's numbers, on the device that is asked for."""
+
+    def on_device(make: Any) -> Any:
+        def made(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
+            found = make(data, **kwargs)
+            return found if device is None else found.to(device)
+
+        return made
+
+    return {"tensor": on_device(torch.tensor), "as_tensor": on_device(torch.as_tensor)}
+
+
 @contextmanager
 def fake_device(kind: str) -> Iterator[FakeDevice]:
     """Inside, this machine has one GPU of `kind`, cuda or mps, which ends with the block and what is on it."""
@@ -233,6 +246,7 @@ def fake_device(kind: str) -> Iterator[FakeDevice]:
         mock.patch.object(torch.cuda, "_lazy_init"),
         mock.patch.object(torch.backends.mps, "is_available", return_value=kind == "mps"),
         mock.patch.object(torch, "autocast", lambda device_type, **options: autocast("cpu", **options)),
+        mock.patch.multiple(torch, **_functions(device)),
         mock.patch.multiple(torch.Tensor, **_methods(device)),
         _Dispatch(device),
     ):
