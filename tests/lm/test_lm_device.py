@@ -58,7 +58,7 @@ def test_a_gpu_generates_the_same_video(language_model, tiny_model, clip_mp4):
     assert device.launches.total() > 100
     np.testing.assert_array_equal(found.visual_ids, tokens.visual_ids)
     np.testing.assert_array_equal(found.motion_ids, tokens.motion_ids)
-    # on a CPU, OpenCV reads pictures, at positions that it rounds
+    # OpenCV reads and resizes on a CPU, torch on a GPU
     assert np.abs(frames.astype(int) - found_frames.astype(int)).max() <= 4
     assert found_text == text
 

@@ -254,9 +254,9 @@ class Batches(Dataset):
         """Yield the batches of the steps from `step` on, prepared by `workers` processes; see `trainer.StepBatches`."""
         self._process, self._num_processes = process, num_processes
         sampler = range(step, self._steps)
-        return iter(
-            DataLoader(self, batch_size=None, sampler=sampler, num_workers=workers, worker_init_fn=_limit_threads)
-        )
+        pinned = torch.cuda.is_available()  # for copies to the GPU that the CPU need not wait for
+        options = {"num_workers": workers, "worker_init_fn": _limit_threads, "pin_memory": pinned}
+        return iter(DataLoader(self, batch_size=None, sampler=sampler, **options))
 
     def _draw(self, rng: np.random.Generator) -> Row:
         folder = self._folders[rng.integers(len(self._folders))]

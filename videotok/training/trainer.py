@@ -253,7 +253,9 @@ class _Run:
         self._task, self._batches, self._plan = task, batches, plan
         # a loss need not use every parameter at every step
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        choose_device(device)  # refused before accelerate takes another one
+        chosen = choose_device(device)  # refused before accelerate takes another one
+        if chosen.index and chosen.type == "cuda":  # accelerate takes the current one
+            torch.cuda.set_device(chosen)
         self.accelerator = Accelerator(mixed_precision=plan.precision, cpu=device == "cpu", kwargs_handlers=[unused])
         if plan.batch_size < self.accelerator.num_processes:
             raise ValueError(
@@ -282,7 +284,9 @@ class _Run:
     def batches_from(self, step: int, workers: int) -> Iterator[Any]:
         """Yield this process's share of the batches, on its device."""
         found = self._batches.from_step(step, workers, self.accelerator.process_index, self.accelerator.num_processes)
-        return (send_to_device(batch, self.accelerator.device) for batch in found)
+        device = self.accelerator.device
+        # from pinned memory a copy to CUDA runs beside the CPU
+        return (send_to_device(batch, device, non_blocking=device.type == "cuda") for batch in found)
 
     def step(self, batch: Any, step: int, progress: float) -> Figures:
         """Do one optimizer step of every part; return its figures."""
@@ -409,7 +413,7 @@ def _compile_blocks(module: nn.Module) -> None:
     Not the whole loss: it looks at numbers, which ends a compiled graph, and PyTorch 2.13 fails at the selection.
     """
     for stack in module.modules():
-        if isinstance(stack, nn.ModuleList | nn.Sequential):
+        if isinstance(stack, nn.ModuleList):
             for block in stack:
                 block.compile()
 
