@@ -12,7 +12,8 @@ With the shipped weights, in float32 and (decoding and training) bfloat16, on th
                  many pictures were encoded again in float64; and whether ids are those of float64
     decisions    keyframes whose patches were compared again in float64, since float32 left it open
 
-Rows of the JSON: {"what", …figures}; the first one says which device. A GPU takes less than five minutes; `--quick`
+Rows of the JSON: {"what", …figures}; the first one says which device. A second is one of CPU time (of all threads) on a
+CPU, else one on the wall. A GPU takes less than five minutes; `--quick`
 is for a CPU.
 """
 
@@ -101,14 +102,20 @@ def repeated(values: Sequence[Any], count: int) -> list[Any]:
 
 def rate(work: Callable[[], object], items: int, seconds: float, device: torch.device) -> float:
     """Return how many items a second `work`, which does `items` of them, gets through after a first call."""
+    clock = _clock(device)
     work()
     _wait(device)
-    start, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - start < seconds:
+    start, calls = clock(), 0
+    while calls == 0 or clock() - start < seconds:
         work()
         _wait(device)
         calls += 1
-    return calls * items / (time.perf_counter() - start)
+    return calls * items / (clock() - start)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return what tells the time: on a CPU of its own work, so that other programs beside do not count."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 def _wait(device: torch.device) -> None:
@@ -215,8 +222,8 @@ def training_speed(tokenizer: VideoTokenizer, images: Tensor, amount: Amount) ->
             plan,
             Path(folder),
             criterion=None,
-            device=device.type,
-            report=lambda step, figures: times.append(time.perf_counter()),
+            device=str(device),
+            report=lambda step, figures: times.append(_clock(device)()),
         )
     # the first steps choose kernels
     skipped = min(5, steps // 2)

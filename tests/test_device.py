@@ -11,6 +11,7 @@ from tests.keyframe_sizes import SIZES
 from tests.test_exact_ids import pictures
 from tests.test_keyframes_tokenizer import randomized
 from videotok import VideoTokenizer
+from videotok.config import EncodeConfig
 from videotok.keyframes import KeyframeTokenizer
 from videotok.keyframes import tokenizer as tokenizer_module
 
@@ -78,12 +79,14 @@ def test_photographs_are_taken_evenly(tmp_path):
     assert evenly([], 3) == []
 
 
+@pytest.mark.parametrize("rate", [{}, {"tokens_per_second": 100.0}, {"tokens_per_keyframe": 6}])
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_a_gpu_gives_the_same_ids(kind, tokenizer, tiny_model, clip_mp4):
-    expected = tokenizer.encode(clip_mp4)
+def test_a_gpu_gives_the_same_ids(kind, rate, tokenizer, tiny_model, clip_mp4):
+    config = EncodeConfig(**rate)
+    expected = tokenizer.encode(clip_mp4, config)
     on_gpu = loaded(tiny_model, "keyframes", "motion")
     with fake_device(kind) as device:
-        found = on_gpu.to(kind).encode(clip_mp4)
+        found = on_gpu.to(kind).encode(clip_mp4, config)
     for name in IDS:
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert sum(device.launches.values()) > 100

@@ -247,7 +247,7 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
     def scores(self, images: Tensor) -> Tensor:
         """Return how much each patch is worth its token, [B, N], comparable between images; see `Selector.scores`."""
         with double_precision(self.vit, self.selector):
-            return self.selector.scores(self.features(images)).to(images.device)
+            return _beside(images, self.selector.scores(self.features(images)))
 
     @torch.no_grad()
     def expected_errors(self, images: Tensor, counts: Sequence[int]) -> ExpectedErrors:
@@ -257,7 +257,7 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             predicted = self.selector(features)
             scores = self.selector.scores_of(predicted)
             errors = self.selector.log_errors_of(predicted, keep_numbers(scores, counts)).exp()
-        return ExpectedErrors(scores.to(images.device), errors.to(images.device), features)
+        return ExpectedErrors(_beside(images, scores), _beside(images, errors), features)
 
     @torch.no_grad()
     def patch_features(self, images: Tensor, keep_mask: Tensor) -> list[Tensor]:
@@ -465,6 +465,11 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             certain = torch.ones(len(features), dtype=torch.bool, device=features.device)
             return Selection(rule.keep_mask.to(features.device), certain)
         return self.selector.select_by_inexact(features, error, rule.num_tokens, rule.threshold)
+
+
+def _beside(images: Tensor, values: Tensor) -> Tensor:
+    """Return float64 values on the device of images, or on the CPU where that has no float64 (Apple's GPUs)."""
+    return values.to("cpu" if images.device.type == "mps" else images.device)
 
 
 def _unpacked(ids: Tensor, present: Tensor) -> list[Tensor]:
