@@ -95,7 +95,7 @@ class LPIPS(nn.Module):
         except RuntimeError as error:
             raise ModelError(f"{path} does not hold LPIPS weights for SqueezeNet 1.1") from error
         # a third faster on a CPU, and the same to the last digits
-        return network.to(memory_format=torch.channels_last)
+        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distance of each pair of pictures.

@@ -22,6 +22,7 @@ from videotok.cli.options import (
     Threads,
 )
 from videotok.config import EncodeConfig
+from videotok.corpus import CLIPS_PER_BATCH
 from videotok.corpus import DEFAULT_CONFIG as DEFAULTS
 from videotok.errors import first_line, to_json
 
@@ -66,7 +67,7 @@ def encode(
     ] = 0.0,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Clips that go through the models at once.", rich_help_panel=MODELS)
-    ] = DEFAULTS.batch_size,
+    ] = CLIPS_PER_BATCH,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:

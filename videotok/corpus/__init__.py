@@ -2,5 +2,7 @@
 
 from videotok.config import EncodeConfig
 
-DEFAULT_CONFIG = EncodeConfig(predict_keyframes=False, batch_size=16)
+CLIPS_PER_BATCH = 16
+"""Clips that a tokenizer encodes at once, where the config does not say."""
+DEFAULT_CONFIG = EncodeConfig(predict_keyframes=False, batch_size=CLIPS_PER_BATCH)
 """Clips are encoded independently of each other: workers get them in any order."""

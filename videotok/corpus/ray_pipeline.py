@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from videotok.corpus import CLIPS_PER_BATCH
 from videotok.corpus.settings import EncodePlan
 from videotok.corpus.tokenize import ReadVideos, TokenizeClips
 from videotok.errors import CorpusError, first_line
@@ -92,7 +93,7 @@ def _run(ray, videos: pa.Table, plan: EncodePlan, cluster: Cluster, workers: _Wo
         .map_batches(
             TokenizeClips,
             fn_constructor_args=(plan, cluster.device, cluster.threads),
-            batch_size=plan.config.batch_size,
+            batch_size=plan.config.batch_size or CLIPS_PER_BATCH,  # None would be whole blocks to Ray
             compute=ray.data.ActorPoolStrategy(size=workers.tokenizers),
             num_cpus=0 if on_gpu else cluster.threads - 0.5,
             num_gpus=cluster.gpus_per_worker if on_gpu else None,
