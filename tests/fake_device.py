@@ -65,6 +65,14 @@ class _Tensor(torch.Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return self.owner.place
 
+    # of this class alone: a method of torch.Tensor that is replaced and put back makes Python take all tensors for
+    # sequences from then on, and `torch.Tensor([number, …])` fail
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return torch._C.TensorBase.__getitem__(self, _without_lists(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        torch._C.TensorBase.__setitem__(self, _without_lists(index), value)
+
     # what an operation returns is of this class already, or belongs on the CPU
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -198,19 +206,7 @@ def _methods(device: FakeDevice) -> dict[str, Any]:
             return base.new_tensor(tensor, data, **kwargs)
         return device.to(torch.tensor(data, dtype=kwargs.get("dtype", tensor.dtype)), (tensor.device,), {})
 
-    def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-        return base.__getitem__(tensor, _without_lists(index) if isinstance(tensor, _Tensor) else index)
-
-    def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
-        base.__setitem__(tensor, _without_lists(index) if isinstance(tensor, _Tensor) else index, value)
-
-    return {
-        "to": to,
-        "tolist": tolist,
-        "new_tensor": new_tensor,
-        "__getitem__": getitem,
-        "__setitem__": setitem,
-    }
+    return {"to": to, "tolist": tolist, "new_tensor": new_tensor}
 
 
 def _without_lists(index: Any) -> Any:
