@@ -103,8 +103,10 @@ def products_round():
     return torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.parametrize("seed", [1, 3, 6])  # weights with which bfloat16 in the search for codes gives other ids
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_ids_do_not_depend_on_autocast(dtype):
+def test_ids_do_not_depend_on_autocast(dtype, seed):
+    torch.manual_seed(seed)
     model = randomized(KeyframeTokenizer(**SIZES)).eval()
     images = pictures(3)
     expected = model.encode(images)

@@ -448,8 +448,8 @@ class KeyframeTokenizer(VideotokModel, KeyframeTokenizerProtocol):
             keep_mask = selection.keep_mask.to(features.device)
             merged, present = self.merger(features, keep_mask)
             vectors = F.normalize(as_double(self.to_code(merged)), dim=-1)
+            found = self.codebook.nearest_of_inexact(vectors, self.vector_error)
         present = present.to(vectors.device)
-        found = self.codebook.nearest_of_inexact(vectors, self.vector_error)
         is_certain = selection.is_certain.to(vectors.device) & (found.is_certain | ~present).all(dim=1)
         rows = _unpacked(found.ids.to(self.device), present)
         again = (~is_certain).nonzero()[:, 0]
