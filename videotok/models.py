@@ -15,6 +15,7 @@ from torch import Tensor
 from codec import ClipSpec, MotionField
 from motion_vq import MotionTokenizer, MotionTokens
 from motion_vq.fields import apple_gpu_reads_borders
+from motion_vq.model_base import no_tf32
 from videotok.bundle import Bundle
 from videotok.config import EncodeConfig
 from videotok.errors import ModelError
@@ -168,8 +169,8 @@ class TokenizerModels:
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Inside, `keyframes` and `motion` have the precision in which ids are decided."""
-        with self._mode(is_encoding=True):
+        """Inside, `keyframes` and `motion` have the precision in which ids are decided, and torch multiplies in it."""
+        with no_tf32(), self._mode(is_encoding=True):
             yield
 
     @contextmanager
