@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 import typer
@@ -52,15 +53,16 @@ def test_no_control_groups_at_all(tmp_path):
 
 
 def test_threads_are_those_asked_for(monkeypatch):
-    before = torch.get_num_threads()
+    before, before_of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     try:
         limit_threads(1)
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == cv2.getNumThreads() == 1
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
         limit_threads()
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == cv2.getNumThreads() == 1
     finally:
         torch.set_num_threads(before)
+        cv2.setNumThreads(before_of_opencv)
 
 
 COMMANDS = ("encode", "decode", "eval", "corpus encode", "train keyframes", "train motion", "train detokenizer")

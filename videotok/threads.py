@@ -34,15 +34,16 @@ def planned_threads(number: int | None = None) -> int:
 
 
 def limit_threads(number: int | None = None) -> None:
-    """Let torch use `number` threads; None: as many as `available_cores`, unless OMP_NUM_THREADS says it already.
+    """Let torch and OpenCV use `number` threads; None: OMP_NUM_THREADS of them, or else as many as `available_cores`.
 
     Ids do not depend on it.
     """
-    import torch  # slow to import
+    import cv2  # slow to import, as torch
+    import torch
 
-    if number is None and os.environ.get("OMP_NUM_THREADS"):
-        return
-    torch.set_num_threads(number or min(available_cores(), torch.get_num_threads()))
+    if number is not None or not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(number or min(available_cores(), torch.get_num_threads()))
+    cv2.setNumThreads(torch.get_num_threads())
 
 
 def sleep_while_waiting() -> None:
