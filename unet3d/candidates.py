@@ -84,10 +84,6 @@ class MotionCandidates:
             lambda values: F.pad(values.flatten(0, -4), padding, mode="replicate").unflatten(0, values.shape[:-3])
         )
 
-    def from_frame(self, first: int) -> "MotionCandidates":
-        """Return those of the frames from the `first` one on."""
-        return replace(self, **{part.name: getattr(self, part.name)[:, first:] for part in fields(self)[:5]})
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> "MotionCandidates":
         """Change every tensor but the keyframes, as [..., C, H, W]."""
         changed = {part.name: change(getattr(self, part.name)) for part in fields(self)[:4]}

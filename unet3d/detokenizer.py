@@ -203,7 +203,8 @@ class VideoDetokenizer(VideotokModel):
             num_frames: frames to return, the first ones; all T where not given. The others take no time.
 
         Returns:
-            [B, num_frames, 3, H, W] in [-1, 1], float32 (float64 of a float64 model); frame 0 is the keyframe itself.
+            [B, num_frames, 3, H, W] in [-1, 1], float32 (float64 of a float64 model). Frame 0 is the keyframe: refined
+            as the frames after it, so that the picture does not turn soft once a clip, or else unchanged.
 
         Raises:
             ValueError: tensors that do not fit together; less than one step; a `noise_rate` out of range.
@@ -228,14 +229,13 @@ class VideoDetokenizer(VideotokModel):
             warped = replace(candidates, prior=warped_frames[:, :num_frames])
             start = warped.pad_to_multiple(self.size_multiple).prior
         padded = candidates.pad_to_multiple(self.size_multiple)
-        frames = self.denoise(
-            padded, generator, num_inference_steps, start, noise_rate, refine=refine, stride=stride, num_known=1
-        )
+        frames = self.denoise(padded, generator, num_inference_steps, start, noise_rate, refine=refine, stride=stride)
         frames = frames[..., : keyframe.shape[-2], : keyframe.shape[-1]]
         if next_keyframe is not None:
             frames = replace_transitions(frames, candidates)
         frames = frames.clamp_(-1, 1)
-        frames[:, 0] = keyframe
+        if not refine or self.refiner is None:
+            frames[:, 0] = keyframe
         return frames
 
     @torch.no_grad()
@@ -249,7 +249,6 @@ class VideoDetokenizer(VideotokModel):
         *,
         refine: bool = True,
         stride: int = 1,
-        num_known: int = 0,
     ) -> Tensor:
         """Return the denoised frames [B, T, 3, H, W] of candidates whose sides are multiples of `size_multiple`.
 
@@ -261,7 +260,6 @@ class VideoDetokenizer(VideotokModel):
             noise_rate: see `reconstruct`.
             refine: use the refiner, where there is one.
             stride: the network takes each clip as `stride` clips of every `stride`-th frame; see `split_frames`.
-            num_known: so many frames, the first ones, are not needed: they stay those of the prior, and save time.
         """
         batch, steps, _, height, width = candidates.prior.shape
         patch, sigma_min = self.config["patch_size"], self.config["sigma_min"]
@@ -282,9 +280,7 @@ class VideoDetokenizer(VideotokModel):
             sigma_max,
         )
         # the last step ends at what the network expects
-        sigmas, first = sigma.expand(batch * stride), min(num_known, steps - 1)
-        frames = self.expected_frames(noisy, sigmas, candidates, refine=refine, stride=stride, first=first)
-        frames = torch.cat((candidates.prior[:, :first], frames), dim=1) if first else frames
+        frames = self.expected_frames(noisy, sigma.expand(batch * stride), candidates, refine=refine, stride=stride)
         forward_scale, scale = self.config["forward_residual_scale"], self.config["residual_scale"]
         if forward_scale == scale == 1:
             return frames
@@ -306,18 +302,15 @@ class VideoDetokenizer(VideotokModel):
         *,
         refine: bool = True,
         stride: int = 1,
-        first: int = 0,
     ) -> Tensor:
-        """Return the frames [B, T - first, 3, H, W] that the network expects; arguments as of `mix`."""
-        mixture = self.mix(noisy, sigma, candidates, stride, first)
+        """Return the frames [B, T, 3, H, W] that the network expects; arguments as of `mix`."""
+        mixture = self.mix(noisy, sigma, candidates, stride)
         if not refine or self.refiner is None:
             return mixture.frames
-        detail = self.refiner(mixture.frames, mixture.warps, candidates.from_frame(first))
+        detail = self.refiner(mixture.frames, mixture.warps, candidates)
         return mixture.frames.add(detail, alpha=self.config["refiner_scale"])
 
-    def mix(
-        self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1, first: int = 0
-    ) -> "Mixture":
+    def mix(self, noisy: Tensor, sigma: Tensor, candidates: MotionCandidates, stride: int = 1) -> "Mixture":
         """Return the candidates mixed as the network says, before the refiner.
 
         Args:
@@ -325,7 +318,6 @@ class VideoDetokenizer(VideotokModel):
             sigma: [B * stride].
             candidates: of frames [B, T, 3, h * patch_size, w * patch_size].
             stride: see `denoise`.
-            first: the first frame that is mixed; the network sees those before it as well.
         """
         patch, steps = self.config["patch_size"], candidates.prior.shape[1]
         maps = average_pool(candidates.maps, patch)
@@ -337,8 +329,7 @@ class VideoDetokenizer(VideotokModel):
         features = self.motion_encoder(motion.to(self.dtype)).flatten(1, 2)
         outputs = self.unet(sample, sigma.log() / 4, features, self._added_ids(motion)).sample.float()
         outputs = outputs + self.direct(conditions.flatten(0, 1)).float().view_as(outputs)
-        log_weights, shifts = merge_frames(outputs, stride, steps)[:, first:].split(self.num_outputs, dim=2)
-        candidates = candidates.from_frame(first)
+        log_weights, shifts = merge_frames(outputs, stride, steps).split(self.num_outputs, dim=2)
         if self.training:
             return mix_candidates(candidates, log_weights, shifts, patch)
         log_weights = log_weights * self.config["inverse_temperature"]
