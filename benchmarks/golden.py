@@ -6,9 +6,9 @@
 Two clips of every video are read, encoded in the default configuration and decoded, with the shipped weights or those
 of `--model`; the first three videos are also encoded in the configurations of `VARIANTS`, and files after `--ids-only`
 in the default one alone.
-benchmarks/golden.json holds the checksums of 2026-11-26, with the weights that ship since then:
+benchmarks/golden.json holds the checksums of 2026-11-27, with the weights that ship since then (three minutes):
 
-    python -m benchmarks.golden NATURAL --ids-only EDGE/* --against benchmarks/golden.json
+    python -m benchmarks.golden NATURAL EDGE --against benchmarks/golden.json
 
 The sha256 of the weights is recorded too; values that depend on a model whose weights differ are not compared.
 Ids must be equal on every machine. Checksums of decoded frames depend on the machine's float32 arithmetic: where they
