@@ -144,12 +144,18 @@ class SubprocessReader:
             program = f"from codec import subprocess_reader; subprocess_reader.serve({child_end.fileno()})"
             # the child finds the same modules as this process
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            self._child = subprocess.Popen(
-                [sys.executable, "-c", program],
-                pass_fds=[child_end.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
+            # Ctrl-C in a terminal reaches the child too, which would print a traceback even while Python starts; what a
+            # thread blocks stays blocked in the processes that it starts. This process reports it, and ends the child
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    pass_fds=[child_end.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             child_end.close()
         return self._pipe
 
@@ -179,7 +185,6 @@ def serve(handle: int) -> None:
         handle: file descriptor of the connection.
     """
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the parent reports it, and ends this process
     pipe = Connection(handle)
     with suppress(EOFError, OSError):  # the parent has closed the connection
         while True:

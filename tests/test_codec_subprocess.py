@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,18 @@ def test_one_child_reads_many_files(reader, video, tmp_path):
     assert reader.child_pid == child
     reader.close()
     assert not is_alive(child)
+
+
+def test_an_interrupt_does_not_reach_a_child_even_while_it_starts(reader, video, capfd):
+    with ThreadPoolExecutor(1) as pool:
+        clips = pool.submit(list, reader.run(iter_clips, video, SPEC))
+        while reader.child_pid is None:
+            time.sleep(0.001)
+        while not clips.done():
+            os.kill(reader.child_pid, signal.SIGINT)
+            time.sleep(0.005)
+        assert len(clips.result()) == NUM_CLIPS
+    assert capfd.readouterr().err == ""
 
 
 def test_a_child_that_dies_is_one_error(reader, video):
