@@ -12,15 +12,8 @@ from codec import VideoWriter
 from videotok import TokensError, VideoTokenizer, VideoTokens
 from videotok.cli.main import main
 from videotok.config import DecodeConfig, EncodeConfig
-from videotok.keyframe_prediction import (
-    MAX_CHAIN_LENGTH,
-    RATE_WINDOW,
-    PredictiveKeyframeEncoder,
-    RateController,
-    decode_predicted_keyframe,
-    feathered_mask,
-    predict_keyframe,
-)
+from videotok.keyframe_decoding import decode_predicted_keyframe, feathered_mask, predict_keyframe
+from videotok.keyframe_prediction import MAX_CHAIN_LENGTH, RATE_WINDOW, PredictiveKeyframeEncoder, RateController
 from videotok.keyframes import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes.selector import keep_best
 from videotok.virtual_camera import photograph

@@ -7,8 +7,8 @@
 The encoder's reference is composed of the keyframes' own decoded tokens: skipped patches are warped from the reference
 before, the others are decoded. So errors do not accumulate unseen, and no patch is skipped that is much worse than its
 own token would be. The decoder does the same, but decodes what is left of the tokens beside the tokens of the
-prediction (`decode_predicted_keyframe`); the difference, 0.015 dB on average, lies in the patches that have tokens, and
-is gone with the next token. The encoder leaves it out because its reference is then a continuous function of the
+prediction (`videotok.keyframe_decoding`); the difference, 0.015 dB on average, lies in the patches that have tokens,
+and is gone with the next token. The encoder leaves it out because its reference is then a continuous function of the
 tokens: the rounding of float32 has a bound, and only where a decision lies within it is it made again in float64.
 """
 
@@ -25,14 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motion_vq.model_base import as_double, no_tf32
-from unet3d.warping import compose, upsample_vectors, warp
+from videotok.keyframe_decoding import feathered_mask, predict_keyframe
 from videotok.keyframes.protocol import KeyframeTokenizerProtocol, KeyframeTokens
 from videotok.keyframes.selector import keep_best
 
 RATE_WINDOW = 16
 """Keyframes that share their tokens: 32 seconds of video at 12 frames per second."""
-BLEND_FRACTION = 3
-"""Skipped and decoded patches are blended over a third of a patch."""
 SKIP_FACTOR = 1.1
 """A patch is skipped where the prediction's squared error is at most so many times that of its own token."""
 MAX_ERROR_RATIO = 1.02
@@ -93,76 +91,6 @@ class EncodedKeyframe:
     """bool [N]: the n patches that have tokens."""
     skip_mask: np.ndarray
     """bool [N]: patches that are predicted from the clip before. All False: the keyframe is independent."""
-
-
-def predict_keyframe(keyframe: Tensor, vectors: Tensor, next_vectors: Tensor) -> Tensor:
-    """Predict the next keyframe by warping this one along the motion of its clip.
-
-    Args:
-        keyframe: [1, 3, S, S] in [-1, 1]. It may be a frame resized to a square: vectors are fractions of the frame.
-        vectors: [1, T, h, w, 2], the motion of its clip.
-        next_vectors: [1, T, h, w, 2], the motion of the next clip; only step 0 is used, which leads to its keyframe.
-
-    Returns:
-        [1, 3, S, S].
-    """
-    steps = upsample_vectors(torch.cat([vectors, next_vectors[:, :1]], dim=1).to(keyframe.dtype), *keyframe.shape[-2:])
-    return warp(keyframe, compose(steps)[:, -1:])[:, 0]
-
-
-def decode_predicted_keyframe(
-    tokenizer: KeyframeTokenizerProtocol,
-    ids: Tensor,
-    keep_mask: Tensor,
-    skip_mask: Tensor,
-    prediction: Tensor,
-    decode: Callable[[list[Tensor], Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Decode a keyframe from its tokens and the prediction of its skipped patches.
-
-    A detokenizer fills patches that have no token from those around them. So that it knows the skipped patches, the
-    prediction is tokenized too, and its tokens stand in for those of skipped patches that the tokenizer would keep. The
-    pixels of skipped patches are then replaced by the prediction, blended across the border.
-
-    Args:
-        tokenizer: one that can drop patches.
-        ids: int64 [n], the tokens at `keep_mask`.
-        keep_mask: bool [N].
-        skip_mask: bool [N], nowhere True together with `keep_mask`.
-        prediction: [1, 3, S, S] in [-1, 1], see `predict_keyframe`.
-        decode: used instead of `tokenizer.decode`, where given.
-
-    Returns:
-        [1, 3, S, S] in [-1, 1], in the dtype of the prediction.
-    """
-    predicted = tokenizer.encode(prediction)
-    predicted_mask = predicted.keep_mask[0].to(keep_mask.device)
-    present = keep_mask | (skip_mask & predicted_mask)
-    if not present.any():
-        return prediction
-    all_ids = ids.new_zeros(len(keep_mask))
-    all_ids[predicted_mask] = predicted.ids[0].to(ids)
-    all_ids[keep_mask] = ids
-    decoded = (decode or tokenizer.decode)([all_ids[present]], present[None]).to(prediction)
-    weight = feathered_mask(skip_mask, tokenizer.grid, tokenizer.image_size).to(prediction)
-    return decoded + weight * (prediction - decoded)
-
-
-def feathered_mask(mask: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Return a patch mask as pixel weights that ramp across its edges.
-
-    Args:
-        mask: bool [N] on a grid of (rows, columns).
-        grid: (rows, columns).
-        size: side of the image in pixels.
-
-    Returns:
-        [1, 1, size, size] from 0 to 1.
-    """
-    pixels = F.interpolate(mask.view(1, 1, *grid).float(), size=(size, size), mode="nearest")
-    radius = size // max(grid) // BLEND_FRACTION // 2
-    padded = F.pad(pixels, (radius,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class TokenizerModels:
         Where the caller gave none, on a CPU that has native bfloat16, it is bfloat16 for `VideoDetokenizer`: its
         network then takes half the time. Keyframes that are shown are then decoded with `fast=True`. Frames are as
         near to their source as those of float32, within 0.002 dB and LPIPS 0.0001 (means of eight natural videos), and
-        differ from them by less than 1/255 (RMS); see docs/adr/0007-bfloat16-decoding.md. Motion, positions and
+        differ from them by some 1/255 (RMS); see docs/adr/0007-bfloat16-decoding.md. Motion, positions and
         mixing stay in float32.
         """
         if self._dtype is not None or self._device.type != "cpu" or not has_native_bfloat16():

@@ -27,7 +27,7 @@ from videotok.clip_encoder import EncodedClip, make_clip_encoder
 from videotok.config import DecodeConfig, EncodeConfig
 from videotok.errors import TokensError, utf8_name
 from videotok.image_utils import decode_jpeg, display_size, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
-from videotok.keyframe_prediction import decode_predicted_keyframe, predict_keyframe
+from videotok.keyframe_decoding import decode_predicted_keyframe, predict_keyframe
 from videotok.keyframes.tokenizer import KeyframeTokenizer
 from videotok.models import TokenizerModels, at_least_float32
 from videotok.tokens import TOKENIZERS, ModelIdentity, SourceFacts, VideoTokens, pad_motion_ids

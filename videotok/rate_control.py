@@ -25,7 +25,8 @@ from codec import Clip
 from motion_vq.model_base import as_double
 from unet3d.warping import warp_bidirectional, warp_forward
 from videotok.image_utils import to_tensor
-from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR, predict_keyframe
+from videotok.keyframe_decoding import predict_keyframe
+from videotok.keyframe_prediction import MAX_ERROR_RATIO, MIN_SKIPPED_SHARE, SKIP_FACTOR
 from videotok.keyframes.selector import keep_numbers
 
 ERROR_STRIDE = 4

@@ -14,7 +14,8 @@ from motion_vq.fields import follow
 from unet3d.warping import compose, upsample_vectors, warp
 from videotok.config import DecodeConfig
 from videotok.image_utils import decode_jpeg, encode_jpeg, resize, to_square_tensor, to_tensor, to_uint8
-from videotok.keyframe_prediction import PredictiveKeyframeEncoder, predict_keyframe
+from videotok.keyframe_decoding import predict_keyframe
+from videotok.keyframe_prediction import PredictiveKeyframeEncoder
 from videotok.lm.model import VideoSettings
 from videotok.pipeline import DetokenizerInput, VideoTokenizer
 from videotok.tokens import TOKENIZERS, SourceFacts, VideoTokens
